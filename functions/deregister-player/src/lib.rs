@@ -1,0 +1,35 @@
+//! `DELETE /servers/{serverId}/players/{playerId}`: a player has left.
+
+use std::convert::Infallible;
+
+use shared::{
+    Owmm, ServerOutcome,
+    domain::{Left, PlayerId, ServerId, Span, Stamp},
+    http::{Body, Problem, Request, Response, answer, no_content, path, query, server_token},
+};
+
+/// The longest time that a slot is held for a reconnect, in seconds.
+const MAX_GRACE_SECONDS: i64 = 3_600;
+
+/// Handles one request.
+///
+/// # Errors
+/// Never: a refusal is a response.
+pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Infallible> {
+    let outcome = route(owmm, &request).await;
+    Ok(answer(&request, outcome))
+}
+
+async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
+    let server = path(request, "serverId", ServerId::parse)?;
+    let player = path(request, "playerId", PlayerId::parse)?;
+    let token = server_token(request)?;
+    let placement = query(request, "placement", 1..=i64::MAX)?.and_then(Stamp::new);
+    let grace = query(request, "grace", 1..=MAX_GRACE_SECONDS)?.map(|seconds| Span(seconds * 1_000));
+    match owmm.deregister_player(token, &server, &player, placement, grace).await? {
+        Left::Gone | Left::Held(_) => Ok(no_content()),
+        Left::WrongToken => Err(ServerOutcome::WrongToken.into()),
+        Left::UnknownServer => Err(ServerOutcome::Unknown.into()),
+        Left::Busy => Err(Problem::busy("other calls about the player were faster")),
+    }
+}

@@ -1,0 +1,29 @@
+//! Strings that must not reach a log: the server's token, a player's token, tickets.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// A string that shows itself only when asked to: `Debug` hides it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The string itself, for a header, a socket or a hash. Never for a log.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}

@@ -1,0 +1,209 @@
+//! What the server is told by its environment. It owns the names of the variables and what they may hold.
+
+use std::time::Duration;
+
+use crate::{Secret, http::is_id};
+
+/// How a dedicated server is started. The first five are what OWMM hands to every task, here and on AWS.
+///
+/// | variable | holds |
+/// |---|---|
+/// | `OWMM_URL` | where OWMM listens, `http://` or `https://` |
+/// | `OWMM_SERVER_ID` | the id that OWMM has chosen for this server |
+/// | `OWMM_SERVER_TOKEN` | the secret that proves it, and from which the key of the tickets is made |
+/// | `OWMM_POOL` | the pool that it serves |
+/// | `OWMM_CAPACITY` | how many players may be inside |
+/// | `OWMM_DEMO_GRACE_SECONDS` | optional: how long a slot is held for a player whose connection dropped; default 0, not at all |
+///
+/// For drills and tests, failures on demand:
+///
+/// | variable | does |
+/// |---|---|
+/// | `OWMM_DEMO_EXIT_BEFORE_REGISTER=1` | the process ends at once with exit code 3, like a broken build |
+/// | `OWMM_DEMO_START_MS` | waits that long before it registers, like a server that loads a map |
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `OWMM_URL`, without a slash at its end.
+    pub url: String,
+    /// `OWMM_SERVER_ID`.
+    pub server_id: String,
+    /// `OWMM_SERVER_TOKEN`.
+    pub token: Secret,
+    /// `OWMM_POOL`.
+    pub pool: String,
+    /// `OWMM_CAPACITY`.
+    pub capacity: u32,
+    /// `OWMM_DEMO_GRACE_SECONDS`.
+    pub grace_seconds: u32,
+    /// `OWMM_DEMO_EXIT_BEFORE_REGISTER`.
+    pub exit_before_register: bool,
+    /// `OWMM_DEMO_START_MS`.
+    pub start_delay: Duration,
+}
+
+/// A variable that is missing or holds what it may not. What it holds is not told: it may be the token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} must be {expected}, but {}", if *set { "is something else" } else { "is not set" })]
+pub struct ConfigError {
+    /// Which variable.
+    pub variable: &'static str,
+    /// What it must hold.
+    pub expected: &'static str,
+    /// Whether it is set at all.
+    pub set: bool,
+}
+
+impl Config {
+    /// Reads the environment of this process.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_variables(|variable| std::env::var(variable).ok())
+    }
+
+    fn from_variables(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let env = Variables { lookup };
+        Ok(Self {
+            url: env.required("OWMM_URL", "an http:// or https:// URL", url)?,
+            server_id: env.required("OWMM_SERVER_ID", NAME, name)?,
+            token: env.required("OWMM_SERVER_TOKEN", "visible ASCII without spaces", token)?,
+            pool: env.required("OWMM_POOL", NAME, name)?,
+            capacity: env.required("OWMM_CAPACITY", "a number from 1 on", |text| number(text).filter(|n| *n > 0))?,
+            grace_seconds: env.optional("OWMM_DEMO_GRACE_SECONDS", NUMBER, number)?.unwrap_or(0),
+            exit_before_register: env.optional("OWMM_DEMO_EXIT_BEFORE_REGISTER", "1, or not be set", switch)?.is_some(),
+            start_delay: env.optional("OWMM_DEMO_START_MS", NUMBER, number)?.map_or(Duration::ZERO, milliseconds),
+        })
+    }
+}
+
+/// The environment, or what a test puts in its place: setting the real one is not safe while threads run.
+struct Variables<F> {
+    lookup: F,
+}
+
+impl<F: Fn(&str) -> Option<String>> Variables<F> {
+    fn optional<T>(
+        &self,
+        variable: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(text) = (self.lookup)(variable) else { return Ok(None) };
+        parse(&text).map(Some).ok_or(ConfigError { variable, expected, set: true })
+    }
+
+    fn required<T>(
+        &self,
+        variable: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        self.optional(variable, expected, parse)?.ok_or(ConfigError { variable, expected, set: false })
+    }
+}
+
+const NAME: &str = "1 to 64 of A-Z a-z 0-9 . _ : - and more than a dot or two";
+const NUMBER: &str = "a number";
+
+fn url(text: &str) -> Option<String> {
+    let url = reqwest::Url::parse(text).ok()?;
+    let plain = matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    plain.then(|| text.trim_end_matches('/').to_owned())
+}
+
+fn name(text: &str) -> Option<String> {
+    is_id(text, 64, "._:-").then(|| text.to_owned())
+}
+
+/// What fits into an HTTP header.
+fn token(text: &str) -> Option<Secret> {
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.into())
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+fn switch(text: &str) -> Option<()> {
+    (text == "1").then_some(())
+}
+
+fn milliseconds(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &str); 5] = [
+        ("OWMM_URL", "http://127.0.0.1:9000/"),
+        ("OWMM_SERVER_ID", "01K5ZWT9V3"),
+        ("OWMM_SERVER_TOKEN", "s3cret"),
+        ("OWMM_POOL", "default"),
+        ("OWMM_CAPACITY", "50"),
+    ];
+
+    /// The good environment, with one variable changed (or taken away).
+    fn read(variable: &str, value: Option<&str>) -> Result<Config, ConfigError> {
+        Config::from_variables(|name| match GOOD.iter().find(|(good, _)| *good == name) {
+            _ if name == variable => value.map(str::to_owned),
+            Some((_, good)) => Some((*good).to_owned()),
+            None => None,
+        })
+    }
+
+    #[test]
+    fn what_owmm_hands_to_a_task_is_enough() {
+        let config = read("", None).unwrap();
+        assert_eq!(config.url, "http://127.0.0.1:9000");
+        assert_eq!((config.server_id.as_str(), config.token.expose()), ("01K5ZWT9V3", "s3cret"));
+        assert_eq!((config.pool.as_str(), config.capacity), ("default", 50));
+        assert_eq!((config.grace_seconds, config.exit_before_register, config.start_delay), (0, false, Duration::ZERO));
+    }
+
+    #[test]
+    fn the_switches_are_read() {
+        assert_eq!(read("OWMM_DEMO_GRACE_SECONDS", Some("30")).unwrap().grace_seconds, 30);
+        assert!(read("OWMM_DEMO_EXIT_BEFORE_REGISTER", Some("1")).unwrap().exit_before_register);
+        assert_eq!(read("OWMM_DEMO_START_MS", Some("250")).unwrap().start_delay, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_missing_variable_is_named() {
+        for (variable, _) in GOOD {
+            let error = read(variable, None).unwrap_err();
+            assert_eq!((error.variable, error.set), (variable, false));
+            assert!(error.to_string().starts_with(variable) && error.to_string().ends_with("is not set"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_name_and_never_shown() {
+        for (variable, value) in [
+            ("OWMM_URL", "localhost:9000"),
+            ("OWMM_URL", "ftp://SHOWN"),
+            ("OWMM_URL", "http://x/?SHOWN"),
+            ("OWMM_SERVER_ID", "SHOWN/"),
+            ("OWMM_SERVER_ID", ".."),
+            ("OWMM_SERVER_TOKEN", ""),
+            ("OWMM_SERVER_TOKEN", "SHOWN SHOWN"),
+            ("OWMM_SERVER_TOKEN", "SHOWN\n"),
+            ("OWMM_POOL", ""),
+            ("OWMM_CAPACITY", "0"),
+            ("OWMM_CAPACITY", "-1"),
+            ("OWMM_CAPACITY", "SHOWN"),
+            ("OWMM_DEMO_GRACE_SECONDS", "1s"),
+            ("OWMM_DEMO_EXIT_BEFORE_REGISTER", "yes"),
+            ("OWMM_DEMO_START_MS", "4294967296"),
+        ] {
+            let error = read(variable, Some(value)).unwrap_err();
+            assert_eq!((error.variable, error.set), (variable, true), "{value}");
+            assert!(error.to_string().starts_with(variable) && !error.to_string().contains("SHOWN"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_token_stays_out_of_debug_output() {
+        assert!(!format!("{:?}", read("", None).unwrap()).contains("s3cret"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Checks a ticket without calling anyone.
+//!
+//! A ticket is a JWT that OWMM has signed for one player and one server. It is made for HS256, and its key is the SHA-256
+//! of the token that this server was started with: both sides know it, nobody else does, and it never travels.
+//!
+//! A good ticket proves that OWMM has placed this player here. Whether the slot is still held, only OWMM knows: that is
+//! what registering the player finds out. The check comes first so that strangers cost OWMM nothing.
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::{Secret, http::is_id};
+
+/// What a good ticket says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pass {
+    /// Whom it lets in.
+    pub(super) player: String,
+    /// The stamp of the placement that it was made for.
+    pub(super) stamp: u64,
+}
+
+/// Why a ticket is worth nothing here.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadTicket {
+    #[error("{0}")]
+    Jwt(#[from] jsonwebtoken::errors::Error),
+    #[error("`sub` is not a player id")]
+    Player,
+    #[error("`jti` is not a stamp")]
+    Stamp,
+}
+
+pub(super) struct TicketCheck {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl TicketCheck {
+    pub(super) fn new(server_id: &str, token: &Secret) -> Self {
+        // Naming the one algorithm is what keeps out `none`, and any other that a forger would choose.
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_required_spec_claims(&["sub", "aud", "exp"]);
+        validation.set_audience(&[server_id]);
+        // OWMM checks the time once more: clocks a little apart cost one more join, not a wrong answer.
+        validation.leeway = 0;
+        Self { key: DecodingKey::from_secret(&Sha256::digest(token.expose())), validation }
+    }
+
+    pub(super) fn check(&self, ticket: &Secret) -> Result<Pass, BadTicket> {
+        #[derive(Deserialize)]
+        struct Claims {
+            sub: String,
+            jti: String,
+        }
+        let claims: Claims = decode(ticket.expose(), &self.key, &self.validation)?.claims;
+        if !is_id(&claims.sub, 128, "._:|@=+-") {
+            return Err(BadTicket::Player);
+        }
+        let stamp = claims.jti.parse().map_err(|_| BadTicket::Stamp)?;
+        Ok(Pass { player: claims.sub, stamp })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+mod tests {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const TOKEN: &str = "token-of-this-server";
+
+    fn good() -> Value {
+        json!({"sub": "auth0|ann", "aud": "s1", "exp": get_current_timestamp() + 60, "jti": "1760000000123"})
+    }
+
+    fn signed(algorithm: Algorithm, key: &[u8], claims: &Value) -> Secret {
+        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(key)).unwrap().into()
+    }
+
+    fn ticket(claims: &Value) -> Secret {
+        signed(Algorithm::HS256, &Sha256::digest(TOKEN), claims)
+    }
+
+    /// The good claims with one of them changed, or with `null` taken away.
+    fn but(claim: &str, value: Value) -> Secret {
+        let mut claims = good();
+        let all = claims.as_object_mut().unwrap();
+        if value.is_null() {
+            all.remove(claim)
+        } else {
+            all.insert(claim.to_owned(), value)
+        };
+        ticket(&claims)
+    }
+
+    fn check(ticket: &Secret) -> Result<Pass, BadTicket> {
+        TicketCheck::new("s1", &TOKEN.into()).check(ticket)
+    }
+
+    #[test]
+    fn a_good_ticket_names_player_and_stamp() {
+        assert_eq!(check(&ticket(&good())).unwrap(), Pass { player: "auth0|ann".into(), stamp: 1_760_000_000_123 });
+    }
+
+    #[test]
+    fn another_key_is_refused() {
+        for key in [&Sha256::digest("token-of-another")[..], TOKEN.as_bytes(), b""] {
+            assert!(check(&signed(Algorithm::HS256, key, &good())).is_err());
+        }
+    }
+
+    #[test]
+    fn a_ticket_for_another_server_or_for_none_is_refused() {
+        for aud in [json!("s2"), json!(["s2", "s3"]), json!(""), Value::Null] {
+            assert!(check(&but("aud", aud.clone())).is_err(), "{aud}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_that_is_over_or_has_no_end_is_refused() {
+        for exp in [json!(get_current_timestamp() - 2), json!(0), json!("tomorrow"), Value::Null] {
+            assert!(check(&but("exp", exp.clone())).is_err(), "{exp}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_without_a_proper_player_or_stamp_is_refused() {
+        for sub in [json!(""), json!("a/b"), json!(".."), json!("x".repeat(129)), json!(7), Value::Null] {
+            assert!(check(&but("sub", sub.clone())).is_err(), "{sub}");
+        }
+        for jti in [json!("-1"), json!("one"), json!(7), Value::Null] {
+            assert!(check(&but("jti", jti.clone())).is_err(), "{jti}");
+        }
+    }
+
+    #[test]
+    fn only_hs256_is_accepted_even_with_the_right_key() {
+        for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+            assert!(check(&signed(algorithm, &Sha256::digest(TOKEN), &good())).is_err(), "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_without_a_signature_is_refused() {
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(good().to_string());
+        let whole = ticket(&good());
+        let (_, signature) = whole.expose().rsplit_once('.').unwrap();
+        for algorithm in ["none", "None", "NONE", "HS256"] {
+            let header = BASE64_URL_SAFE_NO_PAD.encode(json!({"typ": "JWT", "alg": algorithm}).to_string());
+            assert!(check(&format!("{header}.{claims}.").into()).is_err(), "{algorithm}");
+            assert!(check(&format!("{header}.{claims}").into()).is_err(), "{algorithm}");
+            if algorithm != "HS256" {
+                assert!(check(&format!("{header}.{claims}.{signature}").into()).is_err(), "{algorithm}");
+            }
+        }
+    }
+
+    #[test]
+    fn claims_that_were_changed_after_signing_are_refused() {
+        let whole = ticket(&good());
+        let (header, rest) = whole.expose().split_once('.').unwrap();
+        let (_, signature) = rest.split_once('.').unwrap();
+        for (claim, value) in [("sub", json!("bob")), ("exp", json!(u64::MAX)), ("jti", json!("2"))] {
+            let mut claims = good();
+            claims.as_object_mut().unwrap().insert(claim.to_owned(), value);
+            let claims = BASE64_URL_SAFE_NO_PAD.encode(claims.to_string());
+            assert!(check(&format!("{header}.{claims}.{signature}").into()).is_err(), "{claim}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_jwt_is_refused() {
+        for text in ["", ".", "..", "a.b.c", "{}", "\u{0}", &"x".repeat(8000)] {
+            assert!(check(&text.into()).is_err());
+        }
+    }
+}

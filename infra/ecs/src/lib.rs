@@ -1,0 +1,156 @@
+//! The local ECS: an HTTP endpoint that speaks the Amazon ECS JSON protocol and runs every task as a real process.
+//!
+//! It stands where ECS stands, so the code under test keeps the real SDK client and only its endpoint differs. It
+//! owns the tasks of one cluster, in memory, and the processes behind them. It must not know what the processes are:
+//! game servers are one use of it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `wire` | requests, refusals and the rules that a request alone can break |
+//! | `task` | one task: its lifecycle, and how it is described |
+//! | `registry` | all tasks, the `clientToken`s and what is forgotten when; every change is a version and an event |
+//! | `process` | one process group: start, log, signal, reap |
+//! | `runner` | takes one task through its life |
+//! | `server` | the operations |
+//!
+//! Where it differs from ECS: there is one cluster, and any task definition is taken to exist, with one container. A
+//! task runs the configured command, whatever an override of `command` says, in the environment of this process plus
+//! the overrides'. Task protection is kept for tasks of `RunTask` too, where ECS answers `TASK_NOT_VALID` for a task
+//! that no ECS service owns. Requests are not authenticated: serve it on loopback only.
+
+mod process;
+mod registry;
+mod runner;
+mod server;
+mod task;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::OsString,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{sync::broadcast, time::Instant};
+
+use registry::Registry;
+use task::StopCode;
+
+/// What the local ECS starts, and its limits. Build one with [`Options::new`] and change what differs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program and its arguments that every task runs.
+    pub command: Vec<OsString>,
+    /// The name of the one cluster. ECS assumes `default` where a request names none.
+    pub cluster: String,
+    /// How long a task stays `PENDING` before its process starts: the image pull of the real thing.
+    pub start_delay: Duration,
+    /// How long a stopped task's process has between SIGTERM and SIGKILL.
+    pub stop_timeout: Duration,
+    /// The same for [`LocalEcs::shutdown`], where somebody waits at a terminal.
+    pub shutdown_timeout: Duration,
+    /// How many tasks may live at once. `RunTask` answers `failures` for those beyond.
+    pub max_tasks: usize,
+}
+
+impl Options {
+    /// The defaults of ECS for `command`: cluster `default`, no start delay, 30 s to stop; 3 s at shutdown, 2,000 tasks.
+    pub fn new(command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            cluster: "default".to_owned(),
+            start_delay: Duration::ZERO,
+            stop_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(3),
+            max_tasks: 2_000,
+        }
+    }
+}
+
+/// What can be made to go wrong with the next calls of `RunTask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Answers 200 with `failures` only, as for a lack of capacity. Nothing is started; a `clientToken` that has
+    /// started tasks before still answers with them.
+    NoCapacity,
+    /// Answers `ThrottlingException`. Nothing is started.
+    Throttled,
+    /// Starts the tasks and answers 500, as if the answer had been lost.
+    AnswerLost,
+}
+
+/// What has happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Processes ever started.
+    pub processes_started: u64,
+    /// Calls of `RunTask`, whatever the answer: repeated, refused and faulty ones too.
+    pub run_task_calls: u64,
+}
+
+/// The local ECS. Clones share everything. Once the last of them and of its routers is dropped, the processes are
+/// killed by the runtime it ran on; only [`LocalEcs::shutdown`] waits until they are gone.
+#[derive(Clone)]
+pub struct LocalEcs(Arc<Shared>);
+
+struct Shared {
+    options: Arc<Options>,
+    registry: Mutex<Registry>,
+}
+
+impl LocalEcs {
+    /// An empty cluster.
+    pub fn new(options: Options) -> Self {
+        let registry = Mutex::new(Registry::new(&options.cluster));
+        Self(Arc::new(Shared { options: Arc::new(options), registry }))
+    }
+
+    /// The endpoint, to be served at the root of a listener on loopback, within a tokio runtime.
+    pub fn router(&self) -> axum::Router {
+        server::router(self.clone())
+    }
+
+    /// Every later change of a task, in order, as EventBridge hands out an `ECS Task State Change`. As on AWS, times
+    /// are RFC 3339 and tags are missing. A receiver more than 1,024 events behind loses the oldest and is told so.
+    pub fn events(&self) -> broadcast::Receiver<Value> {
+        self.0.registry().events()
+    }
+
+    /// Makes the next `calls` calls of `RunTask` go wrong, after those that were injected before.
+    pub fn inject(&self, fault: Fault, calls: u32) {
+        self.0.registry().inject(fault, calls);
+    }
+
+    /// What has happened so far.
+    pub fn counts(&self) -> Counts {
+        self.0.registry().counts
+    }
+
+    /// Stops every task and refuses new ones: SIGTERM, then SIGKILL to the process group after the shutdown timeout.
+    /// Returns once all processes are gone, also when called again meanwhile.
+    pub async fn shutdown(&self) {
+        let kill_at = Instant::now() + self.0.options.shutdown_timeout;
+        let ending = {
+            let mut registry = self.0.registry();
+            registry.closing = true;
+            let live = registry.live();
+            live.iter()
+                .filter_map(|id| registry.stop(id, StopCode::UserInitiated, "The local ECS shuts down", kill_at))
+                .collect::<Vec<_>>()
+        };
+        for runner in ending {
+            runner.closed().await;
+        }
+    }
+}
+
+impl Shared {
+    /// No code panics while it holds the lock, and every change is whole before it is let go: a poisoned lock is fine.
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,119 @@
+//! One real process in a group of its own: start, log, signal, reap. It must not know tasks.
+//!
+//! Nothing here outlives the group: what the process leaves behind is killed when it ends, and dropping a [`Process`]
+//! kills the whole group at once.
+
+use std::{ffi::OsString, io, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// How long what was killed may take to be gone. Only a new parent that reaps no orphans, as the first process of a
+/// container may be, lets it take as long.
+const GONE_WITHIN: Duration = Duration::from_millis(200);
+/// How long the last lines of output are waited for: a process that has left the group may hold the output open.
+const OUTPUT_WITHIN: Duration = Duration::from_secs(1);
+/// A longer line is logged in pieces: a process that never ends its line must not fill the memory.
+const MAX_LINE_BYTES: u64 = 16 * 1024;
+
+/// A process, its group and its output.
+pub(crate) struct Process {
+    child: Child,
+    /// The process is the leader, so its id is the group's too.
+    group: Pid,
+    output: JoinSet<()>,
+    cleared: bool,
+}
+
+impl Process {
+    /// Starts `command`; the environment comes on top of this process's own. Its output goes to the log as `label`'s.
+    pub(crate) fn start<'a>(
+        command: &[OsString],
+        environment: impl Iterator<Item = (&'a str, &'a str)>,
+        label: &str,
+    ) -> io::Result<Self> {
+        let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("no command is configured"))?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .envs(environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let group = id.ok_or_else(|| io::Error::other("the process has no id"))?;
+        let mut output = JoinSet::new();
+        if let Some(stdout) = child.stdout.take() {
+            output.spawn(log(stdout, label.to_owned(), "stdout"));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            output.spawn(log(stderr, label.to_owned(), "stderr"));
+        }
+        Ok(Self { child, group, output, cleared: false })
+    }
+
+    pub(crate) fn id(&self) -> i32 {
+        self.group.as_raw_nonzero().get()
+    }
+
+    /// Waits for the process to end: its exit code, or 128 + the signal that killed it. May be dropped and repeated.
+    pub(crate) async fn wait(&mut self) -> Option<i32> {
+        let status = self.child.wait().await.ok()?;
+        status.code().or_else(|| status.signal().map(|signal| 128 + signal))
+    }
+
+    /// Asks the process to end, and kills its group once `kill_due` is over.
+    pub(crate) async fn stop(&mut self, kill_due: impl Future<Output = ()>) -> Option<i32> {
+        // The id belongs to the process until it is waited for.
+        if self.child.id().is_some() {
+            let _already_gone = kill_process(self.group, Signal::TERM);
+        }
+        tokio::select! {
+            exit_code = self.wait() => exit_code,
+            () = kill_due => {
+                self.kill_group();
+                self.wait().await
+            }
+        }
+    }
+
+    /// After the process has ended: kills what it has left in its group and reads its output to the end.
+    pub(crate) async fn clear_up(&mut self) {
+        self.kill_group();
+        let group_is_gone = async {
+            while test_kill_process_group(self.group).is_ok() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _gave_up = timeout(GONE_WITHIN, group_is_gone).await;
+        let _gave_up = timeout(OUTPUT_WITHIN, async { while self.output.join_next().await.is_some() {} }).await;
+        self.cleared = true;
+    }
+
+    fn kill_group(&self) {
+        let _already_gone = kill_process_group(self.group, Signal::KILL);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.cleared {
+            self.kill_group();
+        }
+    }
+}
+
+async fn log(stream: impl AsyncRead + Unpin, task: String, name: &'static str) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while let Ok(1..) = (&mut stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await {
+        tracing::info!(task, stream = name, "{}", String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+}

@@ -1,0 +1,276 @@
+//! All tasks of the cluster, the `clientToken`s, the injected faults. Every change of a task is a version and an event.
+//!
+//! It starts nothing and waits for nothing: it is what the lock guards.
+//!
+//! Limits: a stopped task is forgotten after an hour, and sooner when more than [`MAX_STOPPED`] wait to be. A token
+//! lives as long as one of its tasks is known, and at most 24 hours: the rule of ECS.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+};
+
+use serde_json::Value;
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+use ulid::Ulid;
+
+use crate::{
+    Counts, Fault,
+    task::{EpochMs, Status, StopCode, Task, now},
+    wire::{Refusal, Spec},
+};
+
+const STOPPED_VISIBLE_MS: u64 = 60 * 60 * 1000;
+const TOKEN_MS: u64 = 24 * 60 * 60 * 1000;
+/// A build that crashes at start, launched again and again, must not fill the memory within the hour.
+const MAX_STOPPED: usize = 4_096;
+/// How far an event receiver may fall behind.
+const EVENTS_KEPT: usize = 1_024;
+
+/// When a task's process is to be killed at the latest; `None` while it may run.
+pub(crate) type KillAt = Option<Instant>;
+
+pub(crate) struct Registry {
+    /// Set once no new task may start.
+    pub(crate) closing: bool,
+    pub(crate) counts: Counts,
+    cluster: String,
+    last_id: u128,
+    tasks: BTreeMap<String, Entry>,
+    /// Ids of the stopped tasks, longest stopped first.
+    stopped: VecDeque<String>,
+    launches: HashMap<String, Launch>,
+    faults: VecDeque<(Fault, u32)>,
+    events: broadcast::Sender<Value>,
+}
+
+struct Entry {
+    task: Task,
+    kill_at: watch::Sender<KillAt>,
+}
+
+/// What a `clientToken` stands for.
+struct Launch {
+    parameters: Value,
+    tasks: Vec<String>,
+    at: EpochMs,
+}
+
+impl Registry {
+    pub(crate) fn new(cluster: &str) -> Self {
+        Self {
+            closing: false,
+            counts: Counts::default(),
+            cluster: cluster.to_owned(),
+            last_id: 0,
+            tasks: BTreeMap::new(),
+            stopped: VecDeque::new(),
+            launches: HashMap::new(),
+            faults: VecDeque::new(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+        }
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<Value> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn inject(&mut self, fault: Fault, calls: u32) {
+        self.faults.push_back((fault, calls));
+    }
+
+    /// Counts a call of `RunTask` and says what is to go wrong with it.
+    pub(crate) fn count_run_task(&mut self) -> Option<Fault> {
+        self.counts.run_task_calls += 1;
+        while let Some((fault, calls)) = self.faults.front_mut() {
+            if let Some(left) = calls.checked_sub(1) {
+                *calls = left;
+                return Some(*fault);
+            }
+            self.faults.pop_front();
+        }
+        None
+    }
+
+    /// Adds a task. Its runner hears through the receiver when the task is to stop, and drops it when it is done.
+    pub(crate) fn create(&mut self, spec: Arc<Spec>) -> (String, watch::Receiver<KillAt>) {
+        // As many hex digits as ECS's ids have, and in the order of creation also within a millisecond: paging leans on it.
+        self.last_id = Ulid::generate().0.max(self.last_id.saturating_add(1));
+        let id = format!("{:032x}", self.last_id);
+        let task = Task::new(&id, &self.cluster, spec, now());
+        tell(&self.events, &task);
+        let (kill_at, runner) = watch::channel(None);
+        self.tasks.insert(id.clone(), Entry { task, kill_at });
+        (id, runner)
+    }
+
+    /// Changes a task: one version, one event.
+    pub(crate) fn change(&mut self, id: &str, change: impl FnOnce(&mut Task, EpochMs)) {
+        let Some(Entry { task, .. }) = self.tasks.get_mut(id) else { return };
+        let now = now();
+        change(task, now);
+        task.changed(now);
+        if task.status == Status::Stopped {
+            self.stopped.push_back(id.to_owned());
+        }
+        tell(&self.events, task);
+    }
+
+    /// Protects a running task until `until`, or no longer. That is no change of the task itself.
+    pub(crate) fn protect(&mut self, reference: &str, until: Option<EpochMs>) {
+        let id = self.find(reference).map(|(id, _)| id.to_owned());
+        if let Some(entry) = id.and_then(|id| self.tasks.get_mut(&id)) {
+            entry.task.protect(until);
+        }
+    }
+
+    /// Has a task stopped, killed at `kill_at` at the latest. A repetition changes nothing but may bring that forward.
+    /// Answers with what closes once the runner is done, and `None` for an unknown task.
+    pub(crate) fn stop(
+        &mut self,
+        id: &str,
+        code: StopCode,
+        reason: &str,
+        kill_at: Instant,
+    ) -> Option<watch::Sender<KillAt>> {
+        let entry = self.tasks.get(id)?;
+        let runner = entry.kill_at.clone();
+        if !entry.task.is_ending() {
+            self.change(id, |task, now| task.end(code, reason, now));
+        }
+        runner.send_if_modified(|current| {
+            let sooner = current.is_none_or(|at| kill_at < at);
+            if sooner {
+                *current = Some(kill_at);
+            }
+            sooner
+        });
+        Some(runner)
+    }
+
+    /// A task by its id or its ARN.
+    pub(crate) fn find(&self, reference: &str) -> Option<(&str, &Task)> {
+        let id = reference.rsplit('/').next()?;
+        let (id, entry) = self.tasks.get_key_value(id)?;
+        (reference == id || reference == entry.task.arn).then_some((id, &entry.task))
+    }
+
+    /// The tasks in the order of their creation, those after the id `after`.
+    pub(crate) fn tasks_after(&self, after: &str) -> impl Iterator<Item = (&str, &Task)> {
+        let range = self.tasks.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        range.map(|(id, entry)| (id.as_str(), &entry.task))
+    }
+
+    /// The tasks that are not stopped yet.
+    pub(crate) fn live(&self) -> Vec<String> {
+        let live = self.tasks.iter().filter(|(_, entry)| entry.task.status != Status::Stopped);
+        live.map(|(id, _)| id.clone()).collect()
+    }
+
+    pub(crate) fn live_count(&self) -> usize {
+        self.tasks.len().saturating_sub(self.stopped.len())
+    }
+
+    /// The tasks that this token has started, if it was used with the same parameters; a conflict if with others.
+    pub(crate) fn launched(&self, token: &str, parameters: &Value) -> Result<Option<Vec<String>>, Refusal> {
+        match self.launches.get(token).filter(|launch| now().saturating_sub(launch.at) < TOKEN_MS) {
+            None => Ok(None),
+            Some(launch) if launch.parameters == *parameters => Ok(Some(launch.tasks.clone())),
+            Some(launch) => {
+                let known = launch.tasks.iter().filter_map(|id| self.tasks.get(id));
+                Err(Refusal::conflict(known.map(|entry| entry.task.arn.clone()).collect()))
+            }
+        }
+    }
+
+    /// Remembers what a token stands for.
+    pub(crate) fn remember(&mut self, token: &str, parameters: Value, tasks: Vec<String>) {
+        self.launches.insert(token.to_owned(), Launch { parameters, tasks, at: now() });
+    }
+
+    /// Forgets the tasks whose time is up at `now`, and the tokens that have no task left.
+    pub(crate) fn forget(&mut self, now: EpochMs) {
+        let mut forgotten = false;
+        while let Some(id) = self.stopped.front() {
+            let stopped_at = self.tasks.get(id).and_then(|entry| entry.task.stopped_at());
+            let visible = stopped_at.is_some_and(|at| now.saturating_sub(at) < STOPPED_VISIBLE_MS);
+            if visible && self.stopped.len() <= MAX_STOPPED {
+                break;
+            }
+            self.tasks.remove(id);
+            self.stopped.pop_front();
+            forgotten = true;
+        }
+        if forgotten {
+            self.launches.retain(|_, launch| launch.tasks.iter().any(|id| self.tasks.contains_key(id)));
+        }
+    }
+}
+
+fn tell(events: &broadcast::Sender<Value>, task: &Task) {
+    if events.receiver_count() > 0 {
+        let _nobody_listens_any_more = events.send(task.event());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panic")]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::wire::{self, RunTask};
+
+    /// A registry with one task that has stopped, and the task's id.
+    fn with_a_stopped_task() -> (Registry, String) {
+        let mut registry = Registry::new("default");
+        let id = stopped_task(&mut registry);
+        (registry, id)
+    }
+
+    fn stopped_task(registry: &mut Registry) -> String {
+        let request: RunTask = wire::request(json!({"taskDefinition": "game"})).unwrap();
+        let (id, _) = registry.create(Arc::new(request.check().unwrap()));
+        registry.change(&id, |task, now| task.advance(Status::Stopped, now));
+        id
+    }
+
+    #[test]
+    fn a_stopped_task_and_its_token_are_forgotten_after_an_hour() {
+        let (mut registry, id) = with_a_stopped_task();
+        registry.remember("t", json!({}), vec![id.clone()]);
+        registry.forget(now() + STOPPED_VISIBLE_MS - 1_000);
+        assert!(registry.find(&id).is_some());
+        assert!(registry.launched("t", &json!({})).unwrap().is_some());
+        registry.forget(now() + STOPPED_VISIBLE_MS);
+        assert!(registry.find(&id).is_none());
+        assert!(registry.launched("t", &json!({})).unwrap().is_none());
+        assert!(registry.launches.is_empty());
+    }
+
+    #[test]
+    fn a_token_is_free_again_after_a_day() {
+        let (mut registry, id) = with_a_stopped_task();
+        registry.remember("t", json!({}), vec![id]);
+        assert!(registry.launched("t", &json!({"count": 2})).is_err());
+        registry.launches.get_mut("t").unwrap().at -= TOKEN_MS;
+        assert!(registry.launched("t", &json!({"count": 2})).unwrap().is_none());
+    }
+
+    #[test]
+    fn more_stopped_tasks_than_the_limit_are_forgotten_oldest_first() {
+        let (mut registry, first) = with_a_stopped_task();
+        let second = stopped_task(&mut registry);
+        for _ in 2..=MAX_STOPPED {
+            stopped_task(&mut registry);
+        }
+        registry.forget(now());
+        assert!(registry.find(&first).is_none() && registry.find(&second).is_some());
+        assert_eq!((registry.tasks.len(), registry.live_count()), (MAX_STOPPED, 0));
+    }
+}

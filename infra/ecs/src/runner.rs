@@ -1,0 +1,129 @@
+//! Takes one task through its life: waits the start delay, starts the process, waits for its end or for a stop.
+//!
+//! A runner holds the cluster weakly: when that is dropped, the runner hears of it as of a stop that is due at once.
+
+use std::sync::{Arc, Weak};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
+
+use crate::{
+    Shared,
+    process::Process,
+    registry::KillAt,
+    task::{EpochMs, Status, StopCode, Task},
+    wire::Spec,
+};
+
+/// Starts running the task `id`, within the current tokio runtime.
+pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: watch::Receiver<KillAt>) {
+    let runner = Runner { ecs: Arc::downgrade(ecs), id };
+    let options = Arc::clone(&ecs.options);
+    tokio::spawn(async move {
+        runner.advance(Status::Pending);
+        let mut stop = Stop(kill_at);
+        tokio::select! {
+            biased;
+            () = stop.asked() => {}
+            () = sleep(options.start_delay) => {
+                runner.advance(Status::Activating);
+                match Process::start(&options.command, spec.request.overrides.environment(), runner.short_id()) {
+                    Ok(process) => runner.run(process, &mut stop).await,
+                    Err(error) => {
+                        let program = options.command.first().cloned().unwrap_or_default();
+                        runner.fail(&format!("CannotStartContainerError: {}: {error}", program.display()));
+                    }
+                }
+            }
+        }
+        runner.advance(Status::Deprovisioning);
+        runner.advance(Status::Stopped);
+    });
+}
+
+struct Runner {
+    ecs: Weak<Shared>,
+    id: String,
+}
+
+impl Runner {
+    async fn run(&self, mut process: Process, stop: &mut Stop) {
+        let (task, pid) = (self.short_id(), process.id());
+        tracing::info!(task, pid, "started");
+        if let Some(ecs) = self.ecs.upgrade() {
+            ecs.registry().counts.processes_started += 1;
+        }
+        self.advance(Status::Running);
+
+        let ended_by_itself = tokio::select! {
+            exit_code = process.wait() => Some(exit_code),
+            () = stop.asked() => None,
+        };
+        let exit_code = match ended_by_itself {
+            Some(exit_code) => {
+                self.change(|task, now| {
+                    task.exited(exit_code, now);
+                    task.end(StopCode::EssentialContainerExited, "Essential container in task exited", now);
+                    task.advance(Status::Deactivating, now);
+                });
+                self.advance(Status::Stopping);
+                exit_code
+            }
+            None => {
+                self.advance(Status::Deactivating);
+                self.advance(Status::Stopping);
+                let exit_code = process.stop(stop.due()).await;
+                self.change(|task, now| task.exited(exit_code, now));
+                exit_code
+            }
+        };
+        process.clear_up().await;
+        tracing::info!(task, pid, exit_code, "ended");
+    }
+
+    fn fail(&self, reason: &str) {
+        tracing::warn!(task = self.short_id(), reason, "not started");
+        self.change(|task, now| {
+            task.end(StopCode::TaskFailedToStart, reason, now);
+            task.advance(Status::Deactivating, now);
+        });
+    }
+
+    fn advance(&self, status: Status) {
+        self.change(|task, now| task.advance(status, now));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Task, EpochMs)) {
+        if let Some(ecs) = self.ecs.upgrade() {
+            ecs.registry().change(&self.id, change);
+        }
+    }
+
+    /// The end of the id: its start is a time, which tasks of the same minute share.
+    fn short_id(&self) -> &str {
+        self.id.get(24..).unwrap_or(&self.id)
+    }
+}
+
+/// The order to stop, which may come at any time and may be brought forward.
+struct Stop(watch::Receiver<KillAt>);
+
+impl Stop {
+    /// Waits for the order.
+    async fn asked(&mut self) {
+        let _dropped_is_an_order_too = self.0.wait_for(Option::is_some).await;
+    }
+
+    /// Waits for the moment to kill.
+    async fn due(&mut self) {
+        loop {
+            let Some(at) = *self.0.borrow_and_update() else { return };
+            tokio::select! {
+                () = sleep_until(at) => return,
+                moved = self.0.changed() => if moved.is_err() { return },
+            }
+        }
+    }
+}

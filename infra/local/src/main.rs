@@ -1,0 +1,2 @@
+//! OWMM local.
+fn main() {}

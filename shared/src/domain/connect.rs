@@ -1,0 +1,130 @@
+//! A server registers a player: first the ledger, then the seat, both under exactly one stamp.
+//!
+//! The player is let in only when both took. If the ledger refuses, nothing has happened. If the seat refuses, the claim
+//! is released again, by its exact stamp; so nothing ever has to be undone on the seat.
+
+use super::{
+    Answer, Ask, Ledger, LedgerWrite, Mark, Next, PlayerId, Protocol, Seat, SeatWrite, ServerId, ServerState, Stamp,
+    Time, TokenHash, Told,
+};
+
+/// What a valid ticket says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PresentedTicket {
+    /// The placement's stamp.
+    pub stamp: Stamp,
+    /// When the reservation's time is up.
+    pub expires: Time,
+}
+
+/// How a registration of a player ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Connected {
+    /// The player may be let in: the placement that the server names when it says goodbye.
+    Inside(Stamp),
+    /// The player holds no live claim on this server.
+    NoClaim,
+    /// The player's seat names another server.
+    PlacedElsewhere,
+    /// The server has not registered itself.
+    NotRegistered,
+    /// The server is stopped.
+    Stopped,
+    /// The token is not this server's.
+    WrongToken,
+    /// There is no such server.
+    UnknownServer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Start,
+    Reading,
+    OnLedger(Stamp),
+    OnSeat(Stamp),
+    Undoing(Connected),
+    Over,
+}
+
+/// The protocol of register-player.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Connect {
+    by: TokenHash,
+    server: ServerId,
+    player: PlayerId,
+    ticket: Option<PresentedTicket>,
+    /// Whether the ledger says ready, for a release that has to put it back into the index.
+    ready: bool,
+    stage: Stage,
+}
+
+impl Connect {
+    /// A registration of `player` by the server whose token hashes to `by`. With a ticket it needs no read.
+    pub const fn new(by: TokenHash, server: ServerId, player: PlayerId, ticket: Option<PresentedTicket>) -> Self {
+        Self { by, server, player, ticket, ready: true, stage: Stage::Start }
+    }
+
+    fn on_ledger(&mut self, stamp: Stamp, reserved: bool) -> Next<Connected> {
+        self.stage = Stage::OnLedger(stamp);
+        let write = LedgerWrite::Connect { by: self.by, player: self.player.clone(), stamp, reserved };
+        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+    }
+
+    fn why_not(&self, image: Option<&Ledger>) -> Connected {
+        match image {
+            None => Connected::UnknownServer,
+            Some(ledger) if ledger.token_hash != self.by => Connected::WrongToken,
+            Some(ledger) => match ledger.state {
+                ServerState::Starting => Connected::NotRegistered,
+                ServerState::Stopped => Connected::Stopped,
+                ServerState::Ready | ServerState::Draining => Connected::NoClaim,
+            },
+        }
+    }
+}
+
+impl Protocol for Connect {
+    type Outcome = Connected;
+
+    fn next(&mut self, now: Time, told: Told) -> Next<Connected> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
+            (Stage::Start, Told::Start) => match self.ticket {
+                Some(ticket) => self.on_ledger(ticket.stamp, now < ticket.expires),
+                None => {
+                    self.stage = Stage::Reading;
+                    Next::Ask(Ask::ReadLedger(self.server.clone()))
+                }
+            },
+            (Stage::Reading, Told::LedgerIs(ledger)) => {
+                let held = ledger.as_ref().filter(|ledger| ledger.token_hash == self.by).and_then(|ledger| {
+                    ledger.claims.get(&self.player).copied().filter(|mark| !ledger.is_over(*mark, now))
+                });
+                match held {
+                    Some(mark) => self.on_ledger(mark.stamp(), true),
+                    None => Next::Done(self.why_not(ledger.as_ref())),
+                }
+            }
+            (Stage::OnLedger(stamp), Told::Ledger(Answer::Written(ledger))) => {
+                self.ready = ledger.state == ServerState::Ready;
+                self.stage = Stage::OnSeat(stamp);
+                Next::Ask(Ask::WriteSeat(SeatWrite::Connect { server: self.server.clone(), stamp }))
+            }
+            (Stage::OnLedger(_), Told::Ledger(Answer::Refused(image))) => Next::Done(self.why_not(image.as_ref())),
+            (Stage::OnSeat(stamp), Told::Seat(Answer::Written(_))) => Next::Done(Connected::Inside(stamp)),
+            (Stage::OnSeat(stamp), Told::Seat(Answer::Refused(seat))) => {
+                let elsewhere = matches!(seat, Some(Seat::At(place)) if place.server != self.server);
+                let outcome = if elsewhere { Connected::PlacedElsewhere } else { Connected::NoClaim };
+                self.stage = Stage::Undoing(outcome);
+                let write = LedgerWrite::Release {
+                    by: Some(self.by),
+                    player: self.player.clone(),
+                    mark: Mark::Connected(stamp),
+                    ready: self.ready,
+                };
+                Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+            }
+            (Stage::Undoing(outcome), Told::Ledger(_)) => Next::Done(outcome),
+            _ => Next::Done(Connected::NoClaim),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A pool's frontier, which gives away the slots of the server being started, and its fleet, which counts the
+//! servers that live and remembers launches that failed.
+
+use super::{ServerId, Span, Time};
+
+/// Launches that may fail in a row before launching pauses.
+pub const PAUSE_AFTER_FAILURES: u32 = 3;
+
+/// The longest pause.
+const LONGEST_PAUSE: Span = Span::seconds(600);
+
+/// The image of a frontier: the one place that decides when a server is started.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Frontier {
+    /// The server whose slots are given away.
+    pub server: ServerId,
+    /// Slots that are left to give.
+    pub remaining: u32,
+}
+
+/// One conditional write on a frontier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FrontierWrite {
+    /// Takes a slot, if one is left.
+    Take,
+    /// Moves on to a new server. Only if the last one was seen used up, and by one caller alone.
+    Roll {
+        /// The server that is used up; `None` for the first server of a frontier.
+        from: Option<ServerId>,
+        /// The new server.
+        to: ServerId,
+        /// Its slots, less the one that the caller takes.
+        remaining: u32,
+    },
+    /// The server turned out to be full or gone: nothing of it is left to give.
+    UsedUp {
+        /// The server.
+        server: ServerId,
+    },
+}
+
+impl FrontierWrite {
+    /// What the table makes of this write: the new frontier, or `None` when the condition refuses it.
+    pub fn apply(&self, frontier: Option<&Frontier>) -> Option<Frontier> {
+        match (self, frontier) {
+            (Self::Take, Some(old)) => {
+                old.remaining.checked_sub(1).map(|remaining| Frontier { remaining, server: old.server.clone() })
+            }
+            (Self::Roll { from: None, to, remaining }, None) => {
+                Some(Frontier { server: to.clone(), remaining: *remaining })
+            }
+            (Self::Roll { from: Some(from), to, remaining }, Some(old)) => (old.server == *from && old.remaining == 0)
+                .then(|| Frontier { server: to.clone(), remaining: *remaining }),
+            (Self::UsedUp { server }, Some(old)) => {
+                (old.server == *server).then(|| Frontier { remaining: 0, server: old.server.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The image of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Fleet {
+    /// Servers that live: started and not stopped yet.
+    pub live: u32,
+    /// Launches that have failed since a server last registered.
+    pub failures: u32,
+    /// No server is started before this.
+    pub paused_until: Option<Time>,
+}
+
+/// Why no server may be started now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoLaunch {
+    /// As many servers live as the pool allows.
+    AtMaximum,
+    /// Launches have failed repeatedly; the time at which the next may be tried.
+    Paused(Time),
+}
+
+impl Fleet {
+    /// Why a server may not be started now, if so.
+    pub fn no_launch(&self, max_servers: u32, now: Time) -> Option<NoLaunch> {
+        match self.paused_until {
+            Some(until) if until > now => Some(NoLaunch::Paused(until)),
+            _ => (self.live >= max_servers).then_some(NoLaunch::AtMaximum),
+        }
+    }
+}
+
+/// How long launching pauses after the `failures`-th failure in a row: not at all at first, then 30 seconds,
+/// doubling, up to ten minutes.
+pub fn pause_after(failures: u32) -> Option<Span> {
+    let doublings = failures.checked_sub(PAUSE_AFTER_FAILURES)?;
+    Some(Span::seconds(30).times(1 << doublings.min(10)).min(LONGEST_PAUSE))
+}
+
+/// One conditional write on a fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FleetWrite {
+    /// Counts a new server, in the transaction that rolls a frontier.
+    Started {
+        /// Servers that the pool allows.
+        max_servers: u32,
+        /// The time of the request.
+        now: Time,
+    },
+    /// Counts a server out, in the transaction that marks its ledger as counted out.
+    Ended,
+    /// The same for a server that never registered, which counts as a failure.
+    Failed {
+        /// The failures that were seen.
+        was: u32,
+        /// Until when launching pauses, if it does.
+        paused_until: Option<Time>,
+    },
+    /// A server has registered: failures are forgotten, a pause is over.
+    Recovered,
+}
+
+impl FleetWrite {
+    /// What the table makes of this write: the new fleet, or `None` when the condition refuses it.
+    pub fn apply(&self, fleet: Option<&Fleet>) -> Option<Fleet> {
+        let old = fleet.cloned().unwrap_or_default();
+        match self {
+            Self::Started { max_servers, now } => {
+                old.no_launch(*max_servers, *now).is_none().then(|| Fleet { live: old.live.saturating_add(1), ..old })
+            }
+            Self::Ended => old.live.checked_sub(1).map(|live| Fleet { live, ..old }),
+            Self::Failed { was, paused_until } => {
+                let live = old.live.checked_sub(1).filter(|_| old.failures == *was)?;
+                Some(Fleet { live, failures: was.saturating_add(1), paused_until: paused_until.or(old.paused_until) })
+            }
+            Self::Recovered => (old.failures > 0).then_some(Fleet { live: old.live, failures: 0, paused_until: None }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launching_pauses_only_after_repeated_failures_and_never_for_long() {
+        assert_eq!(pause_after(0), None);
+        assert_eq!(pause_after(PAUSE_AFTER_FAILURES - 1), None);
+        assert_eq!(pause_after(PAUSE_AFTER_FAILURES), Some(Span::seconds(30)));
+        assert_eq!(pause_after(PAUSE_AFTER_FAILURES + 1), Some(Span::seconds(60)));
+        assert_eq!(pause_after(u32::MAX), Some(LONGEST_PAUSE));
+    }
+}

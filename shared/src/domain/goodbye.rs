@@ -1,0 +1,217 @@
+//! The end of a placement: the server's goodbye for a player, and a player giving a reservation up.
+//!
+//! A goodbye goes first to the ledger, then to the seat, each for the exact stamp only, so a late one cannot touch a
+//! player who has come back since. With a grace period it is the other way round (the seat and then the ledger get a new
+//! stamp, reserved), because the seat decides which stamp that is.
+
+use super::{
+    Answer, Ask, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, Protocol, Seat, SeatWrite, ServerId, ServerState,
+    Span, Stamp, Time, TokenHash, Told,
+};
+
+/// How a goodbye ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Left {
+    /// The placement is over, or there was none.
+    Gone,
+    /// The slot is held for a reconnect until this time.
+    Held(Time),
+    /// The token is not this server's.
+    WrongToken,
+    /// There is no such server.
+    UnknownServer,
+    /// Other calls about the same player were faster, again and again; ask again.
+    Busy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Start,
+    Reading,
+    Releasing { stamp: Stamp, ready: bool },
+    Voiding,
+    HoldingSeat { from: Stamp, hold: Span, ready: bool },
+    HoldingLedger { to: Stamp, hold: Span },
+    Over,
+}
+
+/// The protocol of deregister-player.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Goodbye {
+    by: TokenHash,
+    server: ServerId,
+    player: PlayerId,
+    placement: Option<Stamp>,
+    grace: Option<Span>,
+    stage: Stage,
+}
+
+impl Goodbye {
+    /// A goodbye of the server whose token hashes to `by` to `player`: for `placement`, or, without one, for whatever
+    /// placement the ledger holds. With `grace` the slot is held that long.
+    pub const fn new(
+        by: TokenHash,
+        server: ServerId,
+        player: PlayerId,
+        placement: Option<Stamp>,
+        grace: Option<Span>,
+    ) -> Self {
+        Self { by, server, player, placement, grace, stage: Stage::Start }
+    }
+
+    fn read(&mut self) -> Next<Left> {
+        self.stage = Stage::Reading;
+        Next::Ask(Ask::ReadLedger(self.server.clone()))
+    }
+
+    fn release(&mut self, stamp: Stamp, ready: bool) -> Next<Left> {
+        self.stage = Stage::Releasing { stamp, ready };
+        let (by, player) = (Some(self.by), self.player.clone());
+        let write = LedgerWrite::Release { by, player, mark: Mark::Connected(stamp), ready };
+        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+    }
+
+    fn void(&mut self, stamp: Stamp) -> Next<Left> {
+        self.stage = Stage::Voiding;
+        let (server, mark) = (self.server.clone(), Mark::Connected(stamp));
+        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server, mark }))
+    }
+
+    fn refusal(&self, image: Option<&Ledger>) -> Option<Left> {
+        match image {
+            None => Some(Left::UnknownServer),
+            Some(ledger) if ledger.token_hash != self.by => Some(Left::WrongToken),
+            Some(_) => None,
+        }
+    }
+
+    fn on_image(&mut self, ledger: Option<Ledger>, now: Time) -> Next<Left> {
+        if let Some(refusal) = self.refusal(ledger.as_ref()) {
+            return Next::Done(refusal);
+        }
+        let Some(ledger) = ledger else {
+            return Next::Done(Left::UnknownServer);
+        };
+        let held = ledger.claims.get(&self.player).copied();
+        let named = |mark: &Mark| self.placement.is_none_or(|placement| placement == mark.stamp());
+        let ready = ledger.state == ServerState::Ready;
+        match (held.filter(named), self.grace) {
+            (Some(Mark::Connected(from)), Some(grace)) => {
+                // A reservation ends `hold` after its stamp, so the stamp is what sets the end.
+                let to = Stamp::next(now + grace - ledger.hold, Some(from));
+                self.stage = Stage::HoldingSeat { from, hold: ledger.hold, ready };
+                let server = self.server.clone();
+                Next::Ask(Ask::WriteSeat(SeatWrite::Hold { server, from, to }))
+            }
+            (Some(mark @ Mark::Reserved(_)), Some(_)) => Next::Done(Left::Held(ledger.expires(mark).unwrap_or(now))),
+            (Some(mark), None) => self.release(mark.stamp(), ready),
+            // The ledger has forgotten this placement: the seat may not have.
+            (None, _) => match self.placement {
+                Some(placement) => self.void(placement),
+                None => Next::Done(Left::Gone),
+            },
+        }
+    }
+}
+
+impl Protocol for Goodbye {
+    type Outcome = Left;
+
+    fn next(&mut self, now: Time, told: Told) -> Next<Left> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
+            (Stage::Start, Told::Start) => match (self.placement, self.grace) {
+                (Some(placement), None) => self.release(placement, true),
+                _ => self.read(),
+            },
+            (Stage::Reading, Told::LedgerIs(ledger)) => self.on_image(ledger, now),
+            (Stage::Releasing { stamp, .. }, Told::Ledger(Answer::Written(_))) => self.void(stamp),
+            (Stage::Releasing { stamp, ready }, Told::Ledger(Answer::Refused(image))) => {
+                if let Some(refusal) = self.refusal(image.as_ref()) {
+                    return Next::Done(refusal);
+                }
+                let held = image.as_ref().and_then(|ledger| ledger.claims.get(&self.player));
+                let is_ready = image.as_ref().is_some_and(|ledger| ledger.state == ServerState::Ready);
+                match held {
+                    Some(mark) if mark.stamp() == stamp && is_ready != ready => self.release(stamp, is_ready),
+                    _ => self.void(stamp),
+                }
+            }
+            (Stage::Voiding, Told::Seat(_)) => Next::Done(Left::Gone),
+            (Stage::HoldingSeat { from, hold, ready }, Told::Seat(answer)) => {
+                let seat = match answer {
+                    Answer::Written(seat) | Answer::Refused(Some(seat)) => seat,
+                    Answer::Refused(None) => return self.release(from, ready),
+                };
+                match seat {
+                    // Held now, or by an earlier run of this goodbye whose answer was lost.
+                    Seat::At(Place { server, mark: Mark::Reserved(to), .. }) if server == self.server && to > from => {
+                        self.stage = Stage::HoldingLedger { to, hold };
+                        let write = LedgerWrite::Hold { by: self.by, player: self.player.clone(), from, to };
+                        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+                    }
+                    // The seat has moved on: what the ledger holds is a leftover.
+                    _ => self.release(from, ready),
+                }
+            }
+            (Stage::HoldingLedger { to, hold }, Told::Ledger(_)) => Next::Done(Left::Held(to.time() + hold)),
+            _ => Next::Done(Left::Busy),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum GivingUp {
+    Start,
+    Reading,
+    Voiding(ServerId, Mark),
+    Releasing { server: ServerId, mark: Mark, ready: bool },
+    Over,
+}
+
+/// The protocol of a player who gives a reservation up. The seat is voided first: it decides whether the player was
+/// faster than the server that is registering them. A connected player leaves through the server, not through here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GiveUp {
+    player: PlayerId,
+    stage: GivingUp,
+}
+
+impl GiveUp {
+    /// `player` gives up what is reserved for them, if anything.
+    pub const fn new(player: PlayerId) -> Self {
+        Self { player, stage: GivingUp::Start }
+    }
+
+    fn release(&mut self, server: ServerId, mark: Mark, ready: bool) -> Next<()> {
+        let write = LedgerWrite::Release { by: None, player: self.player.clone(), mark, ready };
+        self.stage = GivingUp::Releasing { server: server.clone(), mark, ready };
+        Next::Ask(Ask::WriteLedger(server, write))
+    }
+}
+
+impl Protocol for GiveUp {
+    type Outcome = ();
+
+    fn next(&mut self, _now: Time, told: Told) -> Next<()> {
+        match (std::mem::replace(&mut self.stage, GivingUp::Over), told) {
+            (GivingUp::Start, Told::Start) => {
+                self.stage = GivingUp::Reading;
+                Next::Ask(Ask::ReadSeat)
+            }
+            (GivingUp::Reading, Told::SeatIs(Some(Seat::At(place)))) if !place.mark.is_connected() => {
+                self.stage = GivingUp::Voiding(place.server.clone(), place.mark);
+                Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: place.server, mark: place.mark }))
+            }
+            (GivingUp::Voiding(server, mark), Told::Seat(Answer::Written(_))) => self.release(server, mark, true),
+            (GivingUp::Releasing { server, mark, ready: true }, Told::Ledger(Answer::Refused(Some(ledger)))) => {
+                let held = ledger.claims.get(&self.player) == Some(&mark);
+                if held && ledger.state != ServerState::Ready {
+                    self.release(server, mark, false)
+                } else {
+                    Next::Done(())
+                }
+            }
+            _ => Next::Done(()),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Placing a player: seat first, then the claim under the seat's stamp.
+//!
+//! 1. Find a server that may have room: a ready one from the index, else the one that the frontier fills.
+//! 2. Write the seat, if it is absent or void. A refusal returns the seat that stands: go there first, because a player
+//!    with a live claim gets the same slot back. So a repeated join, a poll and a reconnect are the same call.
+//! 3. For the frontier's server, take a slot from the frontier, which may start a server.
+//! 4. Claim on that server's ledger in one write. A refusal says why: full (the next candidate, moving the seat by
+//!    compare-and-swap), full of expired claims (claim again, removing exactly those), draining or dead (move on).
+//!
+//! Everything is bounded: three servers of the index, then four turns at the frontier, then [`NoSlot::Busy`].
+
+use super::{
+    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, PoolName, Protocol, Seat, SeatWrite,
+    ServerId, ServerState, Span, Stamp, Time, Told,
+};
+
+/// Servers of the index that one request tries.
+const LISTED_TRIES: u8 = 3;
+/// Turns at the frontier that one request takes.
+const FRONTIER_TRIES: u8 = 4;
+/// Times that one request starts over because another call about the same player or slot was faster.
+const RACES: u8 = 6;
+
+/// Why there is no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoSlot {
+    /// As many servers live as the pool allows, and none has room.
+    PoolFull,
+    /// Servers of the pool have repeatedly failed to start; no other is started before this time.
+    LaunchPaused(Time),
+    /// The tries that one request has are used up. Nothing is held.
+    Busy,
+}
+
+/// A slot that is the player's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Placed {
+    /// The server's ledger with the player's claim in it.
+    pub ledger: Ledger,
+    /// The claim.
+    pub mark: Mark,
+}
+
+/// How a join ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Joined {
+    /// With a slot.
+    Placed(Box<Placed>),
+    /// The player is inside a server of another pool than the one asked for.
+    Elsewhere(PoolName),
+    /// Without a slot.
+    No(NoSlot),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Start,
+    ReadingSeat,
+    Finding,
+    Seating { server: ServerId, from_frontier: bool },
+    Looking(Place),
+    TakingSlot,
+    Claiming { server: ServerId, stamp: Stamp },
+    MovingOn,
+    Finishing(Placed),
+    CleaningUp(Placed),
+    Over,
+}
+
+/// The protocol of a join.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Join {
+    player: PlayerId,
+    /// The pool that was asked for; without one a player who is placed anywhere stays there.
+    asked: Option<PoolName>,
+    /// The pool in which a new slot is looked for.
+    pool: PoolName,
+    /// A claim is late when the server's last heartbeat is more than this after it.
+    late_after: Span,
+    /// What the seat is believed to be.
+    seat: Before,
+    /// The last stamp that the player is known to have had.
+    last: Option<Stamp>,
+    /// A reservation in another pool, to be given up once the new slot is there.
+    left_behind: Option<(ServerId, LedgerWrite)>,
+    seat_was_read: bool,
+    pool_is_full: bool,
+    tried: Vec<ServerId>,
+    listed_tries: u8,
+    frontier_tries: u8,
+    races: u8,
+    stage: Stage,
+}
+
+impl Join {
+    /// A join of `player` into `asked`, or, if that is `None`, to where the player is already, else into `pool`.
+    pub fn new(player: PlayerId, asked: Option<PoolName>, pool: PoolName, heartbeat: Span) -> Self {
+        Self {
+            player,
+            asked,
+            pool,
+            late_after: heartbeat.times(2),
+            seat: Before::Free,
+            last: None,
+            left_behind: None,
+            seat_was_read: false,
+            pool_is_full: false,
+            tried: Vec::new(),
+            listed_tries: LISTED_TRIES,
+            frontier_tries: FRONTIER_TRIES,
+            races: RACES,
+            stage: Stage::Start,
+        }
+    }
+
+    fn ask(&mut self, stage: Stage, ask: Ask) -> Next<Joined> {
+        self.stage = stage;
+        Next::Ask(ask)
+    }
+
+    fn no(reason: NoSlot) -> Next<Joined> {
+        Next::Done(Joined::No(reason))
+    }
+
+    fn find(&mut self) -> Next<Joined> {
+        let (tried, fresh) = (self.tried.clone(), self.pool_is_full);
+        self.ask(Stage::Finding, Ask::Find { tried, listed: self.listed_tries > 0, fresh })
+    }
+
+    fn read_seat(&mut self) -> Next<Joined> {
+        self.seat_was_read = true;
+        self.ask(Stage::ReadingSeat, Ask::ReadSeat)
+    }
+
+    fn take_slot(&mut self) -> Next<Joined> {
+        match self.frontier_tries.checked_sub(1) {
+            None => Self::no(NoSlot::Busy),
+            Some(left) => {
+                self.frontier_tries = left;
+                self.ask(Stage::TakingSlot, Ask::TakeSlot)
+            }
+        }
+    }
+
+    /// Writes the seat with a new stamp that names `server`.
+    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
+        let stamp = Stamp::next(now, self.last);
+        self.last = Some(stamp);
+        let write =
+            SeatWrite::Place { from: self.seat.clone(), server: server.clone(), pool: self.pool.clone(), stamp };
+        self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeat(write))
+    }
+
+    /// The seat carries this mark for this server; nothing else does yet.
+    fn seated(&mut self, server: ServerId, mark: Mark) {
+        self.last = Some(mark.stamp());
+        self.seat = Before::Exactly { server, mark };
+    }
+
+    fn claim(&mut self, server: ServerId, stamp: Stamp, now: Time) -> Next<Joined> {
+        let seen_by = now + self.late_after;
+        let write = LedgerWrite::Claim { player: self.player.clone(), stamp, now, seen_by };
+        self.ask(Stage::Claiming { server: server.clone(), stamp }, Ask::WriteLedger(server, write))
+    }
+
+    fn claim_evicting(&mut self, ledger: &Ledger, stamp: Stamp, now: Time) -> Next<Joined> {
+        let write = LedgerWrite::ClaimEvicting {
+            player: self.player.clone(),
+            stamp,
+            now,
+            seen_by: now + self.late_after,
+            evict: ledger.evictable(now),
+            capacity: ledger.capacity,
+        };
+        let server = ledger.id.clone();
+        self.ask(Stage::Claiming { server: server.clone(), stamp }, Ask::WriteLedger(server, write))
+    }
+
+    /// Another call was faster; starts over at `next`, a bounded number of times.
+    fn raced(&mut self, next: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
+        match self.races.checked_sub(1) {
+            None => Self::no(NoSlot::Busy),
+            Some(left) => {
+                self.races = left;
+                next(self)
+            }
+        }
+    }
+
+    fn move_on(&mut self, server: ServerId) -> Next<Joined> {
+        self.tried.push(server.clone());
+        self.ask(Stage::MovingOn, Ask::UsedUp(server))
+    }
+
+    fn look(&mut self, place: Place) -> Next<Joined> {
+        let server = place.server.clone();
+        self.ask(Stage::Looking(place), Ask::ReadLedger(server))
+    }
+
+    fn placed(&mut self, ledger: Ledger, mark: Mark, now: Time) -> Next<Joined> {
+        let fix = ledger.listing_fix(now);
+        let placed = Placed { mark, ledger };
+        match fix {
+            Some(write) => {
+                let server = placed.ledger.id.clone();
+                self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
+            }
+            None => self.clean_up(placed),
+        }
+    }
+
+    fn clean_up(&mut self, placed: Placed) -> Next<Joined> {
+        match self.left_behind.take() {
+            Some((server, write)) => self.ask(Stage::CleaningUp(placed), Ask::WriteLedger(server, write)),
+            None => Next::Done(Joined::Placed(Box::new(placed))),
+        }
+    }
+
+    fn on_hint(&mut self, hint: Hint, now: Time) -> Next<Joined> {
+        match hint {
+            Hint::Listed(server) => {
+                self.listed_tries = self.listed_tries.saturating_sub(1);
+                self.pool_is_full = false;
+                self.sit(server, false, now)
+            }
+            _ if self.pool_is_full => Self::no(NoSlot::PoolFull),
+            Hint::Frontier(server) => match &self.seat {
+                Before::Exactly { .. } => self.take_slot(),
+                Before::Free => self.sit(server, true, now),
+            },
+            // The pool's first join ever: with no name to write, a look tells whether this is a poll.
+            Hint::Unknown if !self.seat_was_read && self.seat == Before::Free => self.read_seat(),
+            Hint::Unknown => self.take_slot(),
+        }
+    }
+
+    /// The seat is not as believed, or was not known before.
+    fn on_seat(&mut self, seat: Option<Seat>) -> Next<Joined> {
+        self.last = seat.as_ref().map(Seat::stamp).max(self.last);
+        match seat {
+            Some(Seat::At(place)) => self.look(place),
+            Some(Seat::Void(_)) | None => {
+                self.seat = Before::Free;
+                self.find()
+            }
+        }
+    }
+
+    /// A player who has a seat goes there first.
+    fn on_standing(&mut self, place: Place, ledger: Option<Ledger>, now: Time) -> Next<Joined> {
+        self.seated(place.server.clone(), place.mark);
+        let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
+            return self.find();
+        };
+        let (stamp, claim) = (place.mark.stamp(), ledger.claims.get(&self.player).copied());
+        let is_live = |mark: Mark| !ledger.is_over(mark, now);
+        // A connected seat whose ledger does not say connected is a goodbye that got half way: the placement is over.
+        let kept = claim.filter(|mark| {
+            mark.stamp() == stamp && is_live(*mark) && (mark.is_connected() || !place.mark.is_connected())
+        });
+        if self.asked.as_ref().is_some_and(|asked| *asked != place.pool) {
+            return match kept {
+                Some(Mark::Connected(_)) => Next::Done(Joined::Elsewhere(place.pool)),
+                Some(mark) => {
+                    let ready = ledger.state == ServerState::Ready;
+                    let player = self.player.clone();
+                    self.left_behind = Some((place.server, LedgerWrite::Release { by: None, player, mark, ready }));
+                    self.find()
+                }
+                None => self.find(),
+            };
+        }
+        // From here on the player stays in the pool of the seat.
+        self.pool = place.pool;
+        if let Some(mark) = kept {
+            return self.placed(ledger, mark, now);
+        }
+        match claim {
+            Some(mark) if mark.stamp() > stamp => self.raced(Self::read_seat),
+            _ if place.mark.is_connected() || !ledger.takes_claims(now) => self.find(),
+            // The reservation ran out and nobody took the slot: the same server, under a new stamp.
+            Some(_) if !is_live(place.mark) => self.sit(place.server, false, now),
+            // The seat was written and the claim never came: finish what was begun.
+            None if !is_live(place.mark) || ledger.is_full() => self.find(),
+            _ => self.claim(place.server, stamp, now),
+        }
+    }
+
+    fn on_refused_claim(&mut self, server: ServerId, stamp: Stamp, image: Option<Ledger>, now: Time) -> Next<Joined> {
+        let Some(ledger) = image else {
+            return self.move_on(server);
+        };
+        match ledger.claims.get(&self.player).copied() {
+            Some(mark) if mark == Mark::Connected(stamp) => return self.placed(ledger, mark, now),
+            Some(mark) if mark.stamp() > stamp => return self.raced(Self::read_seat),
+            _ => {}
+        }
+        if !ledger.takes_claims(now) {
+            return self.move_on(server);
+        }
+        if ledger.is_full() {
+            return if ledger.evictable(now).is_empty() {
+                self.move_on(server)
+            } else {
+                self.raced(|join| join.claim_evicting(&ledger, stamp, now))
+            };
+        }
+        self.raced(|join| join.claim(server, stamp, now))
+    }
+}
+
+impl Protocol for Join {
+    type Outcome = Joined;
+
+    fn next(&mut self, now: Time, told: Told) -> Next<Joined> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
+            (Stage::Start, Told::Start) | (Stage::MovingOn, Told::Noted) => self.find(),
+            (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
+            (Stage::ReadingSeat, Told::SeatIs(seat)) => self.on_seat(seat),
+            (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
+                let stamp = seat.stamp();
+                self.seated(server.clone(), Mark::Reserved(stamp));
+                if from_frontier { self.take_slot() } else { self.claim(server, stamp, now) }
+            }
+            (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => self.raced(|join| join.on_seat(seat)),
+            (Stage::Looking(place), Told::LedgerIs(ledger)) => self.on_standing(place, ledger, now),
+            (Stage::TakingSlot, Told::Slot(Ok(server))) => match &self.seat {
+                Before::Exactly { server: seated, mark: Mark::Reserved(stamp) } if *seated == server => {
+                    let stamp = *stamp;
+                    self.claim(server, stamp, now)
+                }
+                _ => self.sit(server, false, now),
+            },
+            (Stage::TakingSlot, Told::Slot(Err(NoSlot::PoolFull))) if !self.pool_is_full && self.listed_tries > 0 => {
+                self.pool_is_full = true;
+                self.find()
+            }
+            (Stage::TakingSlot, Told::Slot(Err(reason))) => Self::no(reason),
+            (Stage::Claiming { stamp, .. }, Told::Ledger(Answer::Written(ledger))) => {
+                self.placed(ledger, Mark::Reserved(stamp), now)
+            }
+            (Stage::Claiming { server, stamp }, Told::Ledger(Answer::Refused(image))) => {
+                self.on_refused_claim(server, stamp, image, now)
+            }
+            (Stage::Finishing(placed), Told::Ledger(_)) => self.clean_up(placed),
+            (Stage::CleaningUp(placed), Told::Ledger(_)) => Next::Done(Joined::Placed(Box::new(placed))),
+            // An answer to another question: a mistake of the caller, never a reason to promise a slot.
+            _ => Self::no(NoSlot::Busy),
+        }
+    }
+}

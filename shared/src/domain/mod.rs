@@ -1,0 +1,38 @@
+//! What may happen, decided without asking anyone.
+//!
+//! Owns the rules of a slot: who holds it, until when, which write may change it, and what the table will make of
+//! that write. Knows neither AWS nor HTTP, reads no clock and draws no random number: time and chance come in as
+//! arguments, so a test or a model checker can run exactly this code.
+//!
+//! Three kinds of things live here:
+//!
+//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`Fleet`], [`Pool`]): an item of the table as it was seen;
+//! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
+//!   make of it; [`crate::table`] renders the same value as a DynamoDB expression;
+//! * **protocols** ([`Join`], [`Connect`], [`Goodbye`], [`GiveUp`]): a placement's life as state machines. Each is told
+//!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
+//!   told any more.
+mod connect;
+mod fleet;
+mod goodbye;
+mod ids;
+mod join;
+mod ledger;
+mod pool;
+mod protocol;
+mod seat;
+mod time;
+
+pub use connect::{Connect, Connected, PresentedTicket};
+pub use fleet::{Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, pause_after};
+pub use goodbye::{GiveUp, Goodbye, Left};
+pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
+pub use join::{Join, Joined, NoSlot, Placed};
+pub use ledger::{
+    Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, Mark, REPEAT_CALL_AFTER,
+    Registration, ServerState, fill,
+};
+pub use pool::{Pool, PoolLimits, TaskPlacement};
+pub use protocol::{Answer, Ask, Hint, Next, Protocol, Told};
+pub use seat::{Before, Place, Seat, SeatWrite};
+pub use time::{Span, Stamp, Time};

@@ -1,0 +1,93 @@
+//! What a protocol may ask of the world, and what it may be told.
+//!
+//! A protocol is a value that is told the answer to its last question and returns the next one. It never waits and
+//! never fails: a call whose outcome is unknown ends the run (the caller is told to ask again), which is the same as
+//! the function being killed there. So every place where a real function can die is a place where a model can stop.
+
+use super::{Ledger, LedgerWrite, NoSlot, Seat, SeatWrite, ServerId, Time};
+
+/// What a conditional write came to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Answer<T> {
+    /// The write took; the item as it is now.
+    Written(T),
+    /// The condition refused it; the item as it is, if it is there at all.
+    Refused(Option<T>),
+}
+
+/// A server on which there may be room. Only a hint: a wrong one costs time or a launch, never correctness.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Hint {
+    /// The index lists this ready server.
+    Listed(ServerId),
+    /// No ready server is known to have room; the frontier was last seen filling this one.
+    Frontier(ServerId),
+    /// No ready server is known to have room, and no frontier is known either.
+    Unknown,
+}
+
+/// A question to the world.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Ask {
+    /// Where may there be room? `listed` is false when the index has been tried often enough.
+    Find {
+        /// Servers that this request has found without room.
+        tried: Vec<ServerId>,
+        /// Whether servers of the index may be named.
+        listed: bool,
+        /// Whether the index is to be asked anew, because the pool is about to be called full.
+        fresh: bool,
+    },
+    /// Take a slot from the frontier; start a server if its last one is used up.
+    TakeSlot,
+    /// This server had no room or takes no one: drop it from the hints, and from the frontier if it is named there.
+    UsedUp(ServerId),
+    /// Read the player's seat.
+    ReadSeat,
+    /// Read a server's ledger.
+    ReadLedger(ServerId),
+    /// Write the player's seat.
+    WriteSeat(SeatWrite),
+    /// Write a server's ledger.
+    WriteLedger(ServerId, LedgerWrite),
+}
+
+/// The world's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Told {
+    /// Nothing yet: this is the first step.
+    Start,
+    /// To [`Ask::Find`].
+    Found(Hint),
+    /// To [`Ask::TakeSlot`].
+    Slot(Result<ServerId, NoSlot>),
+    /// To [`Ask::UsedUp`], which has no answer.
+    Noted,
+    /// To [`Ask::ReadSeat`].
+    SeatIs(Option<Seat>),
+    /// To [`Ask::ReadLedger`].
+    LedgerIs(Option<Ledger>),
+    /// To [`Ask::WriteSeat`].
+    Seat(Answer<Seat>),
+    /// To [`Ask::WriteLedger`].
+    Ledger(Answer<Ledger>),
+}
+
+/// What a protocol wants next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Next<T> {
+    /// Ask this and come back with the answer.
+    Ask(Ask),
+    /// It is over.
+    Done(T),
+}
+
+/// A placement's protocol, one step at a time.
+pub trait Protocol {
+    /// How it can end.
+    type Outcome;
+
+    /// Takes the answer to the last question and says what comes next. `now` is read right before the call that the
+    /// answer leads to, because a function that was frozen wakes up with old variables.
+    fn next(&mut self, now: Time, told: Told) -> Next<Self::Outcome>;
+}

@@ -1,0 +1,104 @@
+//! Instants, spans and stamps: whole milliseconds, never a float, never an overflow.
+
+use std::ops::{Add, Sub};
+
+/// An instant: milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(pub i64);
+
+/// A length of time in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Span(pub i64);
+
+impl Span {
+    /// A span of whole seconds.
+    pub const fn seconds(seconds: u32) -> Self {
+        Self(seconds as i64 * 1_000)
+    }
+
+    /// Whole seconds, rounded up: a client told to wait this long has waited long enough.
+    pub const fn whole_seconds_up(self) -> i64 {
+        let ms = if self.0 > 0 { self.0 } else { 0 };
+        ms / 1_000 + (ms % 1_000 > 0) as i64
+    }
+
+    /// Seconds, with a fraction if there is one.
+    pub fn as_seconds(self) -> f64 {
+        std::time::Duration::from_millis(self.0.max(0).unsigned_abs()).as_secs_f64()
+    }
+
+    /// This span `n` times over.
+    pub const fn times(self, n: i64) -> Self {
+        Self(self.0.saturating_mul(n))
+    }
+}
+
+impl Add<Span> for Time {
+    type Output = Self;
+    fn add(self, span: Span) -> Self {
+        Self(self.0.saturating_add(span.0))
+    }
+}
+
+impl Sub<Span> for Time {
+    type Output = Self;
+    fn sub(self, span: Span) -> Self {
+        Self(self.0.saturating_sub(span.0))
+    }
+}
+
+impl Sub for Time {
+    type Output = Span;
+    fn sub(self, earlier: Self) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The number of one placement of one player: the time of the placement in milliseconds, or one more than the
+/// player's previous stamp, whichever is later. Always positive. Newer wins, late loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp(i64);
+
+impl Stamp {
+    /// The stamp that `value` stands for; `None` unless it is positive.
+    pub const fn new(value: i64) -> Option<Self> {
+        if value > 0 { Some(Self(value)) } else { None }
+    }
+
+    /// The stamp of a placement made `now` by a player whose last one was `previous`.
+    pub fn next(now: Time, previous: Option<Self>) -> Self {
+        let after = previous.map_or(1, |stamp| stamp.0.saturating_add(1));
+        Self(now.0.max(after))
+    }
+
+    /// The stamp as a number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+
+    /// The instant that the stamp counts from.
+    pub const fn time(self) -> Time {
+        Time(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_now_unless_the_clock_is_behind_the_last_one() {
+        let first = Stamp::next(Time(1_000), None);
+        assert_eq!(first.get(), 1_000);
+        assert_eq!(Stamp::next(Time(2_000), Some(first)).get(), 2_000);
+        assert_eq!(Stamp::next(Time(400), Some(first)).get(), 1_001);
+        assert_eq!(Stamp::next(Time(-5), None).get(), 1);
+    }
+
+    #[test]
+    fn seconds_are_rounded_up_and_never_negative() {
+        assert_eq!(Span(1).whole_seconds_up(), 1);
+        assert_eq!(Span(2_000).whole_seconds_up(), 2);
+        assert_eq!(Span(-1).whole_seconds_up(), 0);
+    }
+}

@@ -1,0 +1,301 @@
+//! What a warm function remembers between calls: pools, servers with room, and the frontiers' last seen state.
+//!
+//! All of it is a hint. A wrong one costs a refused write or a launch, never correctness. It also keeps the calls of one
+//! process out of each other's way: places that are spoken for here are not offered to the next caller, so a herd in one
+//! process costs little more than the same calls one by one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    clock::Dice,
+    domain::{Fill, Frontier, Ledger, Pool, PoolName, ServerId, ServerState, Span, Time},
+    table::{Table, TableError},
+};
+
+/// How long a pool's configuration is believed.
+const POOL_FRESH_FOR: Span = Span::seconds(10);
+/// How long the index's answer is believed.
+const LISTING_FRESH_FOR: Span = Span::seconds(1);
+/// How long an observed number of free slots is believed over the index.
+const ROOM_FRESH_FOR: Span = Span::seconds(2);
+/// Callers that may ask a used-up frontier at once; the others wait for what these find.
+const PROBERS: usize = 8;
+/// Servers among which a herd is spread at the most.
+const WIDEST_SPREAD: usize = 16;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Everything remembered.
+#[derive(Debug, Default)]
+pub struct Hints {
+    pools: Mutex<HashMap<PoolName, (Time, Arc<Pool>)>>,
+    listings: Mutex<HashMap<PoolName, Arc<Listing>>>,
+    gates: Mutex<HashMap<(PoolName, u32), Arc<Gate>>>,
+}
+
+impl Hints {
+    /// A pool's configuration; `None` if nobody has configured it.
+    ///
+    /// # Errors
+    /// The table gave no answer.
+    pub async fn pool(&self, table: &Table, name: &PoolName, now: Time) -> Result<Option<Arc<Pool>>, TableError> {
+        if let Some((at, pool)) = lock(&self.pools).get(name)
+            && now < *at + POOL_FRESH_FOR
+        {
+            return Ok(Some(Arc::clone(pool)));
+        }
+        let pool = table.pool(name).await?.map(Arc::new);
+        match &pool {
+            Some(pool) => lock(&self.pools).insert(name.clone(), (now, Arc::clone(pool))),
+            None => lock(&self.pools).remove(name),
+        };
+        Ok(pool)
+    }
+
+    /// The servers of a pool with room.
+    pub fn listing(&self, pool: &PoolName) -> Arc<Listing> {
+        Arc::clone(lock(&self.listings).entry(pool.clone()).or_default())
+    }
+
+    /// A pool's `k`-th frontier.
+    pub fn gate(&self, pool: &PoolName, k: u32) -> Arc<Gate> {
+        Arc::clone(lock(&self.gates).entry((pool.clone(), k)).or_default())
+    }
+}
+
+#[derive(Debug)]
+struct Candidate {
+    id: ServerId,
+    fill: Fill,
+    /// Free slots, and when they were seen; the index alone does not tell.
+    room: Option<(u32, Time)>,
+    /// Calls of this process that are on their way there.
+    on_their_way: u32,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    at: Option<Time>,
+    servers: Vec<Candidate>,
+    spread: usize,
+}
+
+/// Servers of one pool with room, fullest first.
+#[derive(Debug, Default)]
+pub struct Listing {
+    listed: Mutex<Listed>,
+    /// One caller asks the index; the others wait for the answer.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl Listing {
+    /// Asks the index, unless its last answer is from after `not_before` or still fresh.
+    ///
+    /// # Errors
+    /// The table gave no answer.
+    pub async fn refresh(
+        &self,
+        table: &Table,
+        pool: &Pool,
+        not_before: Option<Time>,
+        now: Time,
+    ) -> Result<(), TableError> {
+        let oldest = not_before.unwrap_or(now - LISTING_FRESH_FOR);
+        let is_fresh = || lock(&self.listed).at.is_some_and(|at| at > oldest);
+        if is_fresh() {
+            return Ok(());
+        }
+        let _asking = self.asking.lock().await;
+        if is_fresh() {
+            return Ok(());
+        }
+        let mut servers = Vec::new();
+        for shard in 0..pool.limits.frontiers {
+            servers.extend(table.listed(&pool.name, shard).await?);
+        }
+        lock(&self.listed).replace(servers, now);
+        Ok(())
+    }
+
+    /// A server to try, and a note that somebody is on the way there. Fullest first; at random among those of the same
+    /// fill, and among more of them when many collide.
+    pub fn pick(self: &Arc<Self>, capacity: u32, tried: &[ServerId], dice: &Dice) -> Option<Pick> {
+        let mut listed = lock(&self.listed);
+        let free = |candidate: &Candidate| {
+            let room = candidate.room.map_or_else(|| candidate.fill.least_room(capacity), |(room, _)| room);
+            room > candidate.on_their_way
+        };
+        let open = |candidate: &&mut Candidate| !tried.contains(&candidate.id);
+        let spread = listed.spread;
+        let mut best: Vec<&mut Candidate> = listed.servers.iter_mut().filter(open).filter(|one| free(one)).collect();
+        if best.is_empty() {
+            // Each is spoken for as far as the index tells; where nobody has counted, there may be more room.
+            let uncounted = |candidate: &&mut Candidate| open(candidate) && candidate.room.is_none();
+            best = listed.servers.iter_mut().filter(uncounted).collect();
+        }
+        let fullest = best.first()?.fill;
+        let of_that_fill = best.iter().take_while(|candidate| candidate.fill == fullest).count();
+        let among = of_that_fill.max(spread).min(best.len());
+        let chosen = best.into_iter().nth(dice.below(among))?;
+        chosen.on_their_way += 1;
+        Some(Pick { listing: Arc::clone(self), server: chosen.id.clone() })
+    }
+
+    /// A ledger was seen: that is what is free there.
+    pub fn observe(&self, ledger: &Ledger, now: Time) {
+        let claims = u32::try_from(ledger.live_claims(now)).unwrap_or(u32::MAX);
+        let room = if ledger.state == ServerState::Ready { ledger.capacity.saturating_sub(claims) } else { 0 };
+        let mut listed = lock(&self.listed);
+        if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == ledger.id) {
+            candidate.room = Some((room, now));
+        }
+    }
+
+    /// A server was refused: nothing is free there, and many are looking.
+    pub fn used_up(&self, server: &ServerId, now: Time) {
+        let mut listed = lock(&self.listed);
+        listed.spread = (listed.spread * 2).clamp(2, WIDEST_SPREAD);
+        if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == *server) {
+            candidate.room = Some((0, now));
+        }
+    }
+}
+
+impl Listed {
+    fn replace(&mut self, servers: Vec<(ServerId, Fill)>, now: Time) {
+        let mut old: HashMap<ServerId, Candidate> =
+            std::mem::take(&mut self.servers).into_iter().map(|old| (old.id.clone(), old)).collect();
+        let known = servers.into_iter().map(|(id, fill)| {
+            let old = old.remove(&id);
+            let room = old.as_ref().and_then(|old| old.room).filter(|(_, at)| now < *at + ROOM_FRESH_FOR);
+            Candidate { on_their_way: old.map_or(0, |old| old.on_their_way), room, fill, id }
+        });
+        self.servers = known.collect();
+        self.servers.sort_by_key(|candidate| std::cmp::Reverse(candidate.fill));
+        self.at = Some(now);
+        self.spread /= 2;
+    }
+}
+
+/// Somebody is on the way to a server of the index.
+#[derive(Debug)]
+pub struct Pick {
+    listing: Arc<Listing>,
+    /// The server.
+    pub server: ServerId,
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        let mut listed = lock(&self.listing.listed);
+        if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == self.server) {
+            candidate.on_their_way = candidate.on_their_way.saturating_sub(1);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct LastSeen {
+    server: Option<ServerId>,
+    /// Slots that nobody in this process has spoken for.
+    left: u32,
+}
+
+/// The way to one frontier. While its server has slots left by what this process has seen, callers go through side by
+/// side; when it has none, a few probe and the others wait for the new server's name.
+#[derive(Debug)]
+pub struct Gate {
+    seen: Mutex<LastSeen>,
+    probers: Arc<Semaphore>,
+    rolling: tokio::sync::Mutex<()>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            seen: Mutex::default(),
+            probers: Arc::new(Semaphore::new(PROBERS)),
+            rolling: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+/// Leave to ask a frontier.
+#[derive(Debug)]
+pub struct Pass {
+    gate: Arc<Gate>,
+    /// Which frontier of the pool.
+    pub k: u32,
+    /// The server that it was last seen filling.
+    pub server: Option<ServerId>,
+    /// A slot of that server is spoken for, as far as this process goes.
+    spoken_for: bool,
+    _probing: Option<OwnedSemaphorePermit>,
+}
+
+impl Gate {
+    fn speak_for(self: &Arc<Self>, k: u32) -> Option<Pass> {
+        let mut seen = lock(&self.seen);
+        seen.left = seen.left.checked_sub(1)?;
+        Some(Pass { gate: Arc::clone(self), k, server: seen.server.clone(), spoken_for: true, _probing: None })
+    }
+
+    /// Waits for leave to ask the frontier.
+    pub async fn enter(self: &Arc<Self>, k: u32) -> Pass {
+        if let Some(pass) = self.speak_for(k) {
+            return pass;
+        }
+        let probing = Arc::clone(&self.probers).acquire_owned().await.ok();
+        if let Some(pass) = self.speak_for(k) {
+            return pass;
+        }
+        let server = lock(&self.seen).server.clone();
+        Pass { gate: Arc::clone(self), k, server, spoken_for: false, _probing: probing }
+    }
+
+    /// The frontier was seen.
+    pub fn learn(&self, frontier: &Frontier) {
+        let mut seen = lock(&self.seen);
+        let same = seen.server.as_ref() == Some(&frontier.server);
+        seen.left = if same { seen.left.min(frontier.remaining) } else { frontier.remaining };
+        seen.server = Some(frontier.server.clone());
+    }
+
+    /// The name of the server that the frontier was last seen filling.
+    pub fn server(&self) -> Option<ServerId> {
+        lock(&self.seen).server.clone()
+    }
+
+    /// Waits until nobody else in this process is moving the frontier on.
+    pub async fn roll(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.rolling.lock().await
+    }
+}
+
+impl Pass {
+    /// The frontier that it is for.
+    pub const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The pass has been used: what is left at the frontier is now for the frontier to say.
+    pub fn spend(&mut self) {
+        self.spoken_for = false;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut seen = lock(&self.gate.seen);
+        if self.spoken_for && seen.server == self.server {
+            seen.left = seen.left.saturating_add(1);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The edge: requests are parsed into types here, once, and answers and refusals are rendered here, once.
+//!
+//! Owns the HTTP words (bodies, headers, problem codes). Never touches the table. What a handler gets from here is in
+//! range, and what it returns is `Infallible` to the runtime: an SDK error has no way to leak out.
+
+mod problem;
+mod request;
+mod response;
+
+pub use lambda_http::{Body, Request, Response, http::Method};
+pub use problem::{Code, Problem};
+pub use request::{MAX_BODY_BYTES, bearer, body, json_body, path, player, query, server_token};
+pub use response::{answer, json, method_not_allowed, no_content, timestamp};

@@ -1,0 +1,107 @@
+//! From API Gateway's request to types.
+
+use lambda_http::{Body, Request, RequestExt, http::header::AUTHORIZATION, request::RequestContext};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use super::{Code, Problem};
+use crate::domain::{BadId, PlayerId, TokenHash};
+
+/// The longest body that is looked at, in bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The longest bearer token that is looked at, in bytes.
+const MAX_TOKEN_BYTES: usize = 256;
+
+/// The player who calls: the `sub` of the token that the JWT authorizer has checked. Never a field of the body.
+///
+/// # Errors
+/// There was no authorizer, or `sub` is not a player id.
+pub fn player(request: &Request) -> Result<PlayerId, Problem> {
+    let context = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context,
+        _ => return Err(unauthorized("the identity provider's token")),
+    };
+    let jwt = context.authorizer.as_ref().and_then(|authorizer| authorizer.jwt.as_ref());
+    let sub = jwt.and_then(|jwt| jwt.claims.get("sub")).ok_or_else(|| unauthorized("the identity provider's token"))?;
+    PlayerId::parse(sub)
+        .map_err(|bad| Problem::new(Code::Forbidden, format!("The token's `sub` cannot be used: {bad}.")))
+}
+
+fn unauthorized(what: &str) -> Problem {
+    Problem::new(Code::Unauthorized, format!("Send `Authorization: Bearer` with {what}."))
+}
+
+/// The bearer token of a request.
+///
+/// # Errors
+/// There is none, or it is out of range.
+pub fn bearer(request: &Request) -> Result<&str, Problem> {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (scheme, token) = header.and_then(|header| header.split_once(' ')).unwrap_or_default();
+    let in_range = (1..=MAX_TOKEN_BYTES).contains(&token.len());
+    if scheme.eq_ignore_ascii_case("bearer") && in_range { Ok(token) } else { Err(unauthorized("the token")) }
+}
+
+/// The token of the server that calls, as its hash. Whether it is the right one is decided by the write that it is part
+/// of.
+///
+/// # Errors
+/// There is no bearer token.
+pub fn server_token(request: &Request) -> Result<TokenHash, Problem> {
+    bearer(request).map(TokenHash::of).map_err(|_| unauthorized("the server's token"))
+}
+
+/// A path parameter as an id. The one place where a path is percent-decoded.
+///
+/// # Errors
+/// It is not UTF-8 once decoded, or not an id.
+pub fn path<T>(request: &Request, name: &str, parse: impl FnOnce(&str) -> Result<T, BadId>) -> Result<T, Problem> {
+    let parameters = request.path_parameters_ref();
+    let raw = parameters.and_then(|parameters| parameters.first(name)).unwrap_or_default();
+    let text = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| Problem::new(Code::InvalidParameter, format!("`{name}` is not UTF-8.")))?;
+    Ok(parse(&text)?)
+}
+
+/// A query parameter as a whole number in a range; `None` if it is not there.
+///
+/// # Errors
+/// It is no number, or out of range.
+pub fn query(request: &Request, name: &str, range: std::ops::RangeInclusive<i64>) -> Result<Option<i64>, Problem> {
+    let parameters = request.query_string_parameters_ref();
+    let Some(raw) = parameters.and_then(|parameters| parameters.first(name)) else { return Ok(None) };
+    let number = raw.parse().ok().filter(|number| range.contains(number));
+    let (from, to) = (range.start(), range.end());
+    let bad = || Problem::new(Code::InvalidParameter, format!("`{name}` must be a whole number from {from} to {to}."));
+    number.map(Some).ok_or_else(bad)
+}
+
+/// The body's bytes.
+///
+/// # Errors
+/// There are too many.
+pub fn body(request: &Request) -> Result<&[u8], Problem> {
+    let bytes = match request.body() {
+        Body::Text(text) => text.as_bytes(),
+        Body::Binary(bytes) => bytes,
+        _ => &[],
+    };
+    if bytes.len() > MAX_BODY_BYTES {
+        return Err(Problem::new(Code::BodyTooLarge, format!("A body has at most {MAX_BODY_BYTES} bytes.")));
+    }
+    Ok(bytes)
+}
+
+/// The body as JSON; `None` if there is no body.
+///
+/// # Errors
+/// It is too long, not JSON, or not of the call's shape; the detail says where.
+pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Problem> {
+    let bytes = body(request)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let parsed = serde_json::from_slice(bytes);
+    parsed.map(Some).map_err(|error| Problem::new(Code::InvalidBody, format!("The body is refused: {error}.")))
+}

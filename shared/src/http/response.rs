@@ -1,0 +1,94 @@
+//! From outcomes to API Gateway's response.
+
+use lambda_http::{
+    Body, Request, RequestExt, Response,
+    http::{
+        HeaderValue, StatusCode,
+        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    },
+};
+use serde::Serialize;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Code, Problem};
+use crate::domain::Time;
+
+/// RFC 3339 in UTC, with milliseconds if there are any.
+pub fn timestamp(time: Time) -> String {
+    let nanos = i128::from(time.0) * 1_000_000;
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    moment.format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
+}
+
+/// 204.
+pub fn no_content() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// A body of JSON. Answers are about one caller at one moment, so nobody may keep them.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_string(body).unwrap_or_default();
+    let mut response = Response::new(Body::Text(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The refusal of a method that the route does not take.
+pub fn method_not_allowed(allowed: &str) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("This route takes {allowed}."))
+}
+
+/// Renders what a handler came to, and logs it: one record a call.
+pub fn answer(request: &Request, outcome: Result<Response<Body>, Problem>) -> Response<Body> {
+    let context = request.lambda_context_ref();
+    let request_id = context.map_or("", |context| context.request_id.as_str());
+    let (method, path) = (request.method().as_str(), request.uri().path());
+    match outcome {
+        Ok(response) => {
+            tracing::info!(request_id, method, path, status = response.status().as_u16(), "answered");
+            response
+        }
+        Err(problem) => {
+            let (status, code) = (problem.code.status(), problem.code.as_str());
+            let internals = problem.internals.as_deref();
+            if status == StatusCode::INTERNAL_SERVER_ERROR {
+                tracing::error!(request_id, method, path, status = status.as_u16(), code, internals, "failed");
+            } else {
+                tracing::info!(request_id, method, path, status = status.as_u16(), code, internals, "refused");
+            }
+            render(&problem, request_id)
+        }
+    }
+}
+
+fn render(problem: &Problem, request_id: &str) -> Response<Body> {
+    let status = problem.code.status();
+    let mut response = json(
+        status,
+        &json!({
+            "type": "about:blank",
+            "title": problem.code.title(),
+            "status": status.as_u16(),
+            "detail": problem.detail,
+            "code": problem.code.as_str(),
+            "requestId": request_id,
+        }),
+    );
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = problem.retry_after_seconds {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem.code == Code::MethodNotAllowed {
+        let allowed = problem.detail.trim_start_matches("This route takes ").trim_end_matches('.');
+        if let Ok(value) = HeaderValue::from_str(allowed) {
+            headers.insert(ALLOW, value);
+        }
+    }
+    response
+}

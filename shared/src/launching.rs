@@ -1,0 +1,298 @@
+//! Starting servers: RunTask so that it takes effect at most once per server and attempt.
+//!
+//! 1. One transaction names the new server at the frontier, creates its ledger (`starting`, with all that RunTask will be
+//!    called with) and counts it. See [`Table::roll`].
+//! 2. RunTask is called with a `clientToken` of our own, `<server>-<attempt>`; ECS starts nothing twice for the same
+//!    token ("Ensuring idempotency" in the ECS API reference: 64 characters, 24 hours, same parameters or a conflict).
+//! 3. Its answer goes onto the ledger. If that never happens (the function died, ECS was throttled, the answer was lost),
+//!    whoever meets the launch next repeats the call, after winning a compare-and-swap on the time when it is due.
+//! 4. ECS says no, or the server has not registered by the deadline: the next attempt, which has a token of its own, so
+//!    that a late server of the old one is refused. After the last attempt the launch is given up: its claims are void, its
+//!    players are placed anew by their next call, and the pool remembers the failure. Repeated failures pause launching.
+
+use std::time::Duration;
+
+use aws_sdk_ecs::{
+    Client,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    types::{
+        AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration,
+        TaskOverride,
+    },
+};
+
+use crate::{
+    clock::{Clock, Dice},
+    domain::{
+        Answer, Due, FleetWrite, Launch, Ledger, LedgerWrite, NoLaunch, Pool, REPEAT_CALL_AFTER, ServerId, ServerState,
+        Span, TaskPlacement, Time, TokenHash, pause_after,
+    },
+    table::{Rolled, Table, TableError},
+};
+
+/// Before an attempt that follows a refusal by ECS.
+const BACK_OFF: Span = Span::seconds(2);
+/// How often a transaction is repeated that met another one.
+const CONFLICT_RETRIES: u32 = 5;
+
+/// What ECS said.
+enum Called {
+    /// It runs the task.
+    Task(String),
+    /// It will not, and nothing was started.
+    Refused(String),
+    /// Throttled, or the outcome is unknown: the same call is due again later.
+    Unknown(String),
+}
+
+/// Starts servers.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    ecs: Client,
+    table: Table,
+    clock: Clock,
+    dice: Dice,
+}
+
+impl Launcher {
+    /// A launcher behind that client.
+    pub const fn new(ecs: Client, table: Table, clock: Clock, dice: Dice) -> Self {
+        Self { ecs, table, clock, dice }
+    }
+
+    /// An attempt that begins then. `call_at` is when RunTask is due (again), for whoever meets the launch then.
+    fn launch(&self, begins: Time, call_at: Time, time_to_start: Span, spec: String) -> (Launch, TokenHash) {
+        let token = self.dice.token();
+        let hash = TokenHash::of(&token);
+        (Launch { token, call_at, deadline: begins + time_to_start, time_to_start, spec }, hash)
+    }
+
+    /// Moves a frontier on to a new server. Does not call ECS yet: that is [`Launcher::call`], and takes longer than
+    /// others should wait for the new server's name.
+    ///
+    /// # Errors
+    /// The table gave no answer; whether the server is there is unknown.
+    pub async fn roll(
+        &self,
+        pool: &Pool,
+        k: u32,
+        from: Option<ServerId>,
+    ) -> Result<Result<Ledger, Option<NoLaunch>>, TableError> {
+        let now = self.clock.now();
+        let spec = serde_json::to_string(&pool.task).map_err(|error| TableError::Broken(error.to_string()))?;
+        let (launch, token_hash) = self.launch(now, now + REPEAT_CALL_AFTER, pool.limits.launch, spec);
+        let ledger = Ledger {
+            id: self.dice.server_id(now),
+            pool: pool.name.clone(),
+            shard: k,
+            state: ServerState::Starting,
+            capacity: pool.limits.capacity,
+            claims: std::collections::BTreeMap::new(),
+            hold: pool.limits.reservation,
+            lease_for: pool.limits.lease,
+            lease_until: None,
+            seen: None,
+            ready_at: None,
+            endpoint: None,
+            metadata: std::collections::BTreeMap::new(),
+            token_hash,
+            attempt: 1,
+            task: None,
+            launch: Some(launch),
+            listed: None,
+            counted: true,
+        };
+        Ok(match self.table.roll(k, from, &ledger, pool.limits.max_servers, now).await? {
+            Rolled::Yes => Ok(ledger),
+            Rolled::Raced => Err(None),
+            Rolled::No(reason) => Err(Some(reason)),
+        })
+    }
+
+    /// Calls RunTask for a launch and writes down what ECS said.
+    ///
+    /// # Errors
+    /// The table gave no answer. The launch is in the table and is taken up by whoever meets it next.
+    pub async fn call(&self, ledger: &Ledger) -> Result<(), TableError> {
+        let Some(launch) = &ledger.launch else { return Ok(()) };
+        let (server, attempt) = (&ledger.id, ledger.attempt);
+        match self.run_task(ledger, launch).await {
+            Called::Task(task) => {
+                tracing::info!(%server, attempt, task, "task started");
+                self.table.write_ledger(server, &LedgerWrite::TaskStarted { attempt, task }).await?;
+            }
+            Called::Unknown(why) => {
+                tracing::warn!(%server, attempt, why, "RunTask is due again: its outcome is unknown");
+            }
+            Called::Refused(why) => {
+                tracing::warn!(%server, attempt, why, "RunTask was refused");
+                let begins = self.clock.now() + BACK_OFF.times(i64::from(attempt));
+                self.next_attempt(ledger, begins, begins).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the launch of a starting server needs now, if anything. True if the launch is over.
+    ///
+    /// # Errors
+    /// The table gave no answer.
+    pub async fn tend(&self, ledger: &Ledger) -> Result<bool, TableError> {
+        let now = self.clock.now();
+        let Some(due) = ledger.due(now) else { return Ok(false) };
+        match due {
+            Due::Call => {
+                let Some(launch) = &ledger.launch else { return Ok(false) };
+                let call_at = now + REPEAT_CALL_AFTER;
+                let recall = LedgerWrite::Recall { attempt: ledger.attempt, was: launch.call_at, call_at };
+                if let Answer::Written(ledger) = self.table.write_ledger(&ledger.id, &recall).await? {
+                    self.call(&ledger).await?;
+                }
+                Ok(false)
+            }
+            Due::NextAttempt => {
+                if let Some(ledger) = self.next_attempt(ledger, now, now + REPEAT_CALL_AFTER).await? {
+                    self.call(&ledger).await?;
+                }
+                Ok(false)
+            }
+            Due::GiveUp => {
+                self.give_up(ledger).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The next attempt; `None` if somebody else was faster, or this was the last.
+    async fn next_attempt(&self, ledger: &Ledger, begins: Time, call_at: Time) -> Result<Option<Ledger>, TableError> {
+        let Some(old) = &ledger.launch else { return Ok(None) };
+        if ledger.attempt >= crate::domain::MAX_LAUNCH_ATTEMPTS {
+            self.give_up(ledger).await?;
+            return Ok(None);
+        }
+        let (launch, token_hash) = self.launch(begins, call_at, old.time_to_start, old.spec.clone());
+        let write = LedgerWrite::NextAttempt { failed: ledger.attempt, token_hash, launch };
+        Ok(match self.table.write_ledger(&ledger.id, &write).await? {
+            Answer::Written(ledger) => {
+                tracing::warn!(server = %ledger.id, attempt = ledger.attempt, "another attempt to start the server");
+                Some(ledger)
+            }
+            Answer::Refused(_) => None,
+        })
+    }
+
+    async fn give_up(&self, ledger: &Ledger) -> Result<(), TableError> {
+        let write = LedgerWrite::GiveUp { failed: ledger.attempt, now: self.clock.now() };
+        if let Answer::Written(ledger) = self.table.write_ledger(&ledger.id, &write).await? {
+            tracing::error!(server = %ledger.id, pool = %ledger.pool, "the server did not start; its players are placed anew");
+            self.count_out(&ledger, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts a stopped server out of its pool's fleet; a failed launch counts as a failure there.
+    ///
+    /// # Errors
+    /// The table gave no answer, or too many others were at it. The server is still counted then, which costs the pool
+    /// room for one server until somebody counts it out.
+    pub async fn count_out(&self, ledger: &Ledger, failed: bool) -> Result<(), TableError> {
+        for attempt in 0..=CONFLICT_RETRIES {
+            let write = if failed {
+                let fleet = self.table.fleet(&ledger.pool).await?;
+                let failures = fleet.failures.saturating_add(1);
+                let paused_until = pause_after(failures).map(|pause| self.clock.now() + pause);
+                if let Some(Time(until)) = paused_until {
+                    tracing::error!(pool = %ledger.pool, failures, until, "launching is paused");
+                }
+                FleetWrite::Failed { was: fleet.failures, paused_until }
+            } else {
+                FleetWrite::Ended
+            };
+            if self.table.count_out(ledger, &write).await? {
+                return Ok(());
+            }
+            let wait = self.dice.jitter(Span(20 << attempt));
+            tokio::time::sleep(wait + Duration::from_millis(5)).await;
+        }
+        Err(TableError::Busy(format!("server {} could not be counted out", ledger.id)))
+    }
+
+    async fn run_task(&self, ledger: &Ledger, launch: &Launch) -> Called {
+        let task: TaskPlacement = match serde_json::from_str(&launch.spec) {
+            Ok(task) => task,
+            Err(error) => return Called::Refused(format!("the task's parameters cannot be read: {error}")),
+        };
+        let environment = environment(ledger, launch, &task);
+        let container = ContainerOverride::builder().name(&task.container).set_environment(Some(environment)).build();
+        let mut run = self
+            .ecs
+            .run_task()
+            .cluster(&task.cluster)
+            .task_definition(&task.task_definition)
+            .client_token(client_token(ledger))
+            .started_by(ledger.id.as_str())
+            .count(1)
+            .overrides(TaskOverride::builder().container_overrides(container).build());
+        if let Some(launch_type) = &task.launch_type {
+            run = run.launch_type(LaunchType::from(launch_type.as_str()));
+        }
+        if !task.subnets.is_empty() {
+            let public = if task.assign_public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled };
+            let network = AwsVpcConfiguration::builder()
+                .set_subnets(Some(task.subnets.clone()))
+                .set_security_groups(Some(task.security_groups.clone()))
+                .assign_public_ip(public)
+                .build();
+            match network {
+                Ok(network) => {
+                    let network = NetworkConfiguration::builder().awsvpc_configuration(network).build();
+                    run = run.network_configuration(network);
+                }
+                Err(error) => return Called::Refused(error.to_string()),
+            }
+        }
+        match run.send().await {
+            Ok(output) => match output.tasks().first().and_then(|task| task.task_arn()) {
+                Some(task) => Called::Task(task.to_owned()),
+                None => {
+                    let reason = output.failures().first().and_then(|failure| failure.reason());
+                    Called::Refused(reason.unwrap_or("no task and no reason").to_owned())
+                }
+            },
+            Err(error) => {
+                let says_no = is_refusal(&error);
+                let text = DisplayErrorContext(error).to_string();
+                if says_no { Called::Refused(text) } else { Called::Unknown(text) }
+            }
+        }
+    }
+}
+
+/// One per server and attempt.
+fn client_token(ledger: &Ledger) -> String {
+    format!("{}-{}", ledger.id, ledger.attempt)
+}
+
+/// What a server finds in its environment.
+fn environment(ledger: &Ledger, launch: &Launch, task: &TaskPlacement) -> Vec<KeyValuePair> {
+    let pairs = [
+        ("OWMM_URL", task.url.clone()),
+        ("OWMM_SERVER_ID", ledger.id.to_string()),
+        ("OWMM_SERVER_TOKEN", launch.token.clone()),
+        ("OWMM_POOL", ledger.pool.to_string()),
+        ("OWMM_CAPACITY", ledger.capacity.to_string()),
+    ];
+    pairs.into_iter().map(|(name, value)| KeyValuePair::builder().name(name).value(value).build()).collect()
+}
+
+/// Whether ECS has said that it will not start this task. Throttling and everything without an answer is not that.
+fn is_refusal<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::ConstructionFailure(_) => true,
+        SdkError::ServiceError(service) => {
+            let throttled = matches!(service.err().code(), Some("ThrottlingException" | "LimitExceededException"));
+            service.raw().status().is_client_error() && !throttled
+        }
+        _ => false,
+    }
+}

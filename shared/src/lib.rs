@@ -1,0 +1,26 @@
+//! OWMM, Open World Matchmaking: one call puts a player into a world.
+//!
+//! | module | owns | does not know |
+//! |---|---|---|
+//! | [`domain`] | what may happen to a slot | AWS, HTTP, the clock |
+//! | [`table`] | keys, items, expressions, DynamoDB | HTTP, ECS |
+//! | [`launching`] | starting servers, ECS | HTTP |
+//! | [`hints`] | what a warm process remembers | HTTP, ECS |
+//! | [`http`] | requests, answers, problem codes | the table |
+//! | [`ticket`] | what a player shows to a server | everything else |
+//! | [`clock`], [`config`], [`telemetry`] | the surroundings | the domain's rules |
+//!
+//! [`Owmm`] puts them together: one method an operation, which is what a function's handler calls.
+
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod hints;
+pub mod http;
+pub mod launching;
+mod owmm;
+pub mod table;
+pub mod telemetry;
+pub mod ticket;
+
+pub use owmm::{Failure, Heartbeat, Owmm, Place, Registered, ServerOutcome, Slot, UnknownPlayer};

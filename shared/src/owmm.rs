@@ -1,0 +1,531 @@
+//! OWMM's operations: the protocols of the domain, run against the table and ECS.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::{Clock, Dice},
+    domain::{
+        Answer, Ask, Connect, Connected, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Joined,
+        Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Placed, PlayerId, Pool, PoolLimits, PoolName,
+        PresentedTicket, Protocol, Registration, ServerId, ServerState, Span, Stamp, Time, TokenHash, Told,
+    },
+    hints::{Hints, Pass, Pick},
+    launching::Launcher,
+    table::{Table, TableError},
+    ticket,
+};
+
+/// Times that a join is begun anew because the launch it met was over.
+const LAUNCHES_OUTLIVED: u32 = 2;
+/// Turns that one question to a frontier takes at the most before the request starts over.
+const FRONTIER_TURNS: u32 = 4;
+/// Callers of other processes that moved the frontier first are kept apart by up to this.
+const RACE_JITTER: Span = Span(100);
+
+/// Why an operation has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The table gave no answer.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Nobody has configured this pool.
+    #[error("there is no pool {0}")]
+    UnknownPool(PoolName),
+    /// A ticket could not be signed.
+    #[error("a ticket could not be signed: {0}")]
+    Ticket(#[from] jsonwebtoken::errors::Error),
+}
+
+/// What a player gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// A slot on a server that is up.
+    Ready {
+        /// The server.
+        server: ServerId,
+        /// Where it listens.
+        address: String,
+        /// Where it listens.
+        port: u16,
+        /// What to show there.
+        ticket: String,
+        /// Until when the slot is held, or, for a player who is connected, the ticket is good.
+        expires: Time,
+    },
+    /// A slot on a server that is being started.
+    Starting {
+        /// The server.
+        server: ServerId,
+        /// Until when the slot is held at least.
+        expires: Time,
+    },
+}
+
+/// How a join ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// With a slot.
+    Slot(Slot),
+    /// Connected in another pool.
+    Elsewhere(PoolName),
+    /// Without a slot.
+    No(NoSlot),
+}
+
+/// How a call of a server about itself can end badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerOutcome {
+    /// There is no such server.
+    Unknown,
+    /// The token is not this server's.
+    WrongToken,
+    /// It is stopped.
+    Stopped,
+    /// It has not registered.
+    NotRegistered,
+    /// It has registered with another address.
+    AlreadyRegistered,
+    /// More slots are held than the capacity that it names.
+    CapacityTooSmall,
+}
+
+/// A server has registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The state that OWMM wants.
+    pub state: ServerState,
+    /// Its slots.
+    pub capacity: u32,
+    /// Until when it is believed alive.
+    pub lease_until: Time,
+    /// How often it should beat.
+    pub heartbeat: Span,
+}
+
+/// A player whom the ledger holds as connected and the server did not name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownPlayer {
+    /// The player.
+    pub player: PlayerId,
+    /// The placement to name in the goodbye.
+    pub placement: Stamp,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The state that OWMM wants.
+    pub state: ServerState,
+    /// Until when the server is believed alive.
+    pub lease_until: Time,
+    /// Reservations: players who are on their way.
+    pub reserved: usize,
+    /// Players to say goodbye to, unless they have just come in.
+    pub unknown: Vec<UnknownPlayer>,
+}
+
+/// OWMM: what all functions share in one process.
+#[derive(Clone, Debug)]
+pub struct Owmm {
+    table: Table,
+    launcher: Launcher,
+    clock: Clock,
+    dice: Dice,
+    hints: Arc<Hints>,
+    default_pool: PoolName,
+}
+
+/// What one run of a protocol carries with it.
+#[derive(Default)]
+struct Run {
+    player: Option<PlayerId>,
+    pool: Option<Arc<Pool>>,
+    pick: Option<Pick>,
+    pass: Option<Pass>,
+    started: Time,
+}
+
+impl Owmm {
+    /// OWMM over a table and a launcher.
+    pub fn new(table: Table, launcher: Launcher, clock: Clock, dice: Dice, default_pool: PoolName) -> Self {
+        Self { table, launcher, clock, dice, hints: Arc::default(), default_pool }
+    }
+
+    /// The table.
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// How long it is until then.
+    pub fn until(&self, then: Time) -> Span {
+        then - self.clock.now()
+    }
+
+    async fn pool(&self, name: &PoolName) -> Result<Arc<Pool>, Failure> {
+        let pool = self.hints.pool(&self.table, name, self.clock.now()).await?;
+        pool.ok_or_else(|| Failure::UnknownPool(name.clone()))
+    }
+
+    /// Runs a protocol to its end.
+    async fn run<P: Protocol>(&self, mut protocol: P, mut run: Run) -> Result<P::Outcome, Failure> {
+        let mut told = Told::Start;
+        loop {
+            match protocol.next(self.clock.now(), told) {
+                Next::Ask(ask) => told = self.ask(&mut run, ask).await?,
+                Next::Done(outcome) => return Ok(outcome),
+            }
+        }
+    }
+
+    async fn ask(&self, run: &mut Run, ask: Ask) -> Result<Told, Failure> {
+        Ok(match ask {
+            Ask::Find { tried, listed, fresh } => Told::Found(self.find(run, &tried, listed, fresh).await?),
+            Ask::TakeSlot => Told::Slot(self.take_slot(run).await?),
+            Ask::UsedUp(server) => {
+                self.used_up(run, &server).await?;
+                Told::Noted
+            }
+            Ask::ReadSeat => Told::SeatIs(match &run.player {
+                Some(player) => self.table.seat(player).await?,
+                None => None,
+            }),
+            Ask::ReadLedger(server) => {
+                // Whoever looks at a ledger is not on the way to another server.
+                run.pick = None;
+                run.pass = None;
+                Told::LedgerIs(self.table.ledger(&server).await?)
+            }
+            Ask::WriteSeat(write) => {
+                let Some(player) = &run.player else { return Ok(Told::SeatIs(None)) };
+                Told::Seat(self.table.write_seat(player, &write).await?)
+            }
+            Ask::WriteLedger(server, write) => {
+                let answer = self.table.write_ledger(&server, &write).await?;
+                if let (Some(pool), Answer::Written(ledger) | Answer::Refused(Some(ledger))) = (&run.pool, &answer) {
+                    self.hints.listing(&pool.name).observe(ledger, self.clock.now());
+                }
+                Told::Ledger(answer)
+            }
+        })
+    }
+
+    /// Where there may be room.
+    async fn find(&self, run: &mut Run, tried: &[ServerId], listed: bool, fresh: bool) -> Result<Hint, Failure> {
+        run.pick = None;
+        run.pass = None;
+        let Some(pool) = run.pool.clone() else { return Ok(Hint::Unknown) };
+        if listed {
+            let listing = self.hints.listing(&pool.name);
+            let not_before = fresh.then_some(run.started);
+            listing.refresh(&self.table, &pool, not_before, self.clock.now()).await?;
+            if let Some(pick) = listing.pick(pool.limits.capacity, tried, &self.dice) {
+                let server = pick.server.clone();
+                run.pick = Some(pick);
+                return Ok(Hint::Listed(server));
+            }
+        }
+        if fresh {
+            return Ok(Hint::Unknown);
+        }
+        let mut pass = self.enter(&pool).await;
+        if pass.server.is_none()
+            && let Some(frontier) = self.table.frontier(&pool.name, pass.k).await?
+        {
+            pass.gate().learn(&frontier);
+            pass.server = Some(frontier.server);
+        }
+        let hint = pass.server.clone().map_or(Hint::Unknown, Hint::Frontier);
+        run.pass = Some(pass);
+        Ok(hint)
+    }
+
+    async fn enter(&self, pool: &Pool) -> Pass {
+        let k = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
+        self.hints.gate(&pool.name, k).enter(k).await
+    }
+
+    /// Takes a slot from the frontier, starting a server if it is seen used up.
+    async fn take_slot(&self, run: &mut Run) -> Result<Result<ServerId, NoSlot>, Failure> {
+        let Some(pool) = run.pool.clone() else { return Ok(Err(NoSlot::Busy)) };
+        let mut pass = match run.pass.take() {
+            Some(pass) => pass,
+            None => self.enter(&pool).await,
+        };
+        let (gate, k) = (Arc::clone(pass.gate()), pass.k);
+        for turn in 0..FRONTIER_TURNS {
+            let seen = match self.take(&pool, k).await? {
+                Ok(frontier) => {
+                    pass.spend();
+                    return Ok(Ok(frontier.server));
+                }
+                Err(seen) => seen,
+            };
+            pass.spend();
+            let used_up = seen.map(|frontier| frontier.server);
+            let rolling = gate.roll().await;
+            if gate.server() != used_up && gate.server().is_some() {
+                continue;
+            }
+            match self.launcher.roll(&pool, k, used_up).await? {
+                Ok(ledger) => {
+                    let remaining = ledger.capacity.saturating_sub(1);
+                    gate.learn(&Frontier { server: ledger.id.clone(), remaining });
+                    drop(rolling);
+                    drop(pass);
+                    self.launcher.call(&ledger).await?;
+                    return Ok(Ok(ledger.id));
+                }
+                Err(None) => {
+                    drop(rolling);
+                    tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn) + 1))).await;
+                }
+                Err(Some(NoLaunch::Paused(until))) => return Ok(Err(NoSlot::LaunchPaused(until))),
+                Err(Some(NoLaunch::AtMaximum)) => return self.other_frontiers(&pool, k).await,
+            }
+        }
+        Ok(Err(NoSlot::Busy))
+    }
+
+    async fn take(&self, pool: &Pool, k: u32) -> Result<Result<Frontier, Option<Frontier>>, Failure> {
+        let answer = self.table.write_frontier(&pool.name, k, &FrontierWrite::Take).await?;
+        Ok(match answer {
+            Answer::Written(frontier) => {
+                self.hints.gate(&pool.name, k).learn(&frontier);
+                Ok(frontier)
+            }
+            Answer::Refused(frontier) => {
+                if let Some(frontier) = &frontier {
+                    self.hints.gate(&pool.name, k).learn(frontier);
+                }
+                Err(frontier)
+            }
+        })
+    }
+
+    /// No server may be started for this frontier; another one may still have slots.
+    async fn other_frontiers(&self, pool: &Pool, but: u32) -> Result<Result<ServerId, NoSlot>, Failure> {
+        for k in (0..pool.limits.frontiers).filter(|k| *k != but) {
+            if let Ok(frontier) = self.take(pool, k).await? {
+                return Ok(Ok(frontier.server));
+            }
+        }
+        Ok(Err(NoSlot::PoolFull))
+    }
+
+    /// A server had no room: no hint may name it any more.
+    async fn used_up(&self, run: &mut Run, server: &ServerId) -> Result<(), Failure> {
+        run.pick = None;
+        run.pass = None;
+        let Some(pool) = run.pool.clone() else { return Ok(()) };
+        self.hints.listing(&pool.name).used_up(server, self.clock.now());
+        for k in 0..pool.limits.frontiers {
+            let gate = self.hints.gate(&pool.name, k);
+            if gate.server().as_ref() == Some(server) {
+                let write = FrontierWrite::UsedUp { server: server.clone() };
+                let answer = self.table.write_frontier(&pool.name, k, &write).await?;
+                if let Answer::Written(frontier) | Answer::Refused(Some(frontier)) = answer {
+                    gate.learn(&frontier);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Places a player. The same call is the poll while a server starts, and the reconnect after a drop.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
+    pub async fn join(&self, player: &PlayerId, asked: Option<PoolName>) -> Result<Place, Failure> {
+        let name = asked.as_ref().unwrap_or(&self.default_pool);
+        let pool = self.pool(name).await?;
+        for _ in 0..=LAUNCHES_OUTLIVED {
+            let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
+            let join = Join::new(player.clone(), asked.clone(), pool.name.clone(), heartbeat);
+            let run = self.begin(Some(player), Some(&pool));
+            match self.run(join, run).await? {
+                Joined::Elsewhere(pool) => return Ok(Place::Elsewhere(pool)),
+                Joined::No(reason) => return Ok(Place::No(reason)),
+                Joined::Placed(placed) => {
+                    if !self.launcher.tend(&placed.ledger).await? {
+                        return Ok(Place::Slot(self.slot(player, &placed)?));
+                    }
+                }
+            }
+        }
+        Ok(Place::No(NoSlot::Busy))
+    }
+
+    fn begin(&self, player: Option<&PlayerId>, pool: Option<&Arc<Pool>>) -> Run {
+        Run { player: player.cloned(), pool: pool.cloned(), started: self.clock.now(), ..Run::default() }
+    }
+
+    fn slot(&self, player: &PlayerId, placed: &Placed) -> Result<Slot, Failure> {
+        let ledger = &placed.ledger;
+        let server = ledger.id.clone();
+        let Some(endpoint) = &ledger.endpoint else {
+            let deadline = ledger.launch.as_ref().map(|launch| launch.deadline);
+            return Ok(Slot::Starting { server, expires: deadline.unwrap_or_else(|| self.clock.now()) });
+        };
+        let expires = ledger.expires(placed.mark).unwrap_or_else(|| self.clock.now() + ledger.hold);
+        let ticket = ticket::issue(&ledger.token_hash, &server, player, placed.mark.stamp(), expires)?;
+        Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
+    }
+
+    /// A player gives a reservation up. Without one, or once connected, nothing happens.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn give_up(&self, player: &PlayerId) -> Result<(), Failure> {
+        self.run(GiveUp::new(player.clone()), self.begin(Some(player), None)).await
+    }
+
+    /// A server has started: starting → ready.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn register_server(
+        &self,
+        by: TokenHash,
+        server: &ServerId,
+        registration: Registration,
+    ) -> Result<Result<Registered, ServerOutcome>, Failure> {
+        let endpoint = registration.endpoint.clone();
+        let capacity = registration.capacity;
+        let now = self.clock.now();
+        let answer = self.table.write_ledger(server, &LedgerWrite::Register { by, registration, now }).await?;
+        let ledger = match answer {
+            Answer::Written(ledger) => {
+                self.put_listing_right(&ledger).await?;
+                self.table.write_fleet(&ledger.pool, &FleetWrite::Recovered).await?;
+                ledger
+            }
+            Answer::Refused(image) => match self.known(by, image) {
+                Err(outcome) => return Ok(Err(outcome)),
+                Ok(ledger) if ledger.state == ServerState::Starting => {
+                    let small = capacity.is_some_and(|capacity| ledger.claims.len() > capacity as usize);
+                    debug_assert!(small, "the only other reason to refuse");
+                    return Ok(Err(ServerOutcome::CapacityTooSmall));
+                }
+                // The answer to an earlier call was lost, or this is a late repeat of it.
+                Ok(ledger) if ledger.endpoint.as_ref() == Some(&endpoint) => ledger,
+                Ok(_) => return Ok(Err(ServerOutcome::AlreadyRegistered)),
+            },
+        };
+        Ok(Ok(Registered {
+            state: ledger.state,
+            capacity: ledger.capacity,
+            lease_until: ledger.lease_until.unwrap_or(now),
+            heartbeat: PoolLimits::heartbeat(ledger.lease_for),
+        }))
+    }
+
+    /// The ledger, if it is this server's and not stopped.
+    fn known(&self, by: TokenHash, image: Option<Ledger>) -> Result<Ledger, ServerOutcome> {
+        let ledger = image.ok_or(ServerOutcome::Unknown)?;
+        if ledger.token_hash != by {
+            return Err(ServerOutcome::WrongToken);
+        }
+        if ledger.state == ServerState::Stopped {
+            return Err(ServerOutcome::Stopped);
+        }
+        Ok(ledger)
+    }
+
+    async fn put_listing_right(&self, ledger: &Ledger) -> Result<(), Failure> {
+        if let Some(write) = ledger.listing_fix(self.clock.now()) {
+            self.table.write_ledger(&ledger.id, &write).await?;
+        }
+        Ok(())
+    }
+
+    /// A heartbeat. `inside` are the players that the server has, if it says so.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn heartbeat(
+        &self,
+        by: TokenHash,
+        server: &ServerId,
+        inside: Option<&[PlayerId]>,
+    ) -> Result<Result<Heartbeat, ServerOutcome>, Failure> {
+        let now = self.clock.now();
+        match self.table.write_ledger(server, &LedgerWrite::Beat { by, now }).await? {
+            Answer::Written(ledger) => {
+                self.put_listing_right(&ledger).await?;
+                let unknown = inside.into_iter().flat_map(|inside| ledger.connected_but_not(inside));
+                let unknown = unknown.map(|(player, placement)| UnknownPlayer { player: player.clone(), placement });
+                Ok(Ok(Heartbeat {
+                    state: ledger.state,
+                    lease_until: ledger.lease_until.unwrap_or(now),
+                    reserved: ledger
+                        .claims
+                        .values()
+                        .filter(|mark| !mark.is_connected() && !ledger.is_over(**mark, now))
+                        .count(),
+                    unknown: unknown.collect(),
+                }))
+            }
+            Answer::Refused(image) => Ok(Err(match self.known(by, image) {
+                Err(outcome) => outcome,
+                Ok(_) => ServerOutcome::NotRegistered,
+            })),
+        }
+    }
+
+    /// A server registers a player, with the ticket that the player has shown if it passes that on.
+    ///
+    /// # Errors
+    /// See [`Failure`]. The outcome is unknown then: the server repeats the call before it makes another one about this
+    /// player.
+    pub async fn register_player(
+        &self,
+        by: TokenHash,
+        server: &ServerId,
+        player: &PlayerId,
+        ticket: Option<PresentedTicket>,
+    ) -> Result<Connected, Failure> {
+        let connect = Connect::new(by, server.clone(), player.clone(), ticket);
+        self.run(connect, self.begin(Some(player), None)).await
+    }
+
+    /// A server says goodbye to a player: to exactly `placement`, or to whichever the ledger holds.
+    ///
+    /// # Errors
+    /// See [`Failure`]; as for [`Owmm::register_player`].
+    pub async fn deregister_player(
+        &self,
+        by: TokenHash,
+        server: &ServerId,
+        player: &PlayerId,
+        placement: Option<Stamp>,
+        grace: Option<Span>,
+    ) -> Result<Left, Failure> {
+        let goodbye = Goodbye::new(by, server.clone(), player.clone(), placement, grace);
+        self.run(goodbye, self.begin(Some(player), None)).await
+    }
+
+    /// A server says goodbye for itself: every claim on it is void.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn deregister_server(
+        &self,
+        by: TokenHash,
+        server: &ServerId,
+    ) -> Result<Result<(), ServerOutcome>, Failure> {
+        let stop = LedgerWrite::Stop { by: Some(by), now: self.clock.now() };
+        let ledger = match self.table.write_ledger(server, &stop).await? {
+            Answer::Written(ledger) => ledger,
+            Answer::Refused(image) => match image.ok_or(ServerOutcome::Unknown) {
+                Ok(ledger) if ledger.token_hash == by => ledger,
+                Ok(_) => return Ok(Err(ServerOutcome::WrongToken)),
+                Err(unknown) => return Ok(Err(unknown)),
+            },
+        };
+        if ledger.counted {
+            // A server that gives up before it has registered has failed to start.
+            self.launcher.count_out(&ledger, ledger.ready_at.is_none()).await?;
+        }
+        Ok(Ok(()))
+    }
+}

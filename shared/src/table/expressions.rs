@@ -1,0 +1,443 @@
+//! Every write as a DynamoDB expression: the other face of `apply` in the domain.
+//!
+//! `#name` stands for the attribute `name`, always, because many of our names are reserved words; only the players in a
+//! claims map have placeholders of their own (`#player`, `#e0`, `#e1`, …). A condition has no arithmetic, so sums go out
+//! as numbers.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{
+    items::{self, n, s},
+    keys::Attributes,
+};
+use crate::domain::{Before, FleetWrite, FrontierWrite, LedgerWrite, Mark, SeatWrite, ServerState, Span, Stamp, Time};
+
+/// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
+/// look at what happened; DynamoDB deletes "within a few days" of it ("Using time to live" in the developer guide).
+const KEEP: Span = Span::seconds(24 * 3600);
+
+/// A conditional update, ready to be sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expression {
+    /// The update expression.
+    pub update: Cow<'static, str>,
+    /// The condition.
+    pub condition: Cow<'static, str>,
+    /// What the placeholders `:name` stand for.
+    pub values: Attributes,
+    /// Placeholders `#name` that stand for something else than `name`.
+    renamed: Vec<(String, String)>,
+}
+
+impl Expression {
+    fn new<const N: usize>(
+        update: impl Into<Cow<'static, str>>,
+        condition: impl Into<Cow<'static, str>>,
+        values: [(&str, AttributeValue); N],
+    ) -> Self {
+        Self {
+            update: update.into(),
+            condition: condition.into(),
+            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+            renamed: Vec::new(),
+        }
+    }
+
+    fn about(mut self, player: &crate::domain::PlayerId) -> Self {
+        self.renamed.push(("#player".to_owned(), player.to_string()));
+        self
+    }
+
+    fn with(mut self, name: &str, value: AttributeValue) -> Self {
+        self.values.insert(name.to_owned(), value);
+        self
+    }
+
+    /// What the placeholders `#name` stand for: exactly those that occur, as DynamoDB demands.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let mut names = Vec::new();
+        for text in [&self.update, &self.condition] {
+            for part in text.split('#').skip(1) {
+                let end = part.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(part.len());
+                let (name, _) = part.split_at(end);
+                let placeholder = format!("#{name}");
+                let renamed = self.renamed.iter().find(|(from, _)| *from == placeholder);
+                let name = renamed.map_or(name, |(_, to)| to).to_owned();
+                if !names.iter().any(|(seen, _)| *seen == placeholder) {
+                    names.push((placeholder, name));
+                }
+            }
+        }
+        names
+    }
+}
+
+/// The server takes new claims: it is starting, or it is ready, its lease is not over, and this write is not a late one
+/// (the last heartbeat would then be well after the request).
+const OPEN: &str = "(#state = :starting OR (#state = :ready AND #lease >= :now AND #seen <= :seenBy))";
+/// The player has no claim and there is room, or the claim that stands is an older one, or this very reservation.
+const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#claims) < #cap) \
+                            OR #claims.#player BETWEEN :older AND :stamp)";
+/// The player has no claim, and there is room once the expired claims are gone. The capacity is pinned.
+const ROOM_AFTER_EVICTION: &str =
+    "attribute_not_exists(#claims.#player) AND #cap = :cap AND size(#claims) < :capAndEvicted";
+/// The slot becomes the player's.
+const CLAIM: &str = "SET #claims.#player = :stamp";
+/// The caller is the server itself.
+const BY_SERVER: &str = "#hash = :hash";
+/// The server has registered and is not stopped.
+const REGISTERED: &str = "#state IN (:ready, :draining)";
+/// The player's claim is connected under this stamp.
+const CONNECTED: &str = "#claims.#player = :connected";
+/// The player's claim carries this stamp, reserved or connected.
+const STAMPED: &str = "#claims.#player IN (:reserved, :connected)";
+/// The slot is free.
+const FREE: &str = "REMOVE #claims.#player";
+/// The slot is free, and the server is in the index with it: as it was, or else among the fullest.
+const FREE_AND_LIST: &str =
+    "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, :top) REMOVE #claims.#player";
+/// starting → ready, listed, with a lease; the launch with its token is forgotten.
+const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #since = :now, #seen = :now, \
+                        #lease = :now + #beat, #open = #home, #fill = :empty";
+/// The lease runs from now.
+const BEAT: &str = "SET #seen = :now, #lease = :now + #beat";
+/// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
+const STOP: &str = "SET #state = :stopped, #claims = :none, #ttl = :ttl REMOVE #open, #fill, #launch";
+/// This attempt has not registered and is the latest.
+const IS_ATTEMPT: &str = "#state = :starting AND #attempt = :attempt";
+
+fn seconds(time: Time) -> AttributeValue {
+    n(time.0.saturating_div(1_000))
+}
+
+fn state(state: ServerState) -> AttributeValue {
+    s(state.as_str())
+}
+
+fn reserved(stamp: Stamp) -> AttributeValue {
+    n(Mark::Reserved(stamp).number())
+}
+
+fn connected(stamp: Stamp) -> AttributeValue {
+    n(Mark::Connected(stamp).number())
+}
+
+/// `condition`, and also that the caller is the server whose token this is, if it is a server that calls.
+fn by(hash: Option<&crate::domain::TokenHash>, condition: &str, expression: Expression) -> Expression {
+    match hash {
+        Some(hash) => Expression { condition: format!("{BY_SERVER} AND {condition}").into(), ..expression }
+            .with(":hash", items::hash(hash)),
+        None => Expression { condition: condition.to_owned().into(), ..expression },
+    }
+}
+
+/// A write on a ledger.
+pub fn ledger(write: &LedgerWrite) -> Expression {
+    match write {
+        LedgerWrite::Claim { player, stamp, now, seen_by } => Expression::new(
+            CLAIM,
+            format!("{OPEN} AND {ROOM_OR_MINE}"),
+            [
+                (":starting", state(ServerState::Starting)),
+                (":ready", state(ServerState::Ready)),
+                (":now", n(now.0)),
+                (":seenBy", n(seen_by.0)),
+                (":older", n(1 - stamp.get())),
+                (":stamp", reserved(*stamp)),
+            ],
+        )
+        .about(player),
+        LedgerWrite::ClaimEvicting { player, stamp, now, seen_by, evict, capacity } => {
+            let mut update = format!("{CLAIM} REMOVE ");
+            let mut condition = format!("{OPEN} AND {ROOM_AFTER_EVICTION}");
+            let limit = i64::from(*capacity) + i64::try_from(evict.len()).unwrap_or(0);
+            let mut expression = Expression::new(
+                "",
+                "",
+                [
+                    (":starting", state(ServerState::Starting)),
+                    (":ready", state(ServerState::Ready)),
+                    (":now", n(now.0)),
+                    (":seenBy", n(seen_by.0)),
+                    (":stamp", reserved(*stamp)),
+                    (":cap", n(*capacity)),
+                    (":capAndEvicted", n(limit)),
+                ],
+            )
+            .about(player);
+            for (i, (player, mark)) in evict.iter().enumerate() {
+                let comma = if i == 0 { "" } else { ", " };
+                // Writing to a string cannot fail.
+                let _ = write!(update, "{comma}#claims.#e{i}");
+                let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
+                expression.renamed.push((format!("#e{i}"), player.to_string()));
+                expression.values.insert(format!(":e{i}"), n(mark.number()));
+            }
+            Expression { update: update.into(), condition: condition.into(), ..expression }
+        }
+        LedgerWrite::Connect { by: hash, player, stamp, reserved: reserved_will_do } => {
+            let held = if *reserved_will_do { STAMPED } else { CONNECTED };
+            let expression = Expression::new(
+                "SET #claims.#player = :connected",
+                "",
+                [
+                    (":ready", state(ServerState::Ready)),
+                    (":draining", state(ServerState::Draining)),
+                    (":connected", connected(*stamp)),
+                ],
+            )
+            .about(player);
+            let expression =
+                if *reserved_will_do { expression.with(":reserved", reserved(*stamp)) } else { expression };
+            by(Some(hash), &format!("{REGISTERED} AND {held}"), expression)
+        }
+        LedgerWrite::Release { by: hash, player, mark, ready } => {
+            let (update, in_state) =
+                if *ready { (FREE_AND_LIST, "#state = :ready") } else { (FREE, "#state <> :ready") };
+            let held = if mark.is_connected() { STAMPED } else { "#claims.#player = :reserved" };
+            let mut expression = Expression::new(
+                update,
+                "",
+                [(":ready", state(ServerState::Ready)), (":reserved", reserved(mark.stamp()))],
+            )
+            .about(player);
+            if mark.is_connected() {
+                expression = expression.with(":connected", connected(mark.stamp()));
+            }
+            if *ready {
+                expression = expression.with(":top", n(crate::domain::Fill::TOP.number()));
+            }
+            by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)
+        }
+        LedgerWrite::Hold { by: hash, player, from, to } => {
+            let expression = Expression::new(
+                "SET #claims.#player = :to",
+                "",
+                [(":to", reserved(*to)), (":connected", connected(*from))],
+            )
+            .about(player);
+            by(Some(hash), CONNECTED, expression)
+        }
+        LedgerWrite::Register { by: hash, registration, now } => {
+            let mut update = REGISTER.to_owned();
+            let mut condition = "#state = :starting".to_owned();
+            let mut expression = Expression::new(
+                "",
+                "",
+                [
+                    (":starting", state(ServerState::Starting)),
+                    (":ready", state(ServerState::Ready)),
+                    (":addr", s(&registration.endpoint.address)),
+                    (":port", n(registration.endpoint.port)),
+                    (":now", n(now.0)),
+                    (":empty", n(crate::domain::Fill::EMPTY.number())),
+                ],
+            );
+            if let Some(capacity) = registration.capacity {
+                update.push_str(", #cap = :cap");
+                condition.push_str(" AND size(#claims) <= :cap");
+                expression = expression.with(":cap", n(capacity));
+            }
+            if !registration.metadata.is_empty() {
+                update.push_str(", #meta = :meta");
+                expression = expression.with(":meta", items::metadata(&registration.metadata));
+            }
+            update.push_str(" REMOVE #launch");
+            by(Some(hash), &condition, Expression { update: update.into(), ..expression })
+        }
+        LedgerWrite::Beat { by: hash, now } => {
+            let values = [
+                (":ready", state(ServerState::Ready)),
+                (":draining", state(ServerState::Draining)),
+                (":now", n(now.0)),
+            ];
+            by(Some(hash), REGISTERED, Expression::new(BEAT, "", values))
+        }
+        LedgerWrite::Stop { by: hash, now } => {
+            by(hash.as_ref(), "attribute_exists(#state) AND #state <> :stopped", stop(*now))
+        }
+        LedgerWrite::List { was, fill } => {
+            let values = [(":ready", state(ServerState::Ready)), (":to", n(fill.number()))];
+            let update = "SET #open = #home, #fill = :to";
+            match was {
+                None => Expression::new(update, "#state = :ready AND attribute_not_exists(#fill)", values),
+                Some(was) => {
+                    Expression::new(update, "#state = :ready AND #fill = :was", values).with(":was", n(was.number()))
+                }
+            }
+        }
+        LedgerWrite::Unlist { was } => Expression::new(
+            "REMOVE #open, #fill",
+            "#fill = :was AND (#state <> :ready OR size(#claims) >= #cap)",
+            [(":was", n(was.number())), (":ready", state(ServerState::Ready))],
+        ),
+        LedgerWrite::Recall { attempt, was, call_at } => Expression::new(
+            "SET #launch.#call = :callAt",
+            format!("{IS_ATTEMPT} AND #launch.#call = :was AND attribute_not_exists(#task)"),
+            [
+                (":starting", state(ServerState::Starting)),
+                (":attempt", n(*attempt)),
+                (":was", n(was.0)),
+                (":callAt", n(call_at.0)),
+            ],
+        ),
+        LedgerWrite::TaskStarted { attempt, task } => Expression::new(
+            "SET #task = :task",
+            "#attempt = :attempt AND #state <> :stopped",
+            [(":task", s(task)), (":attempt", n(*attempt)), (":stopped", state(ServerState::Stopped))],
+        ),
+        LedgerWrite::NextAttempt { failed, token_hash, launch } => Expression::new(
+            "SET #attempt = :next, #hash = :hash, #launch = :launch REMOVE #task",
+            IS_ATTEMPT,
+            [
+                (":starting", state(ServerState::Starting)),
+                (":attempt", n(*failed)),
+                (":next", n(failed.saturating_add(1))),
+                (":hash", items::hash(token_hash)),
+                (":launch", items::launch(launch)),
+            ],
+        ),
+        LedgerWrite::GiveUp { failed, now } => {
+            let stop = Expression { condition: IS_ATTEMPT.into(), ..stop(*now) };
+            stop.with(":starting", state(ServerState::Starting)).with(":attempt", n(*failed))
+        }
+    }
+}
+
+fn stop(now: Time) -> Expression {
+    Expression::new(
+        STOP,
+        "",
+        [
+            (":stopped", state(ServerState::Stopped)),
+            (":none", AttributeValue::M(Attributes::new())),
+            (":ttl", seconds(now + KEEP)),
+        ],
+    )
+}
+
+/// A stopped ledger is counted out of its fleet. The one write on an old ledger that is part of a transaction: a stopped
+/// server takes no claims, so there is none that could fail by it.
+pub fn count_out() -> Expression {
+    Expression::new(
+        "REMOVE #counted",
+        "#state = :stopped AND attribute_exists(#counted)",
+        [(":stopped", state(ServerState::Stopped))],
+    )
+}
+
+/// The condition under which a new item may be put.
+pub const IS_NEW: &str = "attribute_not_exists(pk)";
+
+/// A write on a seat.
+pub fn seat(write: &SeatWrite) -> Expression {
+    const PLACE: &str = "SET #server = :server, #pool = :pool, #stamp = :stamp, #ttl = :ttl";
+    const VOID: &str = "SET #stamp = :reserved, #ttl = :ttl REMOVE #server, #pool";
+    let ttl = |stamp: Stamp| seconds(stamp.time() + KEEP);
+    match write {
+        SeatWrite::Place { from, server, pool, stamp } => {
+            let values = [
+                (":server", s(server.as_str())),
+                (":pool", s(pool.as_str())),
+                (":stamp", reserved(*stamp)),
+                (":ttl", ttl(*stamp)),
+            ];
+            match from {
+                Before::Free => Expression::new(
+                    PLACE,
+                    "attribute_not_exists(#server) AND (attribute_not_exists(#stamp) OR #stamp < :stamp)",
+                    values,
+                ),
+                Before::Exactly { server, mark } => {
+                    Expression::new(PLACE, "#server = :wasServer AND #stamp = :was", values)
+                        .with(":wasServer", s(server.as_str()))
+                        .with(":was", n(mark.number()))
+                }
+            }
+        }
+        // A connected seat has no TTL: it must outlast the visit.
+        SeatWrite::Connect { server, stamp } => Expression::new(
+            "SET #stamp = :connected REMOVE #ttl",
+            "#server = :server AND #stamp IN (:reserved, :connected)",
+            [(":server", s(server.as_str())), (":reserved", reserved(*stamp)), (":connected", connected(*stamp))],
+        ),
+        SeatWrite::Void { server, mark } => {
+            let stamp = mark.stamp();
+            let values = [(":server", s(server.as_str())), (":reserved", reserved(stamp)), (":ttl", ttl(stamp))];
+            match mark {
+                Mark::Reserved(_) => Expression::new(VOID, "#server = :server AND #stamp = :reserved", values),
+                Mark::Connected(_) => {
+                    Expression::new(VOID, "#server = :server AND #stamp IN (:reserved, :connected)", values)
+                        .with(":connected", connected(stamp))
+                }
+            }
+        }
+        SeatWrite::Hold { server, from, to } => Expression::new(
+            "SET #stamp = :to, #ttl = :ttl",
+            "#server = :server AND #stamp = :connected",
+            [
+                (":server", s(server.as_str())),
+                (":connected", connected(*from)),
+                (":to", reserved(*to)),
+                (":ttl", ttl(*to)),
+            ],
+        ),
+    }
+}
+
+/// A write on a frontier.
+pub fn frontier(write: &FrontierWrite) -> Expression {
+    match write {
+        FrontierWrite::Take => {
+            Expression::new("SET #remaining = #remaining - :one", "#remaining >= :one", [(":one", n(1))])
+        }
+        FrontierWrite::Roll { from, to, remaining } => {
+            let update = "SET #server = :to, #remaining = :remaining";
+            let values = [(":to", s(to.as_str())), (":remaining", n(*remaining))];
+            match from {
+                None => Expression::new(update, "attribute_not_exists(#server)", values),
+                Some(from) => Expression::new(update, "#server = :from AND #remaining = :zero", values)
+                    .with(":from", s(from.as_str()))
+                    .with(":zero", n(0)),
+            }
+        }
+        FrontierWrite::UsedUp { server } => Expression::new(
+            "SET #remaining = :zero",
+            "#server = :server",
+            [(":zero", n(0)), (":server", s(server.as_str()))],
+        ),
+    }
+}
+
+/// A write on a fleet.
+pub fn fleet(write: &FleetWrite) -> Expression {
+    match write {
+        FleetWrite::Started { max_servers, now } => Expression::new(
+            "ADD #live :one",
+            "(attribute_not_exists(#live) OR #live < :max) AND (attribute_not_exists(#paused) OR #paused <= :now)",
+            [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
+        ),
+        FleetWrite::Ended => Expression::new("SET #live = #live - :one", "#live >= :one", [(":one", n(1))]),
+        FleetWrite::Failed { was, paused_until } => {
+            let same = if *was == 0 { "attribute_not_exists(#failures)" } else { "#failures = :was" };
+            let mut expression = Expression::new(
+                "SET #live = #live - :one, #failures = :failures",
+                format!("#live >= :one AND {same}"),
+                [(":one", n(1)), (":failures", n(was.saturating_add(1)))],
+            );
+            if *was > 0 {
+                expression = expression.with(":was", n(*was));
+            }
+            match paused_until {
+                None => expression,
+                Some(until) => {
+                    let update = format!("{}, #paused = :paused", expression.update);
+                    Expression { update: update.into(), ..expression }.with(":paused", n(until.0))
+                }
+            }
+        }
+        FleetWrite::Recovered => Expression::new("REMOVE #failures, #paused", "attribute_exists(#failures)", []),
+    }
+}

@@ -1,0 +1,269 @@
+//! Items to images and back. An item that does not read as what its key says is an error that names the attribute,
+//! never a guess.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+
+use super::keys::{self, Attributes};
+use crate::domain::{
+    Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Seat, ServerId,
+    ServerState, Span, Time, TokenHash,
+};
+
+/// An item of the table that is not as this version of OWMM writes it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the table's attribute `{0}` is missing or malformed")]
+pub struct Malformed(pub &'static str);
+
+/// A number attribute.
+pub fn n(number: impl Into<i64>) -> AttributeValue {
+    AttributeValue::N(Into::<i64>::into(number).to_string())
+}
+
+/// A text attribute.
+pub fn s(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+/// A token's hash.
+pub fn hash(hash: &TokenHash) -> AttributeValue {
+    AttributeValue::B(Blob::new(hash.bytes()))
+}
+
+/// A server's words about itself.
+pub fn metadata(metadata: &BTreeMap<String, String>) -> AttributeValue {
+    AttributeValue::M(metadata.iter().map(|(key, value)| (key.clone(), s(value))).collect())
+}
+
+/// A launch.
+pub fn launch(launch: &Launch) -> AttributeValue {
+    let pairs = [
+        (keys::TOKEN, s(&launch.token)),
+        (keys::CALL_AT, n(launch.call_at.0)),
+        (keys::DEADLINE, n(launch.deadline.0)),
+        (keys::LAUNCH_FOR, n(launch.time_to_start.0)),
+        (keys::SPEC, s(&launch.spec)),
+    ];
+    AttributeValue::M(pairs.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+fn opt_text<'a>(item: &'a Attributes, name: &'static str) -> Result<Option<&'a str>, Malformed> {
+    match item.get(name) {
+        None => Ok(None),
+        Some(AttributeValue::S(text)) => Ok(Some(text)),
+        Some(_) => Err(Malformed(name)),
+    }
+}
+
+fn text<'a>(item: &'a Attributes, name: &'static str) -> Result<&'a str, Malformed> {
+    opt_text(item, name)?.ok_or(Malformed(name))
+}
+
+fn opt_number<T: TryFrom<i64>>(item: &Attributes, name: &'static str) -> Result<Option<T>, Malformed> {
+    match item.get(name) {
+        None => Ok(None),
+        Some(AttributeValue::N(digits)) => {
+            let number = digits.parse::<i64>().ok().and_then(|number| T::try_from(number).ok());
+            number.map(Some).ok_or(Malformed(name))
+        }
+        Some(_) => Err(Malformed(name)),
+    }
+}
+
+fn number<T: TryFrom<i64>>(item: &Attributes, name: &'static str) -> Result<T, Malformed> {
+    opt_number(item, name)?.ok_or(Malformed(name))
+}
+
+fn map<'a>(item: &'a Attributes, name: &'static str) -> Result<Option<&'a Attributes>, Malformed> {
+    match item.get(name) {
+        None => Ok(None),
+        Some(AttributeValue::M(map)) => Ok(Some(map)),
+        Some(_) => Err(Malformed(name)),
+    }
+}
+
+fn time(item: &Attributes, name: &'static str) -> Result<Option<Time>, Malformed> {
+    Ok(opt_number(item, name)?.map(Time))
+}
+
+fn mark(value: &AttributeValue, name: &'static str) -> Result<Mark, Malformed> {
+    let digits = value.as_n().map_err(|_| Malformed(name))?;
+    digits.parse().ok().and_then(Mark::from_number).ok_or(Malformed(name))
+}
+
+/// A launch, read.
+fn read_launch(item: &Attributes) -> Result<Launch, Malformed> {
+    Ok(Launch {
+        token: text(item, keys::TOKEN)?.to_owned(),
+        call_at: Time(number(item, keys::CALL_AT)?),
+        deadline: Time(number(item, keys::DEADLINE)?),
+        time_to_start: Span(number(item, keys::LAUNCH_FOR)?),
+        spec: text(item, keys::SPEC)?.to_owned(),
+    })
+}
+
+/// A ledger, read.
+pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
+    let (pool, shard) = keys::parse_home(text(item, keys::HOME)?).ok_or(Malformed(keys::HOME))?;
+    let claims = map(item, keys::CLAIMS)?.ok_or(Malformed(keys::CLAIMS))?;
+    let claims = claims.iter().map(|(player, value)| {
+        Ok((PlayerId::parse(player).map_err(|_| Malformed(keys::CLAIMS))?, mark(value, keys::CLAIMS)?))
+    });
+    let endpoint = match (opt_text(item, keys::ADDRESS)?, opt_number(item, keys::PORT)?) {
+        (Some(address), Some(port)) => Some(Endpoint { address: address.to_owned(), port }),
+        _ => None,
+    };
+    let texts = |map: &Attributes| {
+        let pairs = map.iter().map(|(key, value)| {
+            let text = value.as_s().map_err(|_| Malformed(keys::METADATA))?;
+            Ok((key.clone(), text.clone()))
+        });
+        pairs.collect::<Result<BTreeMap<_, _>, Malformed>>()
+    };
+    let hash = item.get(keys::HASH).and_then(|value| value.as_b().ok());
+    Ok(Ledger {
+        id: keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?,
+        pool,
+        shard,
+        state: ServerState::parse(text(item, keys::STATE)?).ok_or(Malformed(keys::STATE))?,
+        capacity: number(item, keys::CAPACITY)?,
+        claims: claims.collect::<Result<_, Malformed>>()?,
+        hold: Span(number(item, keys::HOLD)?),
+        lease_for: Span(number(item, keys::LEASE_FOR)?),
+        lease_until: time(item, keys::LEASE)?,
+        seen: time(item, keys::SEEN)?,
+        ready_at: time(item, keys::READY_AT)?,
+        endpoint,
+        metadata: map(item, keys::METADATA)?.map(texts).transpose()?.unwrap_or_default(),
+        token_hash: hash.and_then(|blob| TokenHash::from_bytes(blob.as_ref())).ok_or(Malformed(keys::HASH))?,
+        attempt: number(item, keys::ATTEMPT)?,
+        task: opt_text(item, keys::TASK)?.map(str::to_owned),
+        launch: map(item, keys::LAUNCH)?.map(read_launch).transpose()?,
+        listed: opt_number::<i64>(item, keys::FILL)?
+            .map(|fill| Fill::from_number(fill).ok_or(Malformed(keys::FILL)))
+            .transpose()?,
+        counted: item.contains_key(keys::COUNTED),
+    })
+}
+
+/// A ledger, written.
+pub fn write_ledger(ledger: &Ledger) -> Attributes {
+    let mut item = keys::ledger(&ledger.id);
+    let claims = ledger.claims.iter().map(|(player, mark)| (player.to_string(), n(mark.number())));
+    let mut put = |name: &str, value: Option<AttributeValue>| {
+        if let Some(value) = value {
+            item.insert(name.to_owned(), value);
+        }
+    };
+    let home = s(keys::home(&ledger.pool, ledger.shard));
+    put(keys::LISTED, ledger.listed.map(|_| home.clone()));
+    put(keys::FILL, ledger.listed.map(|fill| n(fill.number())));
+    put(keys::HOME, Some(home));
+    put(keys::STATE, Some(s(ledger.state.as_str())));
+    put(keys::CAPACITY, Some(n(ledger.capacity)));
+    put(keys::CLAIMS, Some(AttributeValue::M(claims.collect())));
+    put(keys::HOLD, Some(n(ledger.hold.0)));
+    put(keys::LEASE_FOR, Some(n(ledger.lease_for.0)));
+    put(keys::LEASE, ledger.lease_until.map(|time| n(time.0)));
+    put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
+    put(keys::READY_AT, ledger.ready_at.map(|time| n(time.0)));
+    put(keys::ADDRESS, ledger.endpoint.as_ref().map(|endpoint| s(&endpoint.address)));
+    put(keys::PORT, ledger.endpoint.as_ref().map(|endpoint| n(endpoint.port)));
+    put(keys::METADATA, (!ledger.metadata.is_empty()).then(|| metadata(&ledger.metadata)));
+    put(keys::HASH, Some(hash(&ledger.token_hash)));
+    put(keys::ATTEMPT, Some(n(ledger.attempt)));
+    put(keys::TASK, ledger.task.as_ref().map(s));
+    put(keys::LAUNCH, ledger.launch.as_ref().map(launch));
+    put(keys::COUNTED, ledger.counted.then_some(AttributeValue::Bool(true)));
+    item
+}
+
+/// A seat, read.
+pub fn read_seat(item: &Attributes) -> Result<Seat, Malformed> {
+    let mark = mark(item.get(keys::STAMP).ok_or(Malformed(keys::STAMP))?, keys::STAMP)?;
+    Ok(match opt_text(item, keys::SERVER)? {
+        None => Seat::Void(mark.stamp()),
+        Some(server) => Seat::At(Place {
+            server: ServerId::parse(server).map_err(|_| Malformed(keys::SERVER))?,
+            pool: PoolName::parse(text(item, keys::POOL)?).map_err(|_| Malformed(keys::POOL))?,
+            mark,
+        }),
+    })
+}
+
+/// A seat, written.
+pub fn write_seat(player: &PlayerId, seat: &Seat) -> Attributes {
+    let mut item = keys::seat(player);
+    match seat {
+        Seat::Void(stamp) => {
+            item.insert(keys::STAMP.into(), n(stamp.get()));
+        }
+        Seat::At(place) => {
+            item.insert(keys::STAMP.into(), n(place.mark.number()));
+            item.insert(keys::SERVER.into(), s(place.server.as_str()));
+            item.insert(keys::POOL.into(), s(place.pool.as_str()));
+        }
+    }
+    item
+}
+
+/// A frontier, read.
+pub fn read_frontier(item: &Attributes) -> Result<Frontier, Malformed> {
+    Ok(Frontier {
+        server: ServerId::parse(text(item, keys::SERVER)?).map_err(|_| Malformed(keys::SERVER))?,
+        remaining: number(item, keys::REMAINING)?,
+    })
+}
+
+/// A fleet, read.
+pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
+    Ok(Fleet {
+        live: opt_number(item, keys::LIVE)?.unwrap_or(0),
+        failures: opt_number(item, keys::FAILURES)?.unwrap_or(0),
+        paused_until: time(item, keys::PAUSED)?,
+    })
+}
+
+/// A pool, read.
+pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
+    let name = text(item, keys::PK)?.strip_prefix("POOL#").and_then(|name| PoolName::parse(name).ok());
+    Ok(Pool {
+        name: name.ok_or(Malformed(keys::PK))?,
+        limits: PoolLimits {
+            capacity: number(item, keys::CAPACITY)?,
+            max_servers: number(item, keys::MAX_SERVERS)?,
+            frontiers: number(item, keys::FRONTIERS)?,
+            reservation: Span(number(item, keys::HOLD)?),
+            launch: Span(number(item, keys::LAUNCH_FOR)?),
+            lease: Span(number(item, keys::LEASE_FOR)?),
+        },
+        task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
+    })
+}
+
+/// A pool, written.
+pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
+    let mut item = keys::pool(&pool.name);
+    let limits = &pool.limits;
+    item.extend(
+        [
+            (keys::CAPACITY, n(limits.capacity)),
+            (keys::MAX_SERVERS, n(limits.max_servers)),
+            (keys::FRONTIERS, n(limits.frontiers)),
+            (keys::HOLD, n(limits.reservation.0)),
+            (keys::LAUNCH_FOR, n(limits.launch.0)),
+            (keys::LEASE_FOR, n(limits.lease.0)),
+            (keys::SPEC, s(serde_json::to_string(&pool.task)?)),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    Ok(item)
+}
+
+/// A server of the index, read.
+pub fn read_listed(item: &Attributes) -> Result<(ServerId, Fill), Malformed> {
+    let server = keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?;
+    let fill = Fill::from_number(number(item, keys::FILL)?).ok_or(Malformed(keys::FILL))?;
+    Ok((server, fill))
+}

@@ -1,0 +1,146 @@
+//! Every key and attribute name of the table, once.
+//!
+//! | item | `pk` | `sk` |
+//! |---|---|---|
+//! | ledger | `SERVER#<id>` | `LEDGER` |
+//! | seat | `PLAYER#<id>` | `SEAT` |
+//! | pool | `POOL#<name>` | `CONFIG` |
+//! | frontier | `POOL#<name>` | `FRONTIER#<k>` |
+//! | fleet | `POOL#<name>` | `FLEET` |
+//!
+//! The index [`INDEX`] is sparse: partition [`LISTED`] = `<pool>#<shard>`, sort [`FILL`]. Only ready servers with room
+//! have both. Names are short because a write is paid by the size of the item, names included.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::domain::{PlayerId, PoolName, ServerId};
+
+/// Partition key of the table.
+pub const PK: &str = "pk";
+/// Sort key of the table.
+pub const SK: &str = "sk";
+/// When DynamoDB may delete the item: seconds since 1970. Ledgers of stopped servers and seats of players who are not
+/// inside a server have one.
+pub const TTL: &str = "ttl";
+/// The index of servers with room.
+pub const INDEX: &str = "open";
+
+/// Ledger: pool and shard, `<pool>#<shard>`. The index's partition key is a copy of it.
+pub const HOME: &str = "home";
+/// Ledger: the server's state.
+pub const STATE: &str = "state";
+/// Ledger and pool: slots of a server.
+pub const CAPACITY: &str = "cap";
+/// Ledger: map of player to mark.
+pub const CLAIMS: &str = "claims";
+/// Ledger and pool: reservation time in milliseconds.
+pub const HOLD: &str = "hold";
+/// Ledger and pool: lease time in milliseconds.
+pub const LEASE_FOR: &str = "beat";
+/// Ledger: end of the lease, in milliseconds.
+pub const LEASE: &str = "lease";
+/// Ledger: last heartbeat, in milliseconds.
+pub const SEEN: &str = "seen";
+/// Ledger: time of the registration, in milliseconds.
+pub const READY_AT: &str = "since";
+/// Ledger: where players connect to.
+pub const ADDRESS: &str = "addr";
+/// Ledger: where players connect to.
+pub const PORT: &str = "port";
+/// Ledger: what the server says of itself.
+pub const METADATA: &str = "meta";
+/// Ledger: SHA-256 of the server's token.
+pub const HASH: &str = "hash";
+/// Ledger: number of the attempt to start it.
+pub const ATTEMPT: &str = "attempt";
+/// Ledger: ARN of its task.
+pub const TASK: &str = "task";
+/// Ledger: map with what RunTask is called with, until the server has registered.
+pub const LAUNCH: &str = "launch";
+/// Launch: the token in the clear.
+pub const TOKEN: &str = "token";
+/// Launch: when RunTask is due (again).
+pub const CALL_AT: &str = "call";
+/// Launch: when the server must have registered.
+pub const DEADLINE: &str = "until";
+/// Launch: parameters of the task, as JSON.
+pub const SPEC: &str = "spec";
+/// Ledger: there while the fleet's count includes the server.
+pub const COUNTED: &str = "counted";
+/// Ledger: partition key of the index.
+pub const LISTED: &str = "open";
+/// Ledger: sort key of the index.
+pub const FILL: &str = "fill";
+
+/// Seat: the server; absent when the seat is void. Frontier: the server being filled.
+pub const SERVER: &str = "server";
+/// Seat: the server's pool.
+pub const POOL: &str = "pool";
+/// Seat: the stamp, negative when connected.
+pub const STAMP: &str = "stamp";
+
+/// Frontier: slots left.
+pub const REMAINING: &str = "remaining";
+/// Fleet: servers that live.
+pub const LIVE: &str = "live";
+/// Fleet: failed launches in a row.
+pub const FAILURES: &str = "failures";
+/// Fleet: launching is paused until then, in milliseconds.
+pub const PAUSED: &str = "paused";
+
+/// Pool: servers that may live.
+pub const MAX_SERVERS: &str = "max";
+/// Pool: number of frontiers.
+pub const FRONTIERS: &str = "frontiers";
+/// Pool and launch: time to register in, in milliseconds.
+pub const LAUNCH_FOR: &str = "launchFor";
+
+/// A key or an item, as the SDK takes it.
+pub type Attributes = HashMap<String, AttributeValue>;
+
+fn key(pk: String, sk: impl Into<String>) -> Attributes {
+    HashMap::from([(PK.into(), AttributeValue::S(pk)), (SK.into(), AttributeValue::S(sk.into()))])
+}
+
+/// Key of a server's ledger.
+pub fn ledger(server: &ServerId) -> Attributes {
+    key(format!("SERVER#{server}"), "LEDGER")
+}
+
+/// Key of a player's seat.
+pub fn seat(player: &PlayerId) -> Attributes {
+    key(format!("PLAYER#{player}"), "SEAT")
+}
+
+/// Key of a pool's configuration.
+pub fn pool(pool: &PoolName) -> Attributes {
+    key(format!("POOL#{pool}"), "CONFIG")
+}
+
+/// Key of a pool's `k`-th frontier, from 0.
+pub fn frontier(pool: &PoolName, k: u32) -> Attributes {
+    key(format!("POOL#{pool}"), format!("FRONTIER#{k}"))
+}
+
+/// Key of a pool's fleet.
+pub fn fleet(pool: &PoolName) -> Attributes {
+    key(format!("POOL#{pool}"), "FLEET")
+}
+
+/// The server that a ledger's partition key names.
+pub fn server_of(pk: &str) -> Option<ServerId> {
+    ServerId::parse(pk.strip_prefix("SERVER#")?).ok()
+}
+
+/// Pool and shard as the ledger's [`HOME`] and the index's partition key have them.
+pub fn home(pool: &PoolName, shard: u32) -> String {
+    format!("{pool}#{shard}")
+}
+
+/// The inverse of [`home`].
+pub fn parse_home(home: &str) -> Option<(PoolName, u32)> {
+    let (pool, shard) = home.rsplit_once('#')?;
+    Some((PoolName::parse(pool).ok()?, shard.parse().ok()?))
+}

@@ -1,0 +1,341 @@
+//! The table: the only module that speaks DynamoDB.
+//!
+//! Owns keys, items, expressions and what an SDK error means. A refused condition is an answer
+//! ([`Answer::Refused`]), never an error; it brings the item as it is, free of charge. An error is either [`TableError::Busy`]
+//! (throttled, or the outcome is unknown: ask again, every write is safe when repeated) or [`TableError::Broken`].
+
+pub mod expressions;
+pub mod items;
+pub mod keys;
+mod schema;
+
+use std::{future::Future, time::Duration};
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
+    types::{
+        AttributeValue, CancellationReason, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+        Update,
+    },
+};
+
+use expressions::{Expression, IS_NEW, count_out};
+pub use items::Malformed;
+pub use schema::create_table;
+
+use crate::domain::{
+    Answer, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName,
+    Seat, SeatWrite, ServerId, Time,
+};
+use keys::Attributes;
+
+/// Servers that one query of the index brings at the most.
+const LISTED_AT_MOST: i32 = 50;
+/// How often a write is repeated that met a transaction on its item.
+const CONFLICT_RETRIES: u32 = 3;
+
+/// Why the table gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Throttled, timed out or cut off: the outcome is unknown, and the same call may be made again.
+    #[error("the table is busy: {0}")]
+    Busy(String),
+    /// The call or the item is wrong; asking again will not help.
+    #[error("the table refuses: {0}")]
+    Broken(String),
+}
+
+impl From<Malformed> for TableError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Broken(malformed.to_string())
+    }
+}
+
+impl TableError {
+    fn of<E>(error: SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let said_no = match &error {
+            SdkError::ServiceError(service) => {
+                service.raw().status().is_client_error() && !is_passing(service.err().code())
+            }
+            SdkError::ConstructionFailure(_) => true,
+            _ => false,
+        };
+        let text = DisplayErrorContext(error).to_string();
+        if said_no { Self::Broken(text) } else { Self::Busy(text) }
+    }
+}
+
+/// Client errors of DynamoDB that pass ("Error handling with DynamoDB" in the developer guide).
+fn is_passing(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some(
+            "ProvisionedThroughputExceededException"
+                | "RequestLimitExceeded"
+                | "ThrottlingException"
+                | "TransactionConflictException"
+                | "TransactionInProgressException"
+                | "ReplicatedWriteConflictException"
+        )
+    )
+}
+
+/// What a transaction that starts a server came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rolled {
+    /// The frontier names the new server.
+    Yes,
+    /// Somebody else moved the frontier, or is about to.
+    Raced,
+    /// No server may be started.
+    No(NoLaunch),
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    client: Client,
+    name: String,
+}
+
+impl Table {
+    /// The table of that name, behind that client.
+    pub const fn new(client: Client, name: String) -> Self {
+        Self { client, name }
+    }
+
+    async fn get(&self, key: Attributes) -> Result<Option<Attributes>, TableError> {
+        let get = self.client.get_item().table_name(&self.name).set_key(Some(key)).consistent_read(true);
+        Ok(get.send().await.map_err(TableError::of)?.item)
+    }
+
+    /// Reads a server's ledger, consistently.
+    ///
+    /// # Errors
+    /// The table gave no answer, or the item is malformed; likewise below.
+    pub async fn ledger(&self, server: &ServerId) -> Result<Option<Ledger>, TableError> {
+        Ok(self.get(keys::ledger(server)).await?.as_ref().map(items::read_ledger).transpose()?)
+    }
+
+    /// Reads a player's seat, consistently.
+    pub async fn seat(&self, player: &PlayerId) -> Result<Option<Seat>, TableError> {
+        Ok(self.get(keys::seat(player)).await?.as_ref().map(items::read_seat).transpose()?)
+    }
+
+    /// Reads a pool's configuration.
+    pub async fn pool(&self, pool: &PoolName) -> Result<Option<Pool>, TableError> {
+        Ok(self.get(keys::pool(pool)).await?.as_ref().map(items::read_pool).transpose()?)
+    }
+
+    /// Reads a pool's `k`-th frontier.
+    pub async fn frontier(&self, pool: &PoolName, k: u32) -> Result<Option<Frontier>, TableError> {
+        Ok(self.get(keys::frontier(pool, k)).await?.as_ref().map(items::read_frontier).transpose()?)
+    }
+
+    /// Reads a pool's fleet.
+    pub async fn fleet(&self, pool: &PoolName) -> Result<Fleet, TableError> {
+        let fleet = self.get(keys::fleet(pool)).await?.as_ref().map(items::read_fleet).transpose()?;
+        Ok(fleet.unwrap_or_default())
+    }
+
+    /// Writes a pool's configuration.
+    pub async fn put_pool(&self, pool: &Pool) -> Result<(), TableError> {
+        let item = items::write_pool(pool).map_err(|error| TableError::Broken(error.to_string()))?;
+        let put = self.client.put_item().table_name(&self.name).set_item(Some(item));
+        put.send().await.map(|_| ()).map_err(TableError::of)
+    }
+
+    /// One conditional update; the item as it is afterwards, or as it is that the condition refused.
+    async fn update(&self, key: Attributes, expression: &Expression) -> Result<Answer<Attributes>, TableError> {
+        let mut conflicts = 0;
+        loop {
+            let mut update = self
+                .client
+                .update_item()
+                .table_name(&self.name)
+                .set_key(Some(key.clone()))
+                .update_expression(expression.update.as_ref())
+                .condition_expression(expression.condition.as_ref())
+                .set_expression_attribute_values(values(expression))
+                .return_values(ReturnValue::AllNew)
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            for (placeholder, name) in expression.names() {
+                update = update.expression_attribute_names(placeholder, name);
+            }
+            match update.send().await {
+                Ok(output) => return Ok(Answer::Written(output.attributes.unwrap_or_default())),
+                Err(error) => match error.as_service_error() {
+                    Some(UpdateItemError::ConditionalCheckFailedException(refused)) => {
+                        return Ok(Answer::Refused(refused.item.clone()));
+                    }
+                    Some(UpdateItemError::TransactionConflictException(_)) if conflicts < CONFLICT_RETRIES => {
+                        conflicts += 1;
+                        tokio::time::sleep(Duration::from_millis(10 << conflicts)).await;
+                    }
+                    _ => return Err(TableError::of(error)),
+                },
+            }
+        }
+    }
+
+    async fn write<T>(
+        &self,
+        key: Attributes,
+        expression: Expression,
+        read: impl Fn(&Attributes) -> Result<T, Malformed>,
+    ) -> Result<Answer<T>, TableError> {
+        Ok(match self.update(key, &expression).await? {
+            Answer::Written(item) => Answer::Written(read(&item)?),
+            Answer::Refused(item) => Answer::Refused(item.as_ref().map(read).transpose()?),
+        })
+    }
+
+    /// One conditional write on a server's ledger.
+    pub fn write_ledger(
+        &self,
+        server: &ServerId,
+        write: &LedgerWrite,
+    ) -> impl Future<Output = Result<Answer<Ledger>, TableError>> {
+        self.write(keys::ledger(server), expressions::ledger(write), items::read_ledger)
+    }
+
+    /// One conditional write on a player's seat.
+    pub fn write_seat(
+        &self,
+        player: &PlayerId,
+        write: &SeatWrite,
+    ) -> impl Future<Output = Result<Answer<Seat>, TableError>> {
+        self.write(keys::seat(player), expressions::seat(write), items::read_seat)
+    }
+
+    /// One conditional write on a pool's `k`-th frontier.
+    pub fn write_frontier(
+        &self,
+        pool: &PoolName,
+        k: u32,
+        write: &FrontierWrite,
+    ) -> impl Future<Output = Result<Answer<Frontier>, TableError>> {
+        self.write(keys::frontier(pool, k), expressions::frontier(write), items::read_frontier)
+    }
+
+    /// One conditional write on a pool's fleet.
+    pub fn write_fleet(
+        &self,
+        pool: &PoolName,
+        write: &FleetWrite,
+    ) -> impl Future<Output = Result<Answer<Fleet>, TableError>> {
+        self.write(keys::fleet(pool), expressions::fleet(write), items::read_fleet)
+    }
+
+    /// Ready servers of a pool with room, as one shard of the index lists them, fullest first. The index lags.
+    pub async fn listed(&self, pool: &PoolName, shard: u32) -> Result<Vec<(ServerId, Fill)>, TableError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&self.name)
+            .index_name(keys::INDEX)
+            .key_condition_expression("#open = :home")
+            .expression_attribute_names("#open", keys::LISTED)
+            .expression_attribute_values(":home", AttributeValue::S(keys::home(pool, shard)))
+            .scan_index_forward(false)
+            .limit(LISTED_AT_MOST);
+        let page = query.send().await.map_err(TableError::of)?;
+        page.items().iter().map(|item| Ok(items::read_listed(item)?)).collect()
+    }
+
+    /// Starts a server in one transaction: the frontier names it, its ledger is there, the fleet counts it. The one
+    /// place where a transaction is right, because no other write meets it there: the ledger is new, the frontier is
+    /// used up, and the fleet changes only when servers come and go.
+    pub async fn roll(
+        &self,
+        k: u32,
+        from: Option<ServerId>,
+        ledger: &Ledger,
+        max_servers: u32,
+        now: Time,
+    ) -> Result<Rolled, TableError> {
+        let to = ledger.id.clone();
+        let roll = FrontierWrite::Roll { from, to, remaining: ledger.capacity.saturating_sub(1) };
+        let put = Put::builder()
+            .table_name(&self.name)
+            .set_item(Some(items::write_ledger(ledger)))
+            .condition_expression(IS_NEW)
+            .build();
+        let put = put.map_err(|error| TableError::Broken(error.to_string()))?;
+        let started = expressions::fleet(&FleetWrite::Started { max_servers, now });
+        let writes = vec![
+            self.part(keys::frontier(&ledger.pool, k), &expressions::frontier(&roll))?,
+            self.part(keys::fleet(&ledger.pool), &started)?,
+            TransactWriteItem::builder().put(put).build(),
+        ];
+        match self.transact(writes).await? {
+            Ok(()) => Ok(Rolled::Yes),
+            Err(reasons) => {
+                let refused = |i: usize| reasons.get(i).filter(|reason| reason.code() == Some(CONDITION_FAILED));
+                if refused(0).is_some() {
+                    return Ok(Rolled::Raced);
+                }
+                let Some(fleet) = refused(1) else { return Ok(Rolled::Raced) };
+                let fleet = fleet.item().map(items::read_fleet).transpose()?.unwrap_or_default();
+                Ok(fleet.no_launch(max_servers, now).map_or(Rolled::Raced, Rolled::No))
+            }
+        }
+    }
+
+    /// Counts a stopped server out of its fleet: exactly once, however often it is asked. False if somebody else's
+    /// transaction was in the way.
+    pub async fn count_out(&self, ledger: &Ledger, fleet: &FleetWrite) -> Result<bool, TableError> {
+        let writes = vec![
+            self.part(keys::ledger(&ledger.id), &count_out())?,
+            self.part(keys::fleet(&ledger.pool), &expressions::fleet(fleet))?,
+        ];
+        Ok(match self.transact(writes).await? {
+            Ok(()) => true,
+            // Counted out already: done. Anything else is for the caller to repeat.
+            Err(reasons) => reasons.first().is_some_and(|reason| reason.code() == Some(CONDITION_FAILED)),
+        })
+    }
+
+    fn part(&self, key: Attributes, expression: &Expression) -> Result<TransactWriteItem, TableError> {
+        let mut update = Update::builder()
+            .table_name(&self.name)
+            .set_key(Some(key))
+            .update_expression(expression.update.as_ref())
+            .condition_expression(expression.condition.as_ref())
+            .set_expression_attribute_values(values(expression))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        for (placeholder, name) in expression.names() {
+            update = update.expression_attribute_names(placeholder, name);
+        }
+        let update = update.build().map_err(|error| TableError::Broken(error.to_string()))?;
+        Ok(TransactWriteItem::builder().update(update).build())
+    }
+
+    /// All of these writes or none; if none, why, write by write.
+    async fn transact(
+        &self,
+        writes: Vec<TransactWriteItem>,
+    ) -> Result<Result<(), Vec<CancellationReason>>, TableError> {
+        match self.client.transact_write_items().set_transact_items(Some(writes)).send().await {
+            Ok(_) => Ok(Ok(())),
+            Err(error) => match error.as_service_error() {
+                Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+                    Ok(Err(cancelled.cancellation_reasons().to_vec()))
+                }
+                _ => Err(TableError::of(error)),
+            },
+        }
+    }
+}
+
+/// The code of a cancellation reason whose condition failed.
+const CONDITION_FAILED: &str = "ConditionalCheckFailed";
+
+fn values(expression: &Expression) -> Option<Attributes> {
+    (!expression.values.is_empty()).then(|| expression.values.clone())
+}

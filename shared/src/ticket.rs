@@ -1,0 +1,123 @@
+//! Tickets: what a player shows to the server, and what the server can check without calling anyone.
+//!
+//! A ticket is a JWT ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519)) signed with HS256. The key is the SHA-256 of the
+//! server's token, which the table and the server both know and nobody else: whoever holds one server's token can forge
+//! tickets for that server alone.
+//!
+//! | claim | is |
+//! |---|---|
+//! | `sub` | the player |
+//! | `aud` | the server |
+//! | `exp` | when the reservation's time is up, in seconds since 1970, rounded down |
+//! | `jti` | the placement's stamp, as decimal digits |
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{PlayerId, PresentedTicket, ServerId, Stamp, Time, TokenHash};
+
+/// Longer texts are not looked at.
+const LONGEST: usize = 2_048;
+
+/// Why a ticket does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ticket is not one that was issued for this player on this server")]
+pub struct BadTicket;
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    sub: String,
+    aud: String,
+    exp: i64,
+    jti: String,
+}
+
+/// Issues the ticket of one placement.
+///
+/// # Errors
+/// The signature could not be made.
+pub fn issue(
+    key: &TokenHash,
+    server: &ServerId,
+    player: &PlayerId,
+    stamp: Stamp,
+    expires: Time,
+) -> Result<String, jsonwebtoken::errors::Error> {
+    let claims = Claims {
+        sub: player.to_string(),
+        aud: server.to_string(),
+        exp: expires.0.div_euclid(1_000),
+        jti: stamp.get().to_string(),
+    };
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(key.bytes()))
+}
+
+/// Reads a ticket that a player showed to a server. Whether its time is up is for the caller to decide, since a
+/// repeated call may come late.
+///
+/// # Errors
+/// It was not issued for this player on this server.
+pub fn read(key: &TokenHash, server: &ServerId, player: &PlayerId, ticket: &str) -> Result<PresentedTicket, BadTicket> {
+    if ticket.len() > LONGEST {
+        return Err(BadTicket);
+    }
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.validate_exp = false;
+    validation.set_audience(&[server.as_str()]);
+    validation.sub = Some(player.to_string());
+    validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+    let claims = jsonwebtoken::decode::<Claims>(ticket, &DecodingKey::from_secret(key.bytes()), &validation)
+        .map_err(|_| BadTicket)?
+        .claims;
+    let stamp = claims.jti.parse().ok().and_then(Stamp::new).ok_or(BadTicket)?;
+    // `exp` was rounded down; the reservation itself lasts to the end of that second.
+    Ok(PresentedTicket { stamp, expires: Time(claims.exp.saturating_add(1).saturating_mul(1_000)) })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    fn ids() -> (TokenHash, ServerId, PlayerId, Stamp) {
+        (
+            TokenHash::of("token"),
+            ServerId::parse("s1").unwrap(),
+            PlayerId::parse("auth0|p1").unwrap(),
+            Stamp::new(1_700_000_000_123).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_ticket_is_read_back_as_it_was_issued() {
+        let (key, server, player, stamp) = ids();
+        let ticket = issue(&key, &server, &player, stamp, Time(1_700_000_060_500)).unwrap();
+        let read = read(&key, &server, &player, &ticket).unwrap();
+        assert_eq!(read, PresentedTicket { stamp, expires: Time(1_700_000_061_000) });
+    }
+
+    #[test]
+    fn a_ticket_counts_for_its_own_player_server_and_key_only() {
+        let (key, server, player, stamp) = ids();
+        let ticket = issue(&key, &server, &player, stamp, Time(1_700_000_060_500)).unwrap();
+        assert!(read(&TokenHash::of("other"), &server, &player, &ticket).is_err());
+        assert!(read(&key, &ServerId::parse("s2").unwrap(), &player, &ticket).is_err());
+        assert!(read(&key, &server, &PlayerId::parse("p2").unwrap(), &ticket).is_err());
+        let mut forged = ticket.into_bytes();
+        let last = forged.last_mut().unwrap();
+        *last = if *last == b'A' { b'B' } else { b'A' };
+        assert!(read(&key, &server, &player, &String::from_utf8(forged).unwrap()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_ticket_is_refused() {
+        let (key, server, player, stamp) = ids();
+        for text in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", &"x".repeat(3_000)] {
+            assert_eq!(read(&key, &server, &player, text), Err(BadTicket));
+        }
+        let claims = Claims { sub: player.to_string(), aud: server.to_string(), exp: 1, jti: stamp.get().to_string() };
+        let other = Header::new(Algorithm::HS512);
+        let text = jsonwebtoken::encode(&other, &claims, &EncodingKey::from_secret(key.bytes())).unwrap();
+        assert_eq!(read(&key, &server, &player, &text), Err(BadTicket));
+    }
+}
