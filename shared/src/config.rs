@@ -21,7 +21,6 @@ use crate::{
     domain::PoolName,
     launching::Launcher,
     table::Table,
-    telemetry::RequestCounter,
 };
 
 /// A variable that is missing or out of range.
@@ -82,11 +81,22 @@ pub async fn sdk() -> SdkConfig {
 }
 
 /// OWMM over AWS, or over whatever the SDK's configuration points at.
-pub fn connect(config: Config, sdk: &SdkConfig, requests: RequestCounter) -> Owmm {
-    let (clock, dice) = (Clock::system(), Dice::system());
-    let dynamodb = aws_sdk_dynamodb::config::Builder::from(sdk).interceptor(requests).build();
-    let table = Table::new(aws_sdk_dynamodb::Client::from_conf(dynamodb), config.table);
-    let launcher = Launcher::new(aws_sdk_ecs::Client::new(sdk), table.clone(), clock.clone(), dice.clone());
+pub fn connect(config: Config, sdk: &SdkConfig) -> Owmm {
+    let dynamodb = aws_sdk_dynamodb::Client::new(sdk);
+    let ecs = aws_sdk_ecs::Client::new(sdk);
+    assemble(config, dynamodb, ecs, Clock::system(), Dice::system())
+}
+
+/// OWMM over these clients, with this clock and these dice.
+pub fn assemble(
+    config: Config,
+    dynamodb: aws_sdk_dynamodb::Client,
+    ecs: aws_sdk_ecs::Client,
+    clock: Clock,
+    dice: Dice,
+) -> Owmm {
+    let table = Table::new(dynamodb, config.table);
+    let launcher = Launcher::new(ecs, table.clone(), clock.clone(), dice.clone());
     Owmm::new(table, launcher, clock, dice, config.default_pool)
 }
 

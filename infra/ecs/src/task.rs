@@ -249,3 +249,34 @@ fn rfc3339(at: EpochMs) -> Value {
     let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000);
     json!(moment.ok().and_then(|moment| moment.format(&Rfc3339).ok()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panic")]
+
+    use super::*;
+    use crate::wire;
+
+    fn task() -> Task {
+        let request: wire::RunTask = wire::request(json!({"taskDefinition": "game"})).unwrap();
+        Task::new("1", "default", Arc::new(request.check().unwrap()), 1_500)
+    }
+
+    #[test]
+    fn the_first_reason_to_stop_stands() {
+        let mut task = task();
+        task.end(StopCode::UserInitiated, "enough", 2_000);
+        task.end(StopCode::EssentialContainerExited, "exited", 3_000);
+        let described = task.describe(false);
+        assert_eq!((&described["stopCode"], &described["stoppedReason"]), (&"UserInitiated".into(), &"enough".into()));
+        assert_eq!((&described["createdAt"], &described["stoppingAt"]), (&1.5.into(), &2.0.into()));
+    }
+
+    #[test]
+    fn protection_ends_by_itself() {
+        let mut task = task();
+        task.protect(Some(60_000));
+        assert_eq!(task.protection(59_999)["expirationDate"], 60.0);
+        assert_eq!(task.protection(60_000), json!({"taskArn": task.arn, "protectionEnabled": false}));
+    }
+}

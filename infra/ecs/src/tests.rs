@@ -441,6 +441,20 @@ async fn dropping_the_local_ecs_kills_its_processes() {
     eventually(|| !alive(pid)).await;
 }
 
+#[test]
+fn a_runtime_that_ends_takes_the_processes_and_their_children_along() {
+    let scratch = Scratch::new();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dropped = runtime();
+    let pids = dropped.block_on(async {
+        let stack = scratch.shell("sleep 600 & echo $! >child; echo $$ >parent; wait", BOUND).await;
+        stack.start().await;
+        [scratch.pid("parent").await, scratch.pid("child").await]
+    });
+    drop(dropped);
+    runtime().block_on(eventually(|| !pids.into_iter().any(alive)));
+}
+
 #[tokio::test]
 async fn a_process_talks_to_the_log_with_the_tasks_short_id() {
     let scratch = Scratch::new();

@@ -1,1 +1,44 @@
-//! Local stack.
+//! The local stack: OWMM whole on a laptop, from one command.
+//!
+//! The functions are the same code as on AWS, with the real SDK in front of real sockets; what differs is behind the wire:
+//!
+//! | on AWS | here |
+//! |---|---|
+//! | API Gateway | [`gateway`]: the same events, an authorizer that believes everybody |
+//! | DynamoDB | [`engine`]: an embedded engine, in memory or in a file; or any endpoint |
+//! | ECS | the crate `ecs`: the same protocol, real processes |
+//!
+//! [`stack`] puts them together, [`play`] shows both flows, [`cli`] is what the user types. Everything listens on loopback
+//! only.
+
+pub mod cli;
+pub mod engine;
+pub mod gateway;
+pub mod play;
+pub mod stack;
+
+use std::{io, path::PathBuf};
+
+pub use stack::{Options, Stack};
+
+/// Why the local stack does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port cannot be listened on.
+    #[error("cannot listen on 127.0.0.1:{0}: {1}. Is another stack running? `--port 0` takes a free port.")]
+    Port(u16, io::Error),
+    /// The table's file cannot be used.
+    #[error(
+        "cannot keep the table in {0}: {1}. `--data` takes a file that this program made, or one in a folder that can be written."
+    )]
+    Data(PathBuf, String),
+    /// The embedded engine cannot be started.
+    #[error("the embedded DynamoDB engine does not start: {0}")]
+    Engine(String),
+    /// The table's endpoint cannot be used.
+    #[error("the table cannot be set up at {0}: {1}")]
+    Table(String, String),
+    /// The game server's command cannot be started.
+    #[error("`--game-server {0}`: {1}")]
+    GameServer(String, String),
+}

@@ -1,2 +1,5 @@
-//! OWMM local.
-fn main() {}
+//! `cargo run`: the local stack.
+
+fn main() -> std::process::ExitCode {
+    local::cli::main()
+}

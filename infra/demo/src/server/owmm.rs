@@ -35,13 +35,13 @@ pub(super) struct Owmm {
 pub(super) struct Registered {
     pub(super) state: State,
     pub(super) capacity: u32,
-    heartbeat_seconds: u64,
+    heartbeat_seconds: f64,
 }
 
 impl Registered {
     /// Neither so often that it is a flood nor so seldom that it is silence, whatever the answer says.
     pub(super) fn heartbeat_every(&self) -> Duration {
-        Duration::from_secs(self.heartbeat_seconds.clamp(1, 300))
+        Duration::from_secs_f64(self.heartbeat_seconds.clamp(0.1, 300.0))
     }
 }
 

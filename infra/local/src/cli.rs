@@ -1,0 +1,286 @@
+//! What the user types, and what they see.
+
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use shared::domain::{PoolLimits, Span};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    Error, Options, Stack, play,
+    stack::{LIMITS, POOL, TABLE},
+};
+
+/// OWMM whole on this machine: plays both join flows, then stays up. Everything listens on loopback only.
+///
+/// Once all is up, stdout has one line each: `dynamodb URL table NAME`, `ecs URL`, and last `ready URL`. Everything else
+/// goes to stderr; OWMM_LOG sets how much (error, warn, info, debug).
+///
+/// For this machine only: `Authorization: Bearer ID` makes ID the player, unchecked.
+#[derive(Debug, Parser)]
+#[command(name = "owmm-local", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The demo game server: what the local ECS starts for a task. Reads OWMM_URL, OWMM_SERVER_ID, OWMM_SERVER_TOKEN,
+    /// OWMM_POOL and OWMM_CAPACITY from its environment.
+    GameServer,
+    /// A demo player: joins, waits while a server starts, connects, plays, leaves.
+    Player(PlayerArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct PlayerArgs {
+    /// OWMM's URL.
+    #[arg(long, default_value = "http://127.0.0.1:9000")]
+    url: String,
+    /// Who the player is; on this machine, all that a player needs.
+    #[arg(long, default_value = "demo-player")]
+    id: String,
+    /// The pool to join, instead of OWMM's default.
+    #[arg(long)]
+    pool: Option<String>,
+    /// How long to wait for a slot, in seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    patience_seconds: u64,
+    /// How long to play, in seconds.
+    #[arg(long, default_value_t = 3, value_name = "SECONDS")]
+    play_seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// The gateway's port; 0 takes a free one.
+    #[arg(long, default_value_t = 9000)]
+    port: u16,
+    /// Play both flows and exit: 0 only if every step happened.
+    #[arg(long, conflicts_with = "no_demo")]
+    once: bool,
+    /// Only serve.
+    #[arg(long)]
+    no_demo: bool,
+    /// Keep the table in this file; without it, in memory.
+    #[arg(long, value_name = "FILE", conflicts_with = "dynamodb")]
+    data: Option<PathBuf>,
+    /// Use this DynamoDB endpoint (DynamoDB Local, or any other) instead of the embedded engine.
+    #[arg(long, value_name = "URL")]
+    dynamodb: Option<String>,
+    /// Slots of a server of the default pool, 1-1000.
+    #[arg(long, value_name = "N", default_value_t = LIMITS.capacity, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    capacity: u32,
+    /// Servers of the default pool that may live at once, 1-10000.
+    #[arg(long, value_name = "N", default_value_t = LIMITS.max_servers, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_servers: u32,
+    /// Frontiers of the default pool, 1-16: servers that may be filling at once while they start.
+    #[arg(long, value_name = "N", default_value_t = LIMITS.frontiers, value_parser = clap::value_parser!(u32).range(1..=16))]
+    frontiers: u32,
+    /// How long a slot is held for a player who has not come yet, in seconds, 1-3600.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    reservation_seconds: u32,
+    /// How long a server may take to register, in seconds, 1-3600.
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    launch_seconds: u32,
+    /// How long a heartbeat keeps a server's lease, in seconds, 1-600. Servers beat three times as often.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
+    lease_seconds: u32,
+    /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments.
+    #[arg(long, value_name = "CMD")]
+    game_server: Option<String>,
+    /// The local ECS waits this long before it starts a task's process, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    start_delay: u64,
+}
+
+impl Serve {
+    fn options(self) -> Result<Options, Error> {
+        Ok(Options {
+            port: self.port,
+            data: self.data,
+            dynamodb: self.dynamodb,
+            table: TABLE.to_owned(),
+            limits: PoolLimits {
+                capacity: self.capacity,
+                max_servers: self.max_servers,
+                frontiers: self.frontiers,
+                reservation: Span::seconds(self.reservation_seconds),
+                launch: Span::seconds(self.launch_seconds),
+                lease: Span::seconds(self.lease_seconds),
+            },
+            game_server: match &self.game_server {
+                Some(command) => command_line(command)?,
+                None => demo_game_server()?,
+            },
+            start_delay: Duration::from_millis(self.start_delay),
+        })
+    }
+}
+
+/// This program again, as the demo game server.
+///
+/// # Errors
+/// The operating system does not tell where this program is.
+pub fn demo_game_server() -> Result<Vec<OsString>, Error> {
+    let this = std::env::current_exe();
+    let this = this.map_err(|error| Error::GameServer("(the demo game server)".into(), error.to_string()))?;
+    Ok(vec![this.into_os_string(), "game-server".into()])
+}
+
+/// A command line as a program that is there, and its arguments.
+fn command_line(command: &str) -> Result<Vec<OsString>, Error> {
+    let wrong = |problem: String| Error::GameServer(command.to_owned(), problem);
+    let words = shlex::split(command).ok_or_else(|| wrong("a quote is not closed".into()))?;
+    let (program, arguments) = words.split_first().ok_or_else(|| wrong("name a program".into()))?;
+    let program = which::which(program).map_err(|error| wrong(format!("{program} cannot be started: {error}")))?;
+    Ok(std::iter::once(program.into_os_string()).chain(arguments.iter().map(OsString::from)).collect())
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.command.is_none());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::GameServer) => demo::server::main().await,
+            Some(Command::Player(args)) => player(args).await,
+            None => serve(cli.serve).await,
+        }
+    })
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    say(&format!("error: {error}"));
+    ExitCode::FAILURE
+}
+
+/// A line for the person at the terminal. If stderr is gone, so is the person.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A line for the script that started us.
+fn tell(line: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+fn log_to_stderr(stack: bool) {
+    // A call a line would bury the demo's steps: the functions speak up from warnings on unless asked for more.
+    // The engine warns of every refused condition, which here is an answer like any other.
+    let default = if stack { "info,shared=warn,dynoxide=error" } else { "info" };
+    let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // The stack gives a game server's lines their time.
+    if stack { log.init() } else { log.without_time().init() }
+}
+
+async fn player(args: PlayerArgs) -> ExitCode {
+    let http = match demo::http_client() {
+        Ok(http) => http,
+        Err(error) => return fail(&error),
+    };
+    let player = demo::player::Player::new(&args.url, &args.id, args.pool.as_deref(), http);
+    let seconds = Duration::from_secs;
+    demo::player::main(player, seconds(args.patience_seconds), seconds(args.play_seconds)).await
+}
+
+async fn serve(serve: Serve) -> ExitCode {
+    let (once, no_demo) = (serve.once, serve.no_demo);
+    let mut interrupted = std::pin::pin!(interrupted());
+    let stack = match serve.options() {
+        Ok(options) => Stack::start(options).await,
+        Err(error) => return fail(&error),
+    };
+    let stack = match stack {
+        Ok(stack) => stack,
+        Err(error) => return fail(&error),
+    };
+    let lines = [
+        format!("dynamodb {} table {TABLE}", stack.dynamodb_url()),
+        format!("ecs {}", stack.ecs_url()),
+        format!("ready {}", stack.url()),
+    ];
+    if let Err(error) = lines.iter().try_for_each(|line| tell(line)) {
+        stack.stop().await;
+        return fail(&error);
+    }
+    let mut code = ExitCode::SUCCESS;
+    if !no_demo {
+        let played = tokio::select! {
+            played = play::both_flows(&stack, say) => Some(played),
+            () = &mut interrupted => None,
+        };
+        match played {
+            Some(Ok(())) => {}
+            Some(Err(missed)) => {
+                say(&format!("error: the demo did not get through: {missed}"));
+                code = ExitCode::FAILURE;
+            }
+            None => {
+                stack.stop().await;
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if !once {
+        say(&invitation(stack.url()));
+        interrupted.await;
+        code = ExitCode::SUCCESS;
+    }
+    say("\nstopping every process that was started ...");
+    stack.stop().await;
+    code
+}
+
+fn invitation(url: &str) -> String {
+    format!(
+        "
+OWMM is up at {url} (pool `{POOL}`). Try:
+
+  curl -X POST {url}/join -H 'Authorization: Bearer alice'      # a slot for alice; again: the same slot
+  curl -X POST {url}/join -H 'Authorization: Bearer bob'        # fullest server first
+  curl -X DELETE {url}/join -H 'Authorization: Bearer alice'    # alice gives hers up
+
+Ctrl-C stops it and every process that it started."
+    )
+}
+
+/// Ctrl-C, or a polite request to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let (Ok(mut term), Ok(mut hup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = term.recv() => {}
+                _ = hup.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler there is nothing to wait for but the end.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,259 @@
+//! The local gateway: what API Gateway's HTTP API does, on loopback.
+//!
+//! Turns an HTTP request into the very event that API Gateway would send (payload format 2.0), hands it to the function
+//! that has the route, in this process, and turns the answer back. It must not know what the functions do.
+//!
+//! Its authorizer is for the laptop only: `Authorization: Bearer ID` makes `ID` the `sub` of the player, unchecked.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::{Body as HttpBody, to_bytes},
+    extract::{Request as HttpRequest, State},
+    http::{HeaderMap, Method, header::AUTHORIZATION},
+    response::Response as HttpResponse,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use lambda_http::{Context, RequestExt, request::from_str};
+use serde_json::{Value, json};
+use shared::{
+    Owmm,
+    http::{Body, Code, Problem, Request, Response, answer},
+};
+use tokio::sync::Semaphore;
+
+/// The longest body that API Gateway passes on, in bytes ("Quotas for HTTP APIs" in its developer guide).
+const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
+/// Requests in work at once, the others wait: an account's Lambda concurrency, as small as suits a laptop.
+const CONCURRENCY: usize = 256;
+
+/// A function that the gateway can call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Function {
+    Join,
+    RegisterServer,
+    RegisterPlayer,
+    DeregisterPlayer,
+    Heartbeat,
+    DeregisterServer,
+}
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Authorizer {
+    /// The JWT authorizer; here, any bearer token is its own `sub`.
+    Jwt,
+    /// None at the gateway: the function checks the server's token.
+    None,
+}
+
+/// Every route, once.
+const ROUTES: &[(&str, &str, Authorizer, Function)] = &[
+    ("POST", "/join", Authorizer::Jwt, Function::Join),
+    ("DELETE", "/join", Authorizer::Jwt, Function::Join),
+    ("PUT", "/servers/{serverId}", Authorizer::None, Function::RegisterServer),
+    ("DELETE", "/servers/{serverId}", Authorizer::None, Function::DeregisterServer),
+    ("POST", "/servers/{serverId}/heartbeat", Authorizer::None, Function::Heartbeat),
+    ("PUT", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::RegisterPlayer),
+    ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::DeregisterPlayer),
+];
+
+#[derive(Debug)]
+struct Gateway {
+    owmm: Owmm,
+    requests: AtomicU64,
+    places: Semaphore,
+}
+
+/// The gateway in front of these functions.
+pub fn router(owmm: Owmm) -> Router {
+    let gateway = Gateway { owmm, requests: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) };
+    Router::new().fallback(serve).with_state(Arc::new(gateway))
+}
+
+/// Method and path of every route, for documents that must agree with it.
+pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROUTES.iter().map(|(method, path, _, _)| (*method, *path))
+}
+
+/// What the path parameters of a pattern are in a path; `None` if it does not match.
+fn matching<'a>(pattern: &'a str, path: &'a str) -> Option<HashMap<&'a str, &'a str>> {
+    let (mut parts, mut names) = (path.split('/'), pattern.split('/'));
+    let mut parameters = HashMap::new();
+    loop {
+        match (names.next(), parts.next()) {
+            (None, None) => return Some(parameters),
+            (Some(name), Some(part)) => match name.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+                Some(_) if part.is_empty() => return None,
+                Some(name) => {
+                    parameters.insert(name, part);
+                }
+                None if name != part => return None,
+                None => {}
+            },
+            _ => return None,
+        }
+    }
+}
+
+async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> HttpResponse {
+    let Ok(_place) = gateway.places.acquire().await else { return HttpResponse::default() };
+    let id = format!("local-{}", gateway.requests.fetch_add(1, Ordering::Relaxed));
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let matches = ROUTES.iter().filter_map(|route| matching(route.1, path).map(|parameters| (route, parameters)));
+    let matches = matches.collect::<Vec<_>>();
+    let route = matches.iter().find(|((method, ..), _)| *method == parts.method.as_str());
+    let problem = match (route, matches.as_slice()) {
+        (Some(((method, pattern, authorizer, function), parameters)), _) => {
+            match to_bytes(body, MAX_BODY_BYTES).await {
+                Ok(body) => {
+                    let sub = match authorizer {
+                        Authorizer::Jwt => bearer(&parts.headers),
+                        Authorizer::None => None,
+                    };
+                    let route = format!("{method} {pattern}");
+                    let event = event(&id, &route, &parts.method, &parts.uri, &parts.headers, parameters, sub, &body);
+                    match from_str(&event.to_string()) {
+                        Ok(request) => return response(gateway.call(*function, with_id(request, &id)).await),
+                        Err(error) => Problem::internal(error.to_string()),
+                    }
+                }
+                Err(_) => {
+                    Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 64 KiB after that.")
+                }
+            }
+        }
+        (None, []) => Problem::new(Code::NotFound, "There is no such route. openapi.yaml has them all."),
+        (None, others) => {
+            let allowed = others.iter().map(|((method, ..), _)| *method).collect::<Vec<_>>().join(", ");
+            shared::http::method_not_allowed(&allowed)
+        }
+    };
+    let mut request = Request::new(Body::Empty);
+    (*request.method_mut(), *request.uri_mut()) = (parts.method, parts.uri);
+    response(answer(&with_id(request, &id), Err(problem)))
+}
+
+fn with_id(request: Request, id: &str) -> Request {
+    let mut context = Context::default();
+    id.clone_into(&mut context.request_id);
+    request.with_lambda_context(context)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// API Gateway's event, payload format 2.0 ("Working with AWS Lambda proxy integrations for HTTP APIs").
+#[allow(clippy::too_many_arguments, reason = "an event has as many parts")]
+fn event(
+    id: &str,
+    route: &str,
+    method: &Method,
+    uri: &axum::http::Uri,
+    headers: &HeaderMap,
+    parameters: &HashMap<&str, &str>,
+    sub: Option<&str>,
+    body: &[u8],
+) -> Value {
+    let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let (text, is_base64) = match std::str::from_utf8(body) {
+        Ok(text) => (text.to_owned(), false),
+        Err(_) => (BASE64_STANDARD.encode(body), true),
+    };
+    let query = uri.query().unwrap_or_default();
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('=')).collect::<HashMap<_, _>>();
+    let mut context = json!({
+        "accountId": "000000000000",
+        "apiId": "local",
+        "domainName": "localhost",
+        "domainPrefix": "localhost",
+        "http": {
+            "method": method.as_str(),
+            "path": uri.path(),
+            "protocol": "HTTP/1.1",
+            "sourceIp": "127.0.0.1",
+            "userAgent": "",
+        },
+        "requestId": id,
+        "routeKey": route,
+        "stage": "$default",
+        "time": "",
+        "timeEpoch": u64::try_from(now).unwrap_or(0),
+    });
+    if let (Some(sub), Some(context)) = (sub, context.as_object_mut()) {
+        context.insert("authorizer".to_owned(), json!({ "jwt": { "claims": { "sub": sub }, "scopes": null } }));
+    }
+    json!({
+        "version": "2.0",
+        "routeKey": route,
+        "rawPath": uri.path(),
+        "rawQueryString": query,
+        "headers": headers.collect::<HashMap<_, _>>(),
+        "queryStringParameters": pairs,
+        "pathParameters": parameters,
+        "requestContext": context,
+        "body": if body.is_empty() { Value::Null } else { text.into() },
+        "isBase64Encoded": is_base64,
+    })
+}
+
+impl Gateway {
+    async fn call(&self, function: Function, request: Request) -> Response<Body> {
+        let owmm = &self.owmm;
+        let answered = match function {
+            Function::Join => join::handle(owmm, request).await,
+            Function::RegisterServer => register_server::handle(owmm, request).await,
+            Function::RegisterPlayer => register_player::handle(owmm, request).await,
+            Function::DeregisterPlayer => deregister_player::handle(owmm, request).await,
+            Function::Heartbeat => heartbeat::handle(owmm, request).await,
+            Function::DeregisterServer => deregister_server::handle(owmm, request).await,
+        };
+        match answered {
+            Ok(response) => response,
+        }
+    }
+}
+
+fn response(response: Response<Body>) -> HttpResponse {
+    let (parts, body) = response.into_parts();
+    HttpResponse::from_parts(parts, HttpBody::from(body.to_vec()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_paths_and_names_their_parts() {
+        let found = matching("/servers/{serverId}/players/{playerId}", "/servers/s1/players/a%7Cb").unwrap();
+        assert_eq!(found.get("serverId"), Some(&"s1"));
+        assert_eq!(found.get("playerId"), Some(&"a%7Cb"));
+        for path in ["/servers", "/servers/", "/servers/s1/", "/servers/s1/players", "/join", "/servers/s1/players/p/x"]
+        {
+            assert_eq!(matching("/servers/{serverId}/players/{playerId}", path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_event_has_the_authorizers_sub_and_only_then_one() {
+        let uri = "/join?a=b".parse().unwrap();
+        let empty = (HeaderMap::new(), HashMap::new());
+        let event = |sub| event("1", "POST /join", &Method::POST, &uri, &empty.0, &empty.1, sub, b"{}");
+        assert_eq!(event(Some("p")).pointer("/requestContext/authorizer/jwt/claims/sub").unwrap(), "p");
+        assert_eq!(event(None).pointer("/requestContext/authorizer"), None);
+        assert_eq!(event(None).pointer("/queryStringParameters/a").unwrap(), "b");
+    }
+}

@@ -1,0 +1,209 @@
+//! The local stack: table, ECS, gateway and functions in one process, on loopback.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use ecs::LocalEcs;
+use shared::{
+    Owmm,
+    clock::{Clock, Dice},
+    config::{Config, assemble, timeouts},
+    domain::{Pool, PoolLimits, PoolName, Span, TaskPlacement},
+    table::create_table,
+    telemetry::RequestCounter,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{Error, engine::Engine, gateway};
+
+/// The table's name.
+pub const TABLE: &str = "owmm";
+/// The pool of a join that names none.
+pub const POOL: &str = "default";
+/// Any region will do on loopback; the tools want one.
+const REGION: &str = "eu-central-1";
+
+/// What can be chosen.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The gateway's port; 0 takes a free one.
+    pub port: u16,
+    /// Keeps the table in a file instead of in memory.
+    pub data: Option<PathBuf>,
+    /// Uses this DynamoDB endpoint instead of the embedded engine.
+    pub dynamodb: Option<String>,
+    /// The table's name.
+    pub table: String,
+    /// The default pool's limits.
+    pub limits: PoolLimits,
+    /// What the local ECS starts for a task: a program and its arguments.
+    pub game_server: Vec<OsString>,
+    /// How long the local ECS waits before it starts a task's process.
+    pub start_delay: Duration,
+}
+
+/// The stack while it serves.
+pub struct Stack {
+    owmm: Owmm,
+    ecs: LocalEcs,
+    dynamodb: aws_sdk_dynamodb::Client,
+    requests: RequestCounter,
+    url: String,
+    dynamodb_url: String,
+    ecs_url: String,
+    servers: Vec<JoinHandle<()>>,
+    _engine: Option<Engine>,
+}
+
+async fn listen(port: u16) -> Result<(TcpListener, SocketAddr), Error> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| Error::Port(port, error))?;
+    let address = listener.local_addr().map_err(|error| Error::Port(port, error))?;
+    Ok((listener, address))
+}
+
+fn serve(listener: TcpListener, router: axum::Router) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "a listener has ended");
+        }
+    })
+}
+
+async fn sdk() -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).timeout_config(timeouts());
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+        // Nothing on loopback checks credentials, and nothing there should find somebody's real ones.
+        let local = Credentials::new("local", "local", None, None, "the local stack");
+        loader = loader.credentials_provider(SharedCredentialsProvider::new(local));
+    }
+    if std::env::var_os("AWS_REGION").is_none() {
+        loader = loader.region(Region::from_static(REGION));
+    }
+    loader.load().await
+}
+
+impl Stack {
+    /// Starts everything. Says what it is doing as it goes.
+    ///
+    /// # Errors
+    /// A port is taken, the file or the endpoint cannot be used.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        raise_open_files();
+        let (gateway_listener, gateway_address) = listen(options.port).await?;
+        let engine = match &options.dynamodb {
+            Some(_) => None,
+            None => Some(Engine::start(options.data.as_deref())?),
+        };
+        let dynamodb_url = match (&options.dynamodb, &engine) {
+            (Some(url), _) => url.clone(),
+            (None, Some(engine)) => engine.url(),
+            (None, None) => return Err(Error::Engine("it was not started".into())),
+        };
+        tracing::info!(url = dynamodb_url, "table engine");
+
+        let ecs_options = ecs::Options { start_delay: options.start_delay, ..ecs::Options::new(options.game_server) };
+        let cluster = ecs_options.cluster.clone();
+        let ecs = LocalEcs::new(ecs_options);
+        let (ecs_listener, ecs_address) = listen(0).await?;
+        let ecs_url = format!("http://{ecs_address}");
+        let mut servers = vec![serve(ecs_listener, ecs.router())];
+        tracing::info!(url = ecs_url, "local ECS");
+
+        let sdk = sdk().await;
+        let requests = RequestCounter::default();
+        let dynamodb_config = aws_sdk_dynamodb::config::Builder::from(&sdk)
+            .endpoint_url(&dynamodb_url)
+            .interceptor(requests.clone())
+            .build();
+        let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb_config);
+        let ecs_config = aws_sdk_ecs::config::Builder::from(&sdk).endpoint_url(&ecs_url).build();
+        create_table(&dynamodb, &options.table)
+            .await
+            .map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
+        let default_pool = PoolName::parse(POOL).map_err(|error| Error::Engine(error.to_string()))?;
+        let owmm = assemble(
+            Config { table: options.table, default_pool: default_pool.clone() },
+            dynamodb.clone(),
+            aws_sdk_ecs::Client::from_conf(ecs_config),
+            Clock::system(),
+            Dice::system(),
+        );
+        let url = format!("http://{gateway_address}");
+        let task = TaskPlacement {
+            cluster,
+            task_definition: "demo-game-server:1".into(),
+            container: "game-server".into(),
+            subnets: Vec::new(),
+            security_groups: Vec::new(),
+            assign_public_ip: false,
+            launch_type: None,
+            url: url.clone(),
+        };
+        let pool = Pool { name: default_pool, limits: options.limits, task };
+        owmm.table().put_pool(&pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
+        servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
+        tracing::info!(url, "gateway");
+        Ok(Self { owmm, ecs, dynamodb, requests, url, dynamodb_url, ecs_url, servers, _engine: engine })
+    }
+
+    /// The gateway's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The table's endpoint.
+    pub fn dynamodb_url(&self) -> &str {
+        &self.dynamodb_url
+    }
+
+    /// The local ECS's endpoint.
+    pub fn ecs_url(&self) -> &str {
+        &self.ecs_url
+    }
+
+    /// The operations that the gateway's functions call.
+    pub const fn owmm(&self) -> &Owmm {
+        &self.owmm
+    }
+
+    /// The local ECS.
+    pub const fn ecs(&self) -> &LocalEcs {
+        &self.ecs
+    }
+
+    /// The client of the table that the functions use.
+    pub const fn dynamodb(&self) -> &aws_sdk_dynamodb::Client {
+        &self.dynamodb
+    }
+
+    /// Requests that the functions have sent to the table.
+    pub const fn requests(&self) -> &RequestCounter {
+        &self.requests
+    }
+
+    /// Stops every game server, which may say goodbye while the gateway still listens, then the rest.
+    pub async fn stop(self) {
+        self.ecs.shutdown().await;
+        for server in &self.servers {
+            server.abort();
+        }
+    }
+}
+
+/// The limits of the default pool where nothing else is said.
+pub const LIMITS: PoolLimits = PoolLimits {
+    capacity: 50,
+    max_servers: 100,
+    frontiers: 1,
+    reservation: Span::seconds(60),
+    launch: Span::seconds(120),
+    lease: Span::seconds(30),
+};
+
+/// A thousand players at once are a few thousand sockets; a shell often allows 1,024.
+fn raise_open_files() {
+    if let Err(error) = rlimit::increase_nofile_limit(1 << 16) {
+        tracing::warn!(%error, "the limit of open files stays as it is; many connections at once may fail");
+    }
+}
