@@ -24,7 +24,7 @@ const LISTING_FRESH_FOR: Span = Span::seconds(1);
 /// How long an observed number of free slots is believed over the index.
 const ROOM_FRESH_FOR: Span = Span::seconds(2);
 /// Callers that may ask a used-up frontier at once; the others wait for what these find.
-const PROBERS: usize = 8;
+const PROBERS: usize = 2;
 /// Servers among which a herd is spread at the most.
 const WIDEST_SPREAD: usize = 16;
 
@@ -36,6 +36,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub struct Hints {
     pools: Mutex<HashMap<PoolName, (Time, Arc<Pool>)>>,
+    /// One caller asks for a pool; the others wait for the answer.
+    asking_for_pool: tokio::sync::Mutex<()>,
     listings: Mutex<HashMap<PoolName, Arc<Listing>>>,
     gates: Mutex<HashMap<(PoolName, u32), Arc<Gate>>>,
 }
@@ -46,10 +48,16 @@ impl Hints {
     /// # Errors
     /// The table gave no answer.
     pub async fn pool(&self, table: &Table, name: &PoolName, now: Time) -> Result<Option<Arc<Pool>>, TableError> {
-        if let Some((at, pool)) = lock(&self.pools).get(name)
-            && now < *at + POOL_FRESH_FOR
-        {
-            return Ok(Some(Arc::clone(pool)));
+        let known = || match lock(&self.pools).get(name) {
+            Some((at, pool)) if now < *at + POOL_FRESH_FOR => Some(Arc::clone(pool)),
+            _ => None,
+        };
+        if let Some(pool) = known() {
+            return Ok(Some(pool));
+        }
+        let _asking = self.asking_for_pool.lock().await;
+        if let Some(pool) = known() {
+            return Ok(Some(pool));
         }
         let pool = table.pool(name).await?.map(Arc::new);
         match &pool {
@@ -154,7 +162,12 @@ impl Listing {
         let room = if ledger.state == ServerState::Ready { ledger.capacity.saturating_sub(claims) } else { 0 };
         let mut listed = lock(&self.listed);
         if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == ledger.id) {
-            candidate.room = Some((room, now));
+            // Answers overtake each other, so of two that are fresh the one with less room is the later one.
+            let before = candidate.room.filter(|(_, at)| now < *at + ROOM_FRESH_FOR);
+            candidate.room = match before {
+                Some((less, at)) if less < room => Some((less, at)),
+                _ => Some((room, now)),
+            };
         }
     }
 
@@ -241,7 +254,8 @@ pub struct Pass {
 }
 
 impl Gate {
-    fn speak_for(self: &Arc<Self>, k: u32) -> Option<Pass> {
+    /// Leave for a slot that is left by what this process has seen; `None` if none is.
+    pub fn speak_for(self: &Arc<Self>, k: u32) -> Option<Pass> {
         let mut seen = lock(&self.seen);
         seen.left = seen.left.checked_sub(1)?;
         Some(Pass { gate: Arc::clone(self), k, server: seen.server.clone(), spoken_for: true, _probing: None })

@@ -7,7 +7,8 @@ use crate::{
     domain::{
         Answer, Ask, Connect, Connected, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Joined,
         Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Placed, PlayerId, Pool, PoolLimits, PoolName,
-        PresentedTicket, Protocol, Registration, ServerId, ServerState, Span, Stamp, Time, TokenHash, Told,
+        PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span, Stamp, Time,
+        TokenHash, Told,
     },
     hints::{Hints, Pass, Pick},
     launching::Launcher,
@@ -151,6 +152,11 @@ impl Owmm {
         Self { table, launcher, clock, dice, hints: Arc::default(), default_pool }
     }
 
+    /// The same functions in another process: shares nothing that this one remembers.
+    pub fn another_copy(&self) -> Self {
+        Self { hints: Arc::default(), ..self.clone() }
+    }
+
     /// The table.
     pub const fn table(&self) -> &Table {
         &self.table
@@ -180,7 +186,7 @@ impl Owmm {
     async fn ask(&self, run: &mut Run, ask: Ask) -> Result<Told, Failure> {
         Ok(match ask {
             Ask::Find { tried, listed, fresh } => Told::Found(self.find(run, &tried, listed, fresh).await?),
-            Ask::TakeSlot => Told::Slot(self.take_slot(run).await?),
+            Ask::TakeSlot { may_start } => Told::Slot(self.take_slot(run, may_start).await?),
             Ask::UsedUp(server) => {
                 self.used_up(run, &server).await?;
                 Told::Noted
@@ -212,7 +218,9 @@ impl Owmm {
     /// Where there may be room.
     async fn find(&self, run: &mut Run, tried: &[ServerId], listed: bool, fresh: bool) -> Result<Hint, Failure> {
         run.pick = None;
-        run.pass = None;
+        if !fresh {
+            run.pass = None;
+        }
         let Some(pool) = run.pool.clone() else { return Ok(Hint::Unknown) };
         if listed {
             let listing = self.hints.listing(&pool.name);
@@ -221,6 +229,7 @@ impl Owmm {
             if let Some(pick) = listing.pick(pool.limits.capacity, tried, &self.dice) {
                 let server = pick.server.clone();
                 run.pick = Some(pick);
+                run.pass = None;
                 return Ok(Hint::Listed(server));
             }
         }
@@ -244,72 +253,81 @@ impl Owmm {
         self.hints.gate(&pool.name, k).enter(k).await
     }
 
-    /// Takes a slot from the frontier, starting a server if it is seen used up.
-    async fn take_slot(&self, run: &mut Run) -> Result<Result<ServerId, NoSlot>, Failure> {
-        let Some(pool) = run.pool.clone() else { return Ok(Err(NoSlot::Busy)) };
+    /// Takes a slot from a frontier; if it is seen used up and `may_start`, starts a server and takes the first slot.
+    async fn take_slot(&self, run: &mut Run, may_start: bool) -> Result<TakenSlot, Failure> {
+        let Some(pool) = run.pool.clone() else { return Ok(TakenSlot::No(NoSlot::Busy)) };
         let mut pass = match run.pass.take() {
             Some(pass) => pass,
             None => self.enter(&pool).await,
         };
         let (gate, k) = (Arc::clone(pass.gate()), pass.k);
-        for turn in 0..FRONTIER_TURNS {
-            let seen = match self.take(&pool, k).await? {
-                Ok(frontier) => {
-                    pass.spend();
-                    return Ok(Ok(frontier.server));
+        if !may_start {
+            let taken = self.take(&pool, &mut pass).await?;
+            return Ok(match taken {
+                Ok(frontier) => TakenSlot::On(frontier.server),
+                Err(_) => {
+                    // Whoever is about to start a server keeps its leave; the others wait for that server's name.
+                    run.pass = Some(pass);
+                    TakenSlot::UsedUp
                 }
-                Err(seen) => seen,
-            };
-            pass.spend();
-            let used_up = seen.map(|frontier| frontier.server);
+            });
+        }
+        for turn in 1..=FRONTIER_TURNS {
             let rolling = gate.roll().await;
-            if gate.server() != used_up && gate.server().is_some() {
-                continue;
+            if let Some(another) = gate.speak_for(k) {
+                // Somebody in this process was faster, and its server has slots left.
+                drop(rolling);
+                pass = another;
+                match self.take(&pool, &mut pass).await? {
+                    Ok(frontier) => return Ok(TakenSlot::On(frontier.server)),
+                    Err(_) => continue,
+                }
             }
-            match self.launcher.roll(&pool, k, used_up).await? {
+            let seen = match self.take(&pool, &mut pass).await? {
+                Ok(frontier) => return Ok(TakenSlot::On(frontier.server)),
+                Err(seen) => seen.map(|frontier| frontier.server),
+            };
+            match self.launcher.roll(&pool, k, seen).await? {
                 Ok(ledger) => {
                     let remaining = ledger.capacity.saturating_sub(1);
                     gate.learn(&Frontier { server: ledger.id.clone(), remaining });
                     drop(rolling);
                     drop(pass);
                     self.launcher.call(&ledger).await?;
-                    return Ok(Ok(ledger.id));
+                    return Ok(TakenSlot::On(ledger.id));
                 }
                 Err(None) => {
                     drop(rolling);
-                    tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn) + 1))).await;
+                    tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
                 }
-                Err(Some(NoLaunch::Paused(until))) => return Ok(Err(NoSlot::LaunchPaused(until))),
+                Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlot::No(NoSlot::LaunchPaused(until))),
                 Err(Some(NoLaunch::AtMaximum)) => return self.other_frontiers(&pool, k).await,
             }
         }
-        Ok(Err(NoSlot::Busy))
+        Ok(TakenSlot::No(NoSlot::Busy))
     }
 
-    async fn take(&self, pool: &Pool, k: u32) -> Result<Result<Frontier, Option<Frontier>>, Failure> {
-        let answer = self.table.write_frontier(&pool.name, k, &FrontierWrite::Take).await?;
+    async fn take(&self, pool: &Pool, pass: &mut Pass) -> Result<Result<Frontier, Option<Frontier>>, Failure> {
+        let answer = self.table.write_frontier(&pool.name, pass.k, &FrontierWrite::Take).await?;
+        pass.spend();
+        if let Answer::Written(frontier) | Answer::Refused(Some(frontier)) = &answer {
+            pass.gate().learn(frontier);
+        }
         Ok(match answer {
-            Answer::Written(frontier) => {
-                self.hints.gate(&pool.name, k).learn(&frontier);
-                Ok(frontier)
-            }
-            Answer::Refused(frontier) => {
-                if let Some(frontier) = &frontier {
-                    self.hints.gate(&pool.name, k).learn(frontier);
-                }
-                Err(frontier)
-            }
+            Answer::Written(frontier) => Ok(frontier),
+            Answer::Refused(frontier) => Err(frontier),
         })
     }
 
     /// No server may be started for this frontier; another one may still have slots.
-    async fn other_frontiers(&self, pool: &Pool, but: u32) -> Result<Result<ServerId, NoSlot>, Failure> {
+    async fn other_frontiers(&self, pool: &Pool, but: u32) -> Result<TakenSlot, Failure> {
         for k in (0..pool.limits.frontiers).filter(|k| *k != but) {
-            if let Ok(frontier) = self.take(pool, k).await? {
-                return Ok(Ok(frontier.server));
+            let mut pass = self.hints.gate(&pool.name, k).enter(k).await;
+            if let Ok(frontier) = self.take(pool, &mut pass).await? {
+                return Ok(TakenSlot::On(frontier.server));
             }
         }
-        Ok(Err(NoSlot::PoolFull))
+        Ok(TakenSlot::No(NoSlot::PoolFull))
     }
 
     /// A server had no room: no hint may name it any more.

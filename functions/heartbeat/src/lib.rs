@@ -8,7 +8,7 @@ use serde_json::json;
 use shared::{
     Owmm,
     domain::{PlayerId, ServerId},
-    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, server_token, timestamp},
+    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, present, server_token, timestamp},
 };
 
 /// As many as a server may have slots.
@@ -17,6 +17,7 @@ const MAX_PLAYERS: usize = 1_000;
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Inside {
+    #[serde(default, deserialize_with = "present")]
     players: Option<Vec<String>>,
 }
 

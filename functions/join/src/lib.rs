@@ -10,7 +10,7 @@ use shared::{
     domain::{NoSlot, PlayerId, PoolName},
     http::{
         Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, no_content,
-        player, timestamp,
+        player, present, timestamp,
     },
 };
 
@@ -22,6 +22,7 @@ const FULL_SECONDS: i64 = 5;
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wish {
+    #[serde(default, deserialize_with = "present")]
     pool: Option<String>,
 }
 

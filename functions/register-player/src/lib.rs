@@ -8,13 +8,14 @@ use serde_json::json;
 use shared::{
     Owmm, ServerOutcome,
     domain::{Connected, PlayerId, ServerId},
-    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, server_token},
+    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, present, server_token},
     ticket,
 };
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Shown {
+    #[serde(default, deserialize_with = "present")]
     ticket: Option<String>,
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use shared::{
     Owmm,
     domain::{Endpoint, Registration, ServerId},
-    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, server_token, timestamp},
+    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, present, server_token, timestamp},
 };
 
 /// Slots that a server may have: what one item bears, see ARCHITECTURE.md.
@@ -23,6 +23,7 @@ const MAX_METADATA_VALUE: usize = 128;
 struct Hello {
     address: String,
     port: u16,
+    #[serde(default, deserialize_with = "present")]
     capacity: Option<u32>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,

@@ -219,8 +219,6 @@ fn tell(events: &broadcast::Sender<Value>, task: &Task) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panic")]
-
     use serde_json::json;
 
     use super::*;

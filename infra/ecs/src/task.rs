@@ -19,6 +19,7 @@ const ADDRESS: &str = "127.0.0.1";
 pub(crate) type EpochMs = u64;
 
 /// The time on the wall.
+#[expect(clippy::disallowed_methods, reason = "real processes live in real time: this is no part of a simulation")]
 pub(crate) fn now() -> EpochMs {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
@@ -252,8 +253,6 @@ fn rfc3339(at: EpochMs) -> Value {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panic")]
-
     use super::*;
     use crate::wire;
 

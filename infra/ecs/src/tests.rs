@@ -1,11 +1,4 @@
 //! The local ECS as its users meet it: the real SDK over real HTTP, with real processes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail by panic"
-)]
 
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 

@@ -167,6 +167,7 @@ fn event(
     body: &[u8],
 ) -> Value {
     let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let (text, is_base64) = match std::str::from_utf8(body) {
         Ok(text) => (text.to_owned(), false),

@@ -167,6 +167,11 @@ impl Stack {
         &self.owmm
     }
 
+    /// What the functions take for now.
+    pub fn owmm_now(&self) -> shared::domain::Time {
+        Clock::system().now()
+    }
+
     /// The local ECS.
     pub const fn ecs(&self) -> &LocalEcs {
         &self.ecs

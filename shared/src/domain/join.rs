@@ -3,21 +3,22 @@
 //! 1. Find a server that may have room: a ready one from the index, else the one that the frontier fills.
 //! 2. Write the seat, if it is absent or void. A refusal returns the seat that stands: go there first, because a player
 //!    with a live claim gets the same slot back. So a repeated join, a poll and a reconnect are the same call.
-//! 3. For the frontier's server, take a slot from the frontier, which may start a server.
+//! 3. For the frontier's server, take a slot from the frontier. If it is used up, ask the index anew, for a server costs
+//!    money and may not be started while another has room; then start one.
 //! 4. Claim on that server's ledger in one write. A refusal says why: full (the next candidate, moving the seat by
 //!    compare-and-swap), full of expired claims (claim again, removing exactly those), draining or dead (move on).
 //!
-//! Everything is bounded: three servers of the index, then four turns at the frontier, then [`NoSlot::Busy`].
+//! Everything is bounded: three servers of the index, then six turns at the frontier, then [`NoSlot::Busy`].
 
 use super::{
     Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, PoolName, Protocol, Seat, SeatWrite,
-    ServerId, ServerState, Span, Stamp, Time, Told,
+    ServerId, ServerState, Slot, Span, Stamp, Time, Told,
 };
 
 /// Servers of the index that one request tries.
 const LISTED_TRIES: u8 = 3;
-/// Turns at the frontier that one request takes.
-const FRONTIER_TRIES: u8 = 4;
+/// Turns at the frontier that one request takes; starting a server takes two.
+const FRONTIER_TRIES: u8 = 6;
 /// Times that one request starts over because another call about the same player or slot was faster.
 const RACES: u8 = 6;
 
@@ -55,12 +56,21 @@ pub enum Joined {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Start,
-    ReadingSeat,
+    /// `no_name`: there was no server to name, so the seat was read instead of written.
+    ReadingSeat {
+        no_name: bool,
+    },
     Finding,
-    Seating { server: ServerId, from_frontier: bool },
+    Seating {
+        server: ServerId,
+        from_frontier: bool,
+    },
     Looking(Place),
     TakingSlot,
-    Claiming { server: ServerId, stamp: Stamp },
+    Claiming {
+        server: ServerId,
+        stamp: Stamp,
+    },
     MovingOn,
     Finishing(Placed),
     CleaningUp(Placed),
@@ -83,8 +93,8 @@ pub struct Join {
     last: Option<Stamp>,
     /// A reservation in another pool, to be given up once the new slot is there.
     left_behind: Option<(ServerId, LedgerWrite)>,
-    seat_was_read: bool,
-    pool_is_full: bool,
+    /// The frontier was seen used up: the index is asked anew before a server is started.
+    used_up: bool,
     tried: Vec<ServerId>,
     listed_tries: u8,
     frontier_tries: u8,
@@ -103,8 +113,7 @@ impl Join {
             seat: Before::Free,
             last: None,
             left_behind: None,
-            seat_was_read: false,
-            pool_is_full: false,
+            used_up: false,
             tried: Vec::new(),
             listed_tries: LISTED_TRIES,
             frontier_tries: FRONTIER_TRIES,
@@ -123,13 +132,12 @@ impl Join {
     }
 
     fn find(&mut self) -> Next<Joined> {
-        let (tried, fresh) = (self.tried.clone(), self.pool_is_full);
+        let (tried, fresh) = (self.tried.clone(), self.used_up);
         self.ask(Stage::Finding, Ask::Find { tried, listed: self.listed_tries > 0, fresh })
     }
 
     fn read_seat(&mut self) -> Next<Joined> {
-        self.seat_was_read = true;
-        self.ask(Stage::ReadingSeat, Ask::ReadSeat)
+        self.ask(Stage::ReadingSeat { no_name: false }, Ask::ReadSeat)
     }
 
     fn take_slot(&mut self) -> Next<Joined> {
@@ -137,7 +145,8 @@ impl Join {
             None => Self::no(NoSlot::Busy),
             Some(left) => {
                 self.frontier_tries = left;
-                self.ask(Stage::TakingSlot, Ask::TakeSlot)
+                let may_start = std::mem::take(&mut self.used_up);
+                self.ask(Stage::TakingSlot, Ask::TakeSlot { may_start })
             }
         }
     }
@@ -220,28 +229,28 @@ impl Join {
         match hint {
             Hint::Listed(server) => {
                 self.listed_tries = self.listed_tries.saturating_sub(1);
-                self.pool_is_full = false;
+                self.used_up = false;
                 self.sit(server, false, now)
             }
-            _ if self.pool_is_full => Self::no(NoSlot::PoolFull),
+            _ if self.used_up => self.take_slot(),
             Hint::Frontier(server) => match &self.seat {
                 Before::Exactly { .. } => self.take_slot(),
                 Before::Free => self.sit(server, true, now),
             },
             // The pool's first join ever: with no name to write, a look tells whether this is a poll.
-            Hint::Unknown if !self.seat_was_read && self.seat == Before::Free => self.read_seat(),
+            Hint::Unknown if self.seat == Before::Free => self.ask(Stage::ReadingSeat { no_name: true }, Ask::ReadSeat),
             Hint::Unknown => self.take_slot(),
         }
     }
 
     /// The seat is not as believed, or was not known before.
-    fn on_seat(&mut self, seat: Option<Seat>) -> Next<Joined> {
+    fn on_seat(&mut self, seat: Option<Seat>, otherwise: fn(&mut Self) -> Next<Joined>) -> Next<Joined> {
         self.last = seat.as_ref().map(Seat::stamp).max(self.last);
         match seat {
             Some(Seat::At(place)) => self.look(place),
             Some(Seat::Void(_)) | None => {
                 self.seat = Before::Free;
-                self.find()
+                otherwise(self)
             }
         }
     }
@@ -316,26 +325,29 @@ impl Protocol for Join {
         match (std::mem::replace(&mut self.stage, Stage::Over), told) {
             (Stage::Start, Told::Start) | (Stage::MovingOn, Told::Noted) => self.find(),
             (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
-            (Stage::ReadingSeat, Told::SeatIs(seat)) => self.on_seat(seat),
+            (Stage::ReadingSeat { no_name: true }, Told::SeatIs(seat)) => self.on_seat(seat, Self::take_slot),
+            (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
             (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
                 let stamp = seat.stamp();
                 self.seated(server.clone(), Mark::Reserved(stamp));
                 if from_frontier { self.take_slot() } else { self.claim(server, stamp, now) }
             }
-            (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => self.raced(|join| join.on_seat(seat)),
+            (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => {
+                self.raced(|join| join.on_seat(seat, Self::find))
+            }
             (Stage::Looking(place), Told::LedgerIs(ledger)) => self.on_standing(place, ledger, now),
-            (Stage::TakingSlot, Told::Slot(Ok(server))) => match &self.seat {
+            (Stage::TakingSlot, Told::Slot(Slot::On(server))) => match &self.seat {
                 Before::Exactly { server: seated, mark: Mark::Reserved(stamp) } if *seated == server => {
                     let stamp = *stamp;
                     self.claim(server, stamp, now)
                 }
                 _ => self.sit(server, false, now),
             },
-            (Stage::TakingSlot, Told::Slot(Err(NoSlot::PoolFull))) if !self.pool_is_full && self.listed_tries > 0 => {
-                self.pool_is_full = true;
+            (Stage::TakingSlot, Told::Slot(Slot::UsedUp)) => {
+                self.used_up = true;
                 self.find()
             }
-            (Stage::TakingSlot, Told::Slot(Err(reason))) => Self::no(reason),
+            (Stage::TakingSlot, Told::Slot(Slot::No(reason))) => Self::no(reason),
             (Stage::Claiming { stamp, .. }, Told::Ledger(Answer::Written(ledger))) => {
                 self.placed(ledger, Mark::Reserved(stamp), now)
             }

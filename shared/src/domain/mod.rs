@@ -33,6 +33,6 @@ pub use ledger::{
     Registration, ServerState, fill,
 };
 pub use pool::{Pool, PoolLimits, TaskPlacement};
-pub use protocol::{Answer, Ask, Hint, Next, Protocol, Told};
+pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
 pub use seat::{Before, Place, Seat, SeatWrite};
 pub use time::{Span, Stamp, Time};

@@ -26,6 +26,17 @@ pub enum Hint {
     Unknown,
 }
 
+/// What a frontier came to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// A slot on this server.
+    On(ServerId),
+    /// It is used up: a server would have to be started.
+    UsedUp,
+    /// There is none.
+    No(NoSlot),
+}
+
 /// A question to the world.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {
@@ -35,11 +46,14 @@ pub enum Ask {
         tried: Vec<ServerId>,
         /// Whether servers of the index may be named.
         listed: bool,
-        /// Whether the index is to be asked anew, because the pool is about to be called full.
+        /// Whether the index is to be asked anew, because a server is about to be started.
         fresh: bool,
     },
-    /// Take a slot from the frontier; start a server if its last one is used up.
-    TakeSlot,
+    /// Take a slot from the frontier.
+    TakeSlot {
+        /// Whether a server may be started: the frontier was seen used up, and the index has been asked anew since.
+        may_start: bool,
+    },
     /// This server had no room or takes no one: drop it from the hints, and from the frontier if it is named there.
     UsedUp(ServerId),
     /// Read the player's seat.
@@ -60,7 +74,7 @@ pub enum Told {
     /// To [`Ask::Find`].
     Found(Hint),
     /// To [`Ask::TakeSlot`].
-    Slot(Result<ServerId, NoSlot>),
+    Slot(Slot),
     /// To [`Ask::UsedUp`], which has no answer.
     Noted,
     /// To [`Ask::ReadSeat`].

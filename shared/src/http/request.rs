@@ -2,7 +2,7 @@
 
 use lambda_http::{Body, Request, RequestExt, http::header::AUTHORIZATION, request::RequestContext};
 use percent_encoding::percent_decode_str;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{Code, Problem};
 use crate::domain::{BadId, PlayerId, TokenHash};
@@ -75,6 +75,14 @@ pub fn query(request: &Request, name: &str, range: std::ops::RangeInclusive<i64>
     let (from, to) = (range.start(), range.end());
     let bad = || Problem::new(Code::InvalidParameter, format!("`{name}` must be a whole number from {from} to {to}."));
     number.map(Some).ok_or_else(bad)
+}
+
+/// For an optional field of a body: absent is `None`, and `null` is not absent but of the wrong type.
+///
+/// # Errors
+/// The value is not a `T`.
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// The body's bytes.

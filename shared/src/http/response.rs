@@ -4,7 +4,7 @@ use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{
         HeaderValue, StatusCode,
-        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
     },
 };
 use serde::Serialize;
@@ -71,7 +71,7 @@ fn render(problem: &Problem, request_id: &str) -> Response<Body> {
     let mut response = json(
         status,
         &json!({
-            "type": "about:blank",
+            "type": format!("urn:owmm:problem:{}", problem.code.as_str()),
             "title": problem.code.title(),
             "status": status.as_u16(),
             "detail": problem.detail,
@@ -83,6 +83,9 @@ fn render(problem: &Problem, request_id: &str) -> Response<Body> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = problem.retry_after_seconds {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem.code == Code::Unauthorized {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if problem.code == Code::MethodNotAllowed {
         let allowed = problem.detail.trim_start_matches("This route takes ").trim_end_matches('.');

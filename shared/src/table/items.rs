@@ -216,6 +216,27 @@ pub fn read_frontier(item: &Attributes) -> Result<Frontier, Malformed> {
     })
 }
 
+/// A frontier, written.
+pub fn write_frontier(pool: &PoolName, k: u32, frontier: &Frontier) -> Attributes {
+    let mut item = keys::frontier(pool, k);
+    item.insert(keys::SERVER.into(), s(frontier.server.as_str()));
+    item.insert(keys::REMAINING.into(), n(frontier.remaining));
+    item
+}
+
+/// A fleet, written.
+pub fn write_fleet(pool: &PoolName, fleet: &Fleet) -> Attributes {
+    let mut item = keys::fleet(pool);
+    item.insert(keys::LIVE.into(), n(fleet.live));
+    if fleet.failures > 0 {
+        item.insert(keys::FAILURES.into(), n(fleet.failures));
+    }
+    if let Some(until) = fleet.paused_until {
+        item.insert(keys::PAUSED.into(), n(until.0));
+    }
+    item
+}
+
 /// A fleet, read.
 pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
     Ok(Fleet {

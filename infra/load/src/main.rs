@@ -1,0 +1,248 @@
+//! The load command: many players at once, beside the floor of what the engine can do, with an audit of the table.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`args`] | what the user types |
+//! | [`world`] | the stack and the pool of one run, and how players and servers reach it |
+//! | [`servers`] | the dedicated servers, played by hand |
+//! | [`drive`] | the players |
+//! | [`floor`] | the bare writes of a join |
+//! | [`audit`] | what the table says afterwards |
+//! | [`report`] | figures, medians, memory |
+//!
+//! This module owns the order of a run. Nothing here asserts a time.
+
+mod args;
+mod audit;
+mod drive;
+mod floor;
+mod report;
+mod servers;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use shared::{
+    clock::Clock,
+    domain::{BadId, ServerId},
+    table::{Malformed, TableError},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Args, Cli, Command},
+    audit::Audited,
+    drive::Driven,
+    floor::Floor,
+    report::Figures,
+    servers::Servers,
+    world::World,
+};
+
+/// Violations that are printed for one run; the others are counted.
+const VIOLATIONS_SHOWN: usize = 20;
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The stack does not start.
+    #[error(transparent)]
+    Stack(#[from] local::Error),
+    /// The table gave no answer.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The table has an item that does not read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The table could not be read for the audit.
+    #[error("the table cannot be audited: {0}")]
+    Scan(String),
+    /// A write of the floor failed.
+    #[error("the floor cannot be measured: {0}")]
+    Floor(String),
+    /// No HTTP client.
+    #[error("no HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    /// A name is out of range.
+    #[error(transparent)]
+    Id(#[from] BadId),
+    /// The table is not a stack's.
+    #[error("the table has no default pool: are --dynamodb and --table what the stack has printed?")]
+    NoStack,
+    /// A server could not register.
+    #[error("server {0} is not registered: {1}")]
+    Server(ServerId, String),
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(wrong) = cli.args.check() {
+        // Prints and exits like every other mistake on the command line.
+        Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit();
+    }
+    log_to_stderr();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Some(Command::GameServer) => demo::server::main().await,
+            None => load(&cli.args).await,
+        }
+    })
+}
+
+fn log_to_stderr() {
+    // Logging is work on the cores that are measured: only what went wrong. The engine warns of refused conditions,
+    // which are answers.
+    let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new("warn,dynoxide=error"));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+}
+
+/// A line for the person at the terminal. If stderr is gone, so is the person.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    say(&format!("error: {error}"));
+    ExitCode::FAILURE
+}
+
+async fn load(args: &Args) -> ExitCode {
+    say(&report::title(args));
+    let (mut runs, mut violations) = (Vec::new(), Vec::new());
+    for run in 1..=args.runs {
+        say(&format!("run {run} of {}", args.runs));
+        match one_run(args, run).await {
+            Ok((figures, audited)) => {
+                runs.push(figures);
+                violations.extend(audited.violations.into_iter().map(|violation| format!("run {run}: {violation}")));
+            }
+            Err(error) => return fail(&error),
+        }
+    }
+    let text =
+        if args.json { report::object(args, &runs, &violations).to_string() } else { report::table(args, &runs) };
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        return fail(&error);
+    }
+    for violation in violations.iter().take(VIOLATIONS_SHOWN) {
+        say(&format!("VIOLATION {violation}"));
+    }
+    if violations.is_empty() {
+        say("the audit found the table as it must be");
+        return ExitCode::SUCCESS;
+    }
+    say(&format!("{} violations", violations.len()));
+    ExitCode::FAILURE
+}
+
+/// One run in a world of its own, which ends with it whatever happens.
+async fn one_run(args: &Args, run: u32) -> Result<(Figures, Audited), Error> {
+    // Short enough for a player's id of 22 characters, and another one for each run.
+    let tag = format!("{:08x}", (Clock::system().now().0 + i64::from(run)) & 0xffff_ffff);
+    let world = World::open(args, &format!("owmm-load-{tag}")).await?;
+    let measured = tokio::select! {
+        measured = measure(&world, args, run, &tag) => measured,
+        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
+    };
+    world.close().await;
+    measured
+}
+
+async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Figures, Audited), Error> {
+    world.warm_up(args.at_once).await?;
+    // The order alternates, so that neither side always finds the machine warm. The first run joins first: its memory
+    // is that of the stack and the players alone.
+    let mut floor = if run.is_multiple_of(2) { measure_floor(world, args).await? } else { None };
+    if args.prepared() > 0 {
+        say(&format!("  preparing {} servers", args.prepared()));
+        servers::prepare(world, args.prepared()).await?;
+    }
+    let servers = Servers::play(world, args);
+    if let Some(stack) = &world.stack {
+        stack.requests().reset();
+    }
+    report::forget_peak();
+    let driven = drive::drive(world, args, &servers, tag).await?;
+    let requests = world.stack.as_ref().map(|stack| stack.requests().by_operation());
+    // A stack elsewhere is not this process.
+    let memory = match (&world.stack, args.pid) {
+        (None, None) => (None, None),
+        _ => report::memory(args.pid),
+    };
+    say("  auditing the table");
+    let audited = audit::audit(world, args, &driven).await?;
+    if floor.is_none() {
+        floor = measure_floor(world, args).await?;
+    }
+    let mut figures = Figures::default();
+    add_joins(&mut figures, args, &driven, &audited, floor.as_ref());
+    add_requests(&mut figures, &driven, &audited, requests);
+    figures.add("peakMemoryMb", "resident memory at most, MB", 1, memory.0);
+    figures.add("memoryMb", "resident memory after the joins, MB", 1, memory.1);
+    if let Some(floor) = floor {
+        figures.add_times("floor", "floor: a pair of writes", floor.pairs);
+    }
+    Ok((figures, audited))
+}
+
+async fn measure_floor(world: &World, args: &Args) -> Result<Option<Floor>, Error> {
+    if args.no_floor {
+        return Ok(None);
+    }
+    say("  measuring the floor");
+    floor::floor(world, args).await.map(Some)
+}
+
+fn add_joins(figures: &mut Figures, args: &Args, driven: &Driven, audited: &Audited, floor: Option<&Floor>) {
+    let players = &driven.players;
+    let rate = |count: usize, last: Option<Duration>| last.map(|last| count as f64 / last.as_secs_f64());
+    let joins = rate(audited.placed, players.iter().filter_map(|player| player.held).max());
+    let ready = players.iter().filter(|player| player.ready.is_some()).count();
+    figures.add("joinsPerSecond", "joins/s: players with a slot (200 or 202)", 0, joins);
+    let pairs = floor.map(|floor| floor.pairs_per_second);
+    figures.add("floorPairsPerSecond", "floor: the bare pair of writes, pairs/s", 0, pairs);
+    figures.add("ratio", "joins/s to floor", 2, joins.zip(pairs).map(|(joins, pairs)| joins / pairs));
+    let until_ready = rate(ready, players.iter().filter_map(|player| player.ready).max());
+    figures.add("readyPerSecond", "players on a running server (200)/s, waits included", 0, until_ready);
+    figures.add_times("join", "join: a player's first call", players.iter().map(|player| player.first_call).collect());
+    figures.add_times("slot", "first call to 200", players.iter().filter_map(|player| player.to_slot).collect());
+    let each = |time: Option<Duration>, count: usize| time.map(|time| time.as_secs_f64() * 1e6 / count as f64);
+    figures.add("cpuUs", "processor time a player, us", 0, each(driven.processor_time, audited.placed));
+    let floor_cpu = floor.and_then(|floor| each(floor.processor_time, floor.pairs.len()));
+    figures.add("floorCpuUs", "floor: processor time a pair, us", 0, floor_cpu);
+    figures.add("placed", "players placed", 0, audited.placed as f64);
+    figures.add("notPlaced", "players who gave up", 0, (players.len() - audited.placed) as f64);
+    figures.add("mostPlayers", "most players on a server", 0, audited.most_players as f64);
+    figures.add("serversStarted", "servers started", 0, audited.started as f64);
+    let needed = if args.prepared() > 0 { 0 } else { args.needed() };
+    figures.add("serversNeeded", "servers needed", 0, f64::from(needed));
+}
+
+fn add_requests(figures: &mut Figures, driven: &Driven, audited: &Audited, requests: Option<BTreeMap<String, u64>>) {
+    figures.add("calls", "join calls", 0, driven.calls as f64);
+    figures.add("refusals", "calls answered without a slot", 0, driven.refusals.values().sum::<u64>() as f64);
+    for (code, count) in &driven.refusals {
+        figures.add(&format!("refusals.{code}"), &format!("  {code}"), 0, *count as f64);
+    }
+    let total = requests.as_ref().map(|requests| requests.values().sum::<u64>() as f64);
+    figures.add("requestsPerCall", "table requests a join call", 2, total.map(|total| total / driven.calls as f64));
+    figures.add("requestsPerPlayer", "table requests a player", 2, total.map(|total| total / audited.placed as f64));
+    figures.add("requests", "table requests, those of the servers included", 0, total);
+    for (operation, count) in requests.into_iter().flatten() {
+        figures.add(&format!("requests.{operation}"), &format!("  {operation}"), 0, count as f64);
+    }
+}

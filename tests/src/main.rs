@@ -1,0 +1,5 @@
+//! `owmm-local`, for the tests to start.
+
+fn main() -> std::process::ExitCode {
+    local::cli::main()
+}

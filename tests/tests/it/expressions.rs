@@ -1,0 +1,419 @@
+//! Every write, both ways on a real engine: where `apply` says that it takes, the expression takes and leaves the same
+//! item; where `apply` refuses, so does the engine, and hands back the item as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::{
+    domain::{
+        Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
+        Place, PlayerId, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, Time, TokenHash,
+    },
+    table::{items, keys},
+};
+
+use crate::support::{World, pool};
+
+const NOW: Time = Time(1_000_000);
+
+fn id(name: &str) -> ServerId {
+    ServerId::parse(name).unwrap()
+}
+
+fn player(name: &str) -> PlayerId {
+    PlayerId::parse(name).unwrap()
+}
+
+fn stamp(n: i64) -> Stamp {
+    Stamp::new(n).unwrap()
+}
+
+fn reserved(n: i64) -> Mark {
+    Mark::Reserved(stamp(n))
+}
+
+fn connected(n: i64) -> Mark {
+    Mark::Connected(stamp(n))
+}
+
+fn hash() -> TokenHash {
+    TokenHash::of("token")
+}
+
+fn launch() -> Launch {
+    Launch {
+        token: "token".into(),
+        call_at: Time(500),
+        deadline: Time(9_000_000),
+        time_to_start: Span(60_000),
+        spec: "{}".into(),
+    }
+}
+
+fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
+    let starting = state == ServerState::Starting;
+    let registered = (!starting).then_some(NOW);
+    Ledger {
+        id: id("s1"),
+        pool: pool("default"),
+        shard: 0,
+        state,
+        capacity: 3,
+        claims: claims.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+        hold: Span(60_000),
+        lease_for: Span(30_000),
+        lease_until: registered.map(|at| at + Span(30_000)),
+        seen: registered,
+        ready_at: registered,
+        endpoint: registered.map(|_| Endpoint { address: "127.0.0.1".into(), port: 7777 }),
+        metadata: BTreeMap::new(),
+        token_hash: hash(),
+        attempt: 1,
+        task: None,
+        launch: starting.then(launch),
+        listed: None,
+        counted: true,
+    }
+}
+
+fn ready(claims: &[(&str, Mark)]) -> Ledger {
+    ledger(ServerState::Ready, claims)
+}
+
+fn starting(claims: &[(&str, Mark)]) -> Ledger {
+    ledger(ServerState::Starting, claims)
+}
+
+fn listed(fill: Option<i64>, ledger: Ledger) -> Ledger {
+    Ledger { listed: fill.and_then(Fill::from_number), ..ledger }
+}
+
+fn claim(name: &str, n: i64) -> LedgerWrite {
+    LedgerWrite::Claim { player: player(name), stamp: stamp(n), now: NOW, seen_by: NOW + Span(20_000) }
+}
+
+fn evicting(name: &str, evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
+    LedgerWrite::ClaimEvicting {
+        player: player(name),
+        stamp: stamp(50),
+        now: NOW,
+        seen_by: NOW + Span(20_000),
+        evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+        capacity,
+    }
+}
+
+fn connect(by: TokenHash, n: i64, reserved: bool) -> LedgerWrite {
+    LedgerWrite::Connect { by, player: player("a"), stamp: stamp(n), reserved }
+}
+
+fn release(by: Option<TokenHash>, mark: Mark, ready: bool) -> LedgerWrite {
+    LedgerWrite::Release { by, player: player("a"), mark, ready }
+}
+
+fn register(by: TokenHash, capacity: Option<u32>) -> LedgerWrite {
+    let registration = Registration {
+        endpoint: Endpoint { address: "game.example".into(), port: 1 },
+        capacity,
+        metadata: BTreeMap::from([("build".into(), "7".into())]),
+    };
+    LedgerWrite::Register { by, registration, now: NOW }
+}
+
+/// Each condition's every clause, met and broken.
+fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
+    use ServerState::{Draining, Ready, Starting, Stopped};
+    let full = [("b", connected(1)), ("c", reserved(2)), ("d", reserved(3))];
+    let other = TokenHash::of("other");
+    let lapsed = Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) };
+    let beaten_since = Ledger { seen: Some(NOW + Span(20_001)), lease_until: Some(NOW + Span(50_001)), ..ready(&[]) };
+    let second = Ledger { attempt: 2, ..starting(&[]) };
+    let with_task = Ledger { task: Some("arn".into()), ..starting(&[]) };
+    let every = |write: &LedgerWrite| {
+        ServerState::ALL.map(|state| (ledger(state, &[("a", reserved(5)), ("b", connected(6))]), write.clone()))
+    };
+    let mut cases = vec![
+        (ready(&[]), claim("a", 9)),
+        (starting(&full[..2]), claim("a", 9)),
+        (lapsed.clone(), claim("a", 9)),
+        (beaten_since.clone(), claim("a", 9)),
+        (Ledger { seen: Some(NOW + Span(20_000)), ..beaten_since }, claim("a", 9)),
+        (Ledger { lease_until: Some(NOW), ..lapsed }, claim("a", 9)),
+        (ready(&full), claim("a", 9)),
+        (ready(&full), claim("d", 9)),
+        (ready(&full), claim("d", 3)),
+        (ready(&full), claim("d", 2)),
+        (ready(&full), claim("b", 9)),
+        (ready(&full), claim("b", 1)),
+        (ready(&[("b", connected(20))]), claim("b", 9)),
+        (ready(&full), evicting("a", &[("c", reserved(2)), ("d", reserved(3))], 3)),
+        (ready(&full), evicting("a", &[("c", reserved(2))], 3)),
+        (starting(&full), evicting("a", &[("c", reserved(2))], 3)),
+        (ledger(Draining, &full), evicting("a", &[("c", reserved(2))], 3)),
+        (ready(&full), evicting("a", &[("c", reserved(4))], 3)),
+        (ready(&full), evicting("a", &[("c", connected(2))], 3)),
+        (ready(&full), evicting("a", &[("e", reserved(2))], 3)),
+        (ready(&full), evicting("a", &[("c", reserved(2))], 4)),
+        (ready(&full), evicting("d", &[("c", reserved(2))], 3)),
+        (Ledger { capacity: 2, ..ready(&full) }, evicting("a", &[("c", reserved(2))], 2)),
+        (ready(&[("a", reserved(5))]), connect(hash(), 5, true)),
+        (ready(&[("a", connected(5))]), connect(hash(), 5, true)),
+        (ready(&[("a", connected(5))]), connect(hash(), 5, false)),
+        (ready(&[("a", reserved(5))]), connect(hash(), 5, false)),
+        (ready(&[("a", reserved(6))]), connect(hash(), 5, true)),
+        (ready(&[]), connect(hash(), 5, true)),
+        (ready(&[("a", reserved(5))]), connect(other, 5, true)),
+        (ready(&[("a", connected(5))]), release(Some(hash()), connected(5), true)),
+        (listed(Some(0), ready(&[("a", connected(5))])), release(Some(hash()), connected(5), true)),
+        (ready(&[("a", reserved(5))]), release(Some(hash()), connected(5), true)),
+        (ready(&[("a", connected(6))]), release(Some(hash()), connected(5), true)),
+        (ready(&[]), release(Some(hash()), connected(5), true)),
+        (ready(&[("a", connected(5))]), release(Some(other), connected(5), true)),
+        (ready(&[("a", connected(5))]), release(Some(hash()), connected(5), false)),
+        (ledger(Draining, &[("a", connected(5))]), release(Some(hash()), connected(5), false)),
+        (ledger(Draining, &[("a", connected(5))]), release(Some(hash()), connected(5), true)),
+        (ready(&[("a", reserved(5))]), release(None, reserved(5), true)),
+        (ready(&[("a", connected(5))]), release(None, reserved(5), true)),
+        (starting(&[("a", reserved(5))]), release(None, reserved(5), false)),
+        (starting(&[]), register(other, None)),
+        (starting(&full), register(hash(), Some(3))),
+        (starting(&full), register(hash(), Some(2))),
+        (listed(Some(1), ready(&[])), LedgerWrite::List { was: Fill::from_number(1), fill: Fill::TOP }),
+        (listed(Some(1), ready(&[])), LedgerWrite::List { was: Fill::from_number(0), fill: Fill::TOP }),
+        (listed(Some(1), ready(&[])), LedgerWrite::List { was: None, fill: Fill::TOP }),
+        (ready(&[]), LedgerWrite::List { was: None, fill: Fill::EMPTY }),
+        (ready(&[]), LedgerWrite::List { was: Fill::from_number(1), fill: Fill::EMPTY }),
+        (ledger(Draining, &[]), LedgerWrite::List { was: None, fill: Fill::EMPTY }),
+        (listed(Some(2), ready(&full)), LedgerWrite::Unlist { was: Fill::TOP }),
+        (listed(Some(2), ready(&full[1..])), LedgerWrite::Unlist { was: Fill::TOP }),
+        (listed(Some(1), ready(&full)), LedgerWrite::Unlist { was: Fill::TOP }),
+        (ready(&full), LedgerWrite::Unlist { was: Fill::TOP }),
+        (listed(Some(2), ledger(Draining, &[])), LedgerWrite::Unlist { was: Fill::TOP }),
+        (with_task, LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
+        (starting(&[]), LedgerWrite::Recall { attempt: 1, was: Time(501), call_at: Time(900) }),
+        (second.clone(), LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
+        (second.clone(), LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() }),
+        (second.clone(), LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() }),
+        (second, LedgerWrite::GiveUp { failed: 1, now: NOW }),
+        (ready(&full), LedgerWrite::Stop { by: Some(other), now: NOW }),
+        (ready(&full), LedgerWrite::Beat { by: other, now: NOW }),
+        (
+            ready(&[("a", connected(5))]),
+            LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
+        ),
+        (
+            ready(&[("a", reserved(5))]),
+            LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
+        ),
+        (
+            ready(&[("a", connected(6))]),
+            LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
+        ),
+        (
+            ready(&[("a", connected(5))]),
+            LedgerWrite::Hold { by: other, player: player("a"), from: stamp(5), to: stamp(7) },
+        ),
+    ];
+    assert_eq!(ServerState::ALL, [Starting, Ready, Draining, Stopped]);
+    for write in [
+        claim("c", 9),
+        connect(hash(), 5, true),
+        release(None, reserved(5), true),
+        release(None, reserved(5), false),
+        register(hash(), None),
+        LedgerWrite::Beat { by: hash(), now: NOW },
+        LedgerWrite::Stop { by: Some(hash()), now: NOW },
+        LedgerWrite::Stop { by: None, now: NOW },
+        LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) },
+        LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() },
+        LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() },
+        LedgerWrite::GiveUp { failed: 1, now: NOW },
+    ] {
+        cases.extend(every(&write));
+    }
+    cases
+}
+
+/// The name of an enum's variant.
+fn variant(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+}
+
+async fn put(world: &World, item: keys::Attributes) {
+    world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
+}
+
+async fn remove(world: &World, key: keys::Attributes) {
+    world.stack.dynamodb().delete_item().table_name(&world.table).set_key(Some(key)).send().await.unwrap();
+}
+
+/// What each variant came to: both outcomes, or this test is not what it says.
+#[derive(Default)]
+struct Seen(BTreeMap<String, BTreeSet<bool>>);
+
+impl Seen {
+    fn note(&mut self, write: &impl std::fmt::Debug, taken: bool) {
+        self.0.entry(variant(write)).or_default().insert(taken);
+    }
+
+    fn both(&self, variants: usize) {
+        assert_eq!(self.0.len(), variants, "a write without a case: {:?}", self.0);
+        for (write, outcomes) in &self.0 {
+            assert_eq!(outcomes.len(), 2, "{write} has only one outcome: {outcomes:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_write_on_a_ledger_does_what_apply_says() {
+    let world = World::new(|_| {}).await;
+    let table = world.stack.owmm().table().clone();
+    let mut seen = Seen::default();
+    for (image, write) in ledger_cases() {
+        put(&world, items::write_ledger(&image)).await;
+        let expected = write.apply(Some(&image));
+        seen.note(&write, expected.is_some());
+        let answer = table.write_ledger(&image.id, &write).await.unwrap();
+        match expected {
+            Some(new) => assert_eq!(answer, Answer::Written(new.clone()), "{write:?} on {image:?}"),
+            None => assert_eq!(answer, Answer::Refused(Some(image.clone())), "{write:?} on {image:?}"),
+        }
+        // Applied twice it comes to the same item, and so does a repeat of the SDK whose first answer was lost.
+        let once = table.ledger(&image.id).await.unwrap().unwrap();
+        table.write_ledger(&image.id, &write).await.unwrap();
+        assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "{write:?} is not safe twice");
+    }
+    seen.both(14);
+    // A ledger that is not there refuses everything, and is not there afterwards either.
+    for (_, write) in ledger_cases() {
+        assert_eq!(table.write_ledger(&id("nobody"), &write).await.unwrap(), Answer::Refused(None), "{write:?}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_write_on_a_seat_does_what_apply_says() {
+    let world = World::new(|_| {}).await;
+    let table = world.stack.owmm().table().clone();
+    let at = |server: &str, mark: Mark| Some(Seat::At(Place { server: id(server), pool: pool("p"), mark }));
+    let seats = [
+        None,
+        Some(Seat::Void(stamp(4))),
+        Some(Seat::Void(stamp(9))),
+        at("s1", reserved(5)),
+        at("s1", connected(5)),
+        at("s1", reserved(6)),
+        at("s2", reserved(5)),
+        at("s2", connected(5)),
+    ];
+    let place = |from: Before| SeatWrite::Place { from, server: id("s3"), pool: pool("p"), stamp: stamp(9) };
+    let writes = [
+        place(Before::Free),
+        place(Before::Exactly { server: id("s1"), mark: reserved(5) }),
+        place(Before::Exactly { server: id("s1"), mark: connected(5) }),
+        SeatWrite::Connect { server: id("s1"), stamp: stamp(5) },
+        SeatWrite::Void { server: id("s1"), mark: reserved(5) },
+        SeatWrite::Void { server: id("s1"), mark: connected(5) },
+        SeatWrite::Hold { server: id("s1"), from: stamp(5), to: stamp(7) },
+    ];
+    let alice = player("alice");
+    let mut seen = Seen::default();
+    for seat in &seats {
+        for write in &writes {
+            remove(&world, keys::seat(&alice)).await;
+            if let Some(seat) = seat {
+                put(&world, items::write_seat(&alice, seat)).await;
+            }
+            let expected = write.apply(seat.as_ref());
+            seen.note(write, expected.is_some());
+            let answer = table.write_seat(&alice, write).await.unwrap();
+            match expected {
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {seat:?}"),
+                None => assert_eq!(answer, Answer::Refused(seat.clone()), "{write:?} on {seat:?}"),
+            }
+            let once = table.seat(&alice).await.unwrap();
+            table.write_seat(&alice, write).await.unwrap();
+            assert_eq!(table.seat(&alice).await.unwrap(), once, "{write:?} is not safe twice");
+        }
+    }
+    seen.both(4);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connected_seat_is_not_deleted_by_time_and_every_other_is() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    let has_ttl = async |expected: bool| {
+        let items = world.scan().await;
+        let seat = items.iter().find(|item| item[keys::PK].as_s().unwrap() == "PLAYER#alice").unwrap();
+        assert_eq!(seat.contains_key(keys::TTL), expected, "{seat:?}");
+    };
+    has_ttl(true).await;
+    server.let_in(&world, "alice").await;
+    has_ttl(false).await;
+    server.goodbye(&world, "alice", "").await.is(204);
+    has_ttl(true).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
+    let world = World::new(|_| {}).await;
+    let table = world.stack.owmm().table().clone();
+    let mut seen = Seen::default();
+    let name = pool("frontiers");
+    let frontiers = [None, Some(("s1", 2)), Some(("s1", 0)), Some(("s2", 0))];
+    for frontier in frontiers.map(|it| it.map(|(server, remaining)| Frontier { server: id(server), remaining })) {
+        for write in [
+            FrontierWrite::Take,
+            FrontierWrite::Roll { from: None, to: id("s3"), remaining: 4 },
+            FrontierWrite::Roll { from: Some(id("s1")), to: id("s3"), remaining: 4 },
+            FrontierWrite::UsedUp { server: id("s1") },
+        ] {
+            remove(&world, keys::frontier(&name, 0)).await;
+            if let Some(frontier) = &frontier {
+                put(&world, items::write_frontier(&name, 0, frontier)).await;
+            }
+            let expected = write.apply(frontier.as_ref());
+            seen.note(&write, expected.is_some());
+            let answer = table.write_frontier(&name, 0, &write).await.unwrap();
+            match expected {
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {frontier:?}"),
+                None => assert_eq!(answer, Answer::Refused(frontier.clone()), "{write:?} on {frontier:?}"),
+            }
+        }
+    }
+    seen.both(3);
+    let mut seen = Seen::default();
+    let fleets = [
+        None,
+        Some(Fleet { live: 2, failures: 0, paused_until: None }),
+        Some(Fleet { live: 0, failures: 0, paused_until: None }),
+        Some(Fleet { live: 1, failures: 2, paused_until: Some(NOW) }),
+        Some(Fleet { live: 1, failures: 3, paused_until: Some(NOW + Span(1)) }),
+    ];
+    for fleet in fleets {
+        for write in [
+            FleetWrite::Started { max_servers: 2, now: NOW },
+            FleetWrite::Ended,
+            FleetWrite::Failed { was: 0, paused_until: None },
+            FleetWrite::Failed { was: 2, paused_until: Some(NOW + Span(9)) },
+            FleetWrite::Recovered,
+        ] {
+            remove(&world, keys::fleet(&name)).await;
+            if let Some(fleet) = &fleet {
+                put(&world, items::write_fleet(&name, fleet)).await;
+            }
+            let expected = write.apply(fleet.as_ref());
+            seen.note(&write, expected.is_some());
+            let answer = table.write_fleet(&name, &write).await.unwrap();
+            match expected {
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {fleet:?}"),
+                None => assert_eq!(answer, Answer::Refused(fleet.clone()), "{write:?} on {fleet:?}"),
+            }
+        }
+    }
+    seen.both(4);
+    world.end().await;
+}

@@ -1,0 +1,207 @@
+//! Both flows, with real processes and real sockets, step by step.
+
+use std::{process::Stdio, time::Duration};
+
+use demo::player::{Joined, Player};
+use shared::domain::{Mark, ServerState};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Command,
+};
+
+use crate::support::{SOON, World, demo_server};
+
+fn player(world: &World, id: &str) -> Player {
+    Player::new(world.stack.url(), id, None, world.http.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_joins_when_no_server_has_room_and_another_when_one_has() {
+    let world = World::new(|options| {
+        options.game_server = demo_server();
+        options.start_delay = Duration::from_millis(300);
+    })
+    .await;
+
+    // Join a new server. 1: the client asks; 2 and 3: there is none, so ECS is asked; 4: which starts it.
+    let pioneer = player(&world, "pioneer");
+    let Joined::Starting(starting) = pioneer.join().await.unwrap() else { panic!("a server ran already") };
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 1);
+    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    // 5: the manager's answer has reached OWMM.
+    let ledger = world.ledger(&starting.server).await;
+    assert!(ledger.task.is_some_and(|task| task.contains(":task/")));
+    // 6 and 7: the server registers itself, and the client is told where it is.
+    let ready = pioneer.join_until_ready(SOON, |_| {}).await.unwrap();
+    assert_eq!(ready.server, starting.server);
+    assert_eq!(world.ledger(&ready.server).await.state, ServerState::Ready);
+    // 8 and 9: the client connects, and the server registers the player.
+    let mut visit = pioneer.connect(&ready).await.unwrap();
+    assert_eq!(visit.say("hello").await.unwrap(), "hello");
+    let ledger = world.ledger(&ready.server).await;
+    assert!(matches!(ledger.claims.values().collect::<Vec<_>>()[..], [Mark::Connected(_)]));
+
+    // Join an existing server. 1 to 3: the client asks and is told at once; nothing is started.
+    let follower = player(&world, "follower");
+    let Joined::Ready(there) = follower.join().await.unwrap() else { panic!("a server has room") };
+    assert_eq!(there.server, ready.server);
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 1);
+    // 4 and 5.
+    let mut second = follower.connect(&there).await.unwrap();
+    assert_eq!(second.say("me too").await.unwrap(), "me too");
+    assert_eq!(world.ledger(&ready.server).await.claims.len(), 2);
+
+    // They leave, and their slots are free.
+    visit.leave().await.unwrap();
+    second.leave().await.unwrap();
+    world.until(&ready.server, "both slots are free", |ledger| ledger.claims.is_empty()).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_told_to_stop_says_goodbye_and_its_players_are_placed_anew() {
+    let world = World::new(|options| options.game_server = demo_server()).await;
+    let player = player(&world, "wanderer");
+    let ready = player.join_until_ready(SOON, |_| {}).await.unwrap();
+    let _visit = player.connect(&ready).await.unwrap();
+    let task = world.until(&ready.server, "its task is known", |ledger| ledger.task.is_some()).await.task.unwrap();
+
+    let ecs = aws_sdk_ecs::Client::from_conf(
+        aws_sdk_ecs::Config::builder()
+            .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_ecs::config::Region::new("eu-central-1"))
+            .credentials_provider(aws_sdk_ecs::config::Credentials::new("local", "local", None, None, "test"))
+            .endpoint_url(world.stack.ecs_url())
+            .build(),
+    );
+    ecs.stop_task().task(task).send().await.unwrap();
+    let ledger = world.until(&ready.server, "it is stopped", |ledger| ledger.state == ServerState::Stopped).await;
+    assert!(ledger.claims.is_empty(), "every claim is void");
+    let again = player.join_until_ready(SOON, |_| {}).await.unwrap();
+    assert_ne!(again.server, ready.server);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_plays_both_flows_prints_its_lines_and_leaves_nothing_behind() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
+    program.args(["--once", "--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Ok(url) = std::env::var("OWMM_TEST_DYNAMODB") {
+        program.args(["--dynamodb", &url]);
+    }
+    let output = tokio::time::timeout(SOON, program.output()).await.unwrap().unwrap();
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{stderr}");
+    let lines = stdout.lines().collect::<Vec<_>>();
+    assert_eq!(lines.len(), 3, "{stdout}");
+    assert!(lines[0].starts_with("dynamodb http://") && lines[0].ends_with(" table owmm"), "{stdout}");
+    assert!(lines[1].starts_with("ecs http://127.0.0.1:"), "{stdout}");
+    assert!(lines[2].starts_with("ready http://127.0.0.1:"), "{stdout}");
+    for step in 1..=9 {
+        assert!(stderr.contains(&format!("\n  {step}. ")), "step {step} is missing: {stderr}");
+    }
+    assert_eq!(stderr.matches("\n  5. ").count(), 2, "both flows have a step 5: {stderr}");
+    // Each task has ended as often as it has started.
+    assert_eq!(stderr.matches("started task=").count(), stderr.matches("ended task=").count(), "{stderr}");
+}
+
+/// Sends a signal the way a terminal or a supervisor would.
+fn signal(name: &str, pid: &str) -> bool {
+    let kill =
+        std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
+    kill.unwrap().success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_stops_every_process_that_was_started() {
+    let pid_file = std::env::temp_dir().join(format!("owmm-test-pid-{}", std::process::id()));
+    let command = format!("sh -c 'echo $$ > {}; exec sleep 4321'", pid_file.display());
+    let mut program = Command::new(env!("CARGO_BIN_EXE_stack"))
+        .args(["--port", "0", "--no-demo", "--game-server", &command])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let url = loop {
+        let line = tokio::time::timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+        if let Some(url) = line.strip_prefix("ready ") {
+            break url.to_owned();
+        }
+    };
+    let http = demo::http_client().unwrap();
+    let reply = http.post(format!("{url}/join")).bearer_auth("alice").send().await.unwrap();
+    assert_eq!(reply.status(), 202);
+    let pid = tokio::time::timeout(SOON, async {
+        loop {
+            match std::fs::read_to_string(&pid_file) {
+                Ok(pid) if pid.ends_with('\n') => break pid.trim().to_owned(),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    let pid = pid.await.expect("the task's process runs");
+    assert!(signal("0", &pid));
+    assert!(signal("INT", &program.id().unwrap().to_string()));
+    let status = tokio::time::timeout(SOON, program.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(!signal("0", &pid), "the task's process outlived the stack");
+    std::fs::remove_file(pid_file).unwrap();
+}
+
+/// Runs the program with arguments that cannot work.
+async fn refused(arguments: &[&str]) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
+    program.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = program.spawn().unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.unwrap().unwrap();
+    assert!(!status.success(), "{arguments:?}");
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_refused_with_words_that_help() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let text = refused(&["--once", "--port", &port]).await;
+    assert!(text.contains(&port) && text.contains("--port 0"), "{text}");
+    let text = refused(&["--once", "--port", "0", "--data", "/nonexistent/folder/table.db"]).await;
+    assert!(text.contains("/nonexistent/folder/table.db") && text.contains("--data"), "{text}");
+    let text = refused(&["--once", "--port", "0", "--game-server", "no-such-program-here --x"]).await;
+    assert!(text.contains("no-such-program-here"), "{text}");
+    let text = refused(&["--once", "--port", "0", "--game-server", "'unclosed"]).await;
+    assert!(text.contains("quote"), "{text}");
+    for (option, value) in [("--capacity", "0"), ("--capacity", "1001"), ("--frontiers", "0"), ("--max-servers", "0")] {
+        let text = refused(&["--once", "--port", "0", option, value]).await;
+        assert!(text.contains(option), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_in_a_file_outlives_the_stack() {
+    if std::env::var_os("OWMM_TEST_DYNAMODB").is_some() {
+        return; // `--data` is about the embedded engine.
+    }
+    let folder = std::env::temp_dir().join(format!("owmm-test-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("table.db");
+    let (server, table) = {
+        let world = World::new(|options| options.data = Some(file.clone())).await;
+        let hand = world.ready_server("alice").await;
+        let table = world.table.clone();
+        world.end().await;
+        (hand, table)
+    };
+    let world = World::new(|options| {
+        options.data = Some(file.clone());
+        options.table = table;
+    })
+    .await;
+    let reply = world.join("alice").await.is(200);
+    assert_eq!(reply.server(), server.id, "the same slot as before");
+    world.end().await;
+    std::fs::remove_dir_all(folder).unwrap();
+}

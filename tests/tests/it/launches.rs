@@ -1,0 +1,159 @@
+//! Launches that do not go as they should.
+
+use std::time::{Duration, Instant};
+
+use ecs::Fault;
+use shared::domain::{MAX_LAUNCH_ATTEMPTS, ServerState};
+
+use crate::support::{SOON, World, limits, seconds};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its_players_placed_anew() {
+    let world = World::new(|options| {
+        options.game_server = vec!["sh".into(), "-c".into(), "exit 3".into()];
+        options.limits.launch = seconds(1);
+    })
+    .await;
+    let first = world.join("alice").await.is(202).server().to_owned();
+    let begun = Instant::now();
+    let second = loop {
+        let reply = world.join("alice").await.is(202);
+        if reply.server() != first {
+            break reply.server().to_owned();
+        }
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let ledger = world.ledger(&first).await;
+    assert_eq!((ledger.state, ledger.attempt), (ServerState::Stopped, MAX_LAUNCH_ATTEMPTS));
+    assert!(ledger.claims.is_empty() && !ledger.counted);
+    assert!(world.ledger(&second).await.claims.keys().any(|player| player.as_str() == "alice"));
+    let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
+    assert_eq!((fleet.live, fleet.failures), (1, 1), "the dead one is counted out, once");
+    assert_eq!(world.stack.ecs().counts().processes_started, u64::from(MAX_LAUNCH_ATTEMPTS) + 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn launches_that_fail_repeatedly_pause_launching_until_a_server_registers() {
+    let world = World::new(|options| options.limits.launch = seconds(1)).await;
+    let pool = crate::support::pool("default");
+    let begun = Instant::now();
+    let paused = loop {
+        let reply = world.join("alice").await;
+        if reply.code() == "launch_paused" {
+            break reply;
+        }
+        assert!(begun.elapsed() < SOON, "{reply:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let paused = paused.problem(503, "launch_paused");
+    assert!((1..=30).contains(&paused.retry_after.unwrap()), "{paused:?}");
+    let fleet = world.stack.owmm().table().fleet(&pool).await.unwrap();
+    assert_eq!((fleet.live, fleet.failures), (0, shared::domain::PAUSE_AFTER_FAILURES));
+    let started = world.stack.ecs().counts().processes_started;
+    world.join("bob").await.problem(503, "launch_paused");
+    assert_eq!(world.stack.ecs().counts().processes_started, started, "nothing more is started");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_ends_the_count_of_failures() {
+    let world = World::new(|options| options.limits.launch = seconds(1)).await;
+    let pool = crate::support::pool("default");
+    let first = world.join("alice").await.is(202).server().to_owned();
+    let begun = Instant::now();
+    let second = loop {
+        let reply = world.join("alice").await.is(202);
+        if reply.server() != first {
+            break reply.server().to_owned();
+        }
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(world.stack.owmm().table().fleet(&pool).await.unwrap().failures, 1);
+    world.hand(&second).await.register(&world).await.is(200);
+    assert_eq!(world.stack.owmm().table().fleet(&pool).await.unwrap().failures, 0);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_task_whose_answer_is_lost_is_repeated_and_starts_nothing_twice() {
+    let world = World::new(|_| {}).await;
+    // Every attempt of the SDK and the first of ours: the task runs, and nobody knows.
+    world.stack.ecs().inject(Fault::AnswerLost, 3);
+    let server = world.join("alice").await.is(202).server().to_owned();
+    assert_eq!(world.ledger(&server).await.task, None);
+    let begun = Instant::now();
+    while world.ledger(&server).await.task.is_none() {
+        assert!(begun.elapsed() < SOON);
+        assert_eq!(world.join("alice").await.is(202).server(), server);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let counts = world.stack.ecs().counts();
+    assert!(counts.run_task_calls >= 4, "{counts:?}");
+    assert_eq!(counts.processes_started, 1, "RunTask takes effect once per server and attempt");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ecs_without_capacity_is_asked_again_with_a_new_token_of_the_server() {
+    let world = World::new(|_| {}).await;
+    world.stack.ecs().inject(Fault::NoCapacity, 1);
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let refused = world.ledger(&server).await;
+    assert_eq!((refused.attempt, &refused.task), (2, &None), "the next attempt is due after a pause");
+    let begun = Instant::now();
+    while world.ledger(&server).await.task.is_none() {
+        assert!(begun.elapsed() < SOON);
+        assert_eq!(world.join("alice").await.is(202).server(), server, "the slot stays the player's");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_tasks_for_one_server_the_one_of_the_older_attempt_is_refused() {
+    let world = World::new(|options| options.limits.launch = seconds(1)).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let old = world.hand(&server).await;
+    let begun = Instant::now();
+    while world.ledger(&server).await.attempt == 1 {
+        assert!(begun.elapsed() < SOON);
+        world.join("alice").await.is(202);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The first task was only slow, and registers now.
+    old.register(&world).await.problem(403, "wrong_token");
+    let new = world.hand(&server).await;
+    assert_ne!(old.token, new.token);
+    new.register(&world).await.is(200);
+    assert_eq!(world.join("alice").await.is(200).server(), server);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_in_the_table_only_until_its_server_has_registered() {
+    let world = World::new(|_| {}).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let hand = world.hand(&server).await;
+    hand.register(&world).await.is(200);
+    let items = format!("{:?}", world.scan().await);
+    assert!(!items.contains(&hand.token));
+    assert!(world.ledger(&server).await.launch.is_none());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_makes_room_for_another() {
+    let world = World::new(limits(1, 1)).await;
+    let first = world.ready_server("alice").await;
+    world.join("bob").await.problem(503, "pool_full");
+    first.close(&world).await.is(204);
+    first.close(&world).await.is(204);
+    let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
+    assert_eq!(fleet.live, 0, "counted out exactly once");
+    assert_ne!(world.join("bob").await.is(202).server(), first.id);
+    world.end().await;
+}

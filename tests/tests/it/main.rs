@@ -1,0 +1,23 @@
+//! What OWMM promises, tried with real parts: the real SDK, a real engine, real sockets, real processes.
+//!
+//! With `OWMM_TEST_DYNAMODB=URL` the same tests run on that engine instead of the embedded one; each makes a table of
+//! its own there.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail by panicking, and its name is its documentation"
+)]
+
+mod contract;
+mod counts;
+mod expressions;
+mod flows;
+mod launches;
+mod lives;
+mod races;
+mod support;

@@ -1,0 +1,214 @@
+//! Many at once. Nothing here is timed; every count is exact.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use shared::{Place, Slot, domain::PlayerId};
+use tokio::task::JoinSet;
+
+use crate::support::{Reply, World, demo_server, limits};
+
+/// Lets `n` players join at once over HTTP.
+async fn herd(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
+    let mut joins = JoinSet::new();
+    for i in 0..n {
+        let world = Arc::clone(world);
+        joins.spawn(async move {
+            let player = format!("player-{i}");
+            let reply = world.join(&player).await;
+            (player, reply)
+        });
+    }
+    joins.join_all().await
+}
+
+async fn end(world: Arc<World>) {
+    Arc::into_inner(world).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_are_told_the_truth() {
+    let world = Arc::new(World::new(limits(50, 3)).await);
+    // Three ready servers without a player.
+    for i in 0..3 {
+        let first = format!("first-{i}");
+        let fillers = (0..50).map(|j| format!("filler-{i}-{j}")).collect::<Vec<_>>();
+        let server = world.join(&first).await.is(202).server().to_owned();
+        for filler in fillers.iter().take(49) {
+            assert_eq!(world.join(filler).await.is(202).server(), server);
+        }
+        for player in fillers.iter().take(49).chain([&first]) {
+            world.call("DELETE", "/join", Some(player), None).await.is(204);
+        }
+    }
+    for ledger in world.ledgers().await {
+        assert!(ledger.claims.is_empty());
+        world.hand(ledger.id.as_str()).await.register(&world).await.is(200);
+    }
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 3);
+
+    let replies = herd(&world, 300).await;
+    let mut placed = HashMap::<_, u32>::new();
+    let mut refused = Vec::new();
+    for (player, reply) in replies {
+        match reply.status.as_u16() {
+            200 => *placed.entry(reply.server().to_owned()).or_default() += 1,
+            _ => refused.push((player, reply)),
+        }
+    }
+    // Busy is not a false full: who was told to ask again is placed or told that the pool is full.
+    for (player, reply) in refused {
+        let truth = if reply.code() == "busy" { world.join_for_good(&player).await } else { reply };
+        match truth.status.as_u16() {
+            200 => *placed.entry(truth.server().to_owned()).or_default() += 1,
+            _ => {
+                truth.problem(503, "pool_full");
+            }
+        }
+    }
+    assert_eq!(placed.values().sum::<u32>(), 150);
+    assert!(placed.values().all(|players| *players == 50), "{placed:?}");
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 3, "no server was started");
+    assert_eq!(world.audit().await, 150);
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_joins_at_once_into_an_empty_pool_of_fifty_start_twenty_servers() {
+    let world = Arc::new(World::new(|options| options.game_server = demo_server()).await);
+    let replies = herd(&world, 1_000).await;
+    let mut servers = HashSet::new();
+    for (player, reply) in replies {
+        let reply = if reply.status == 503 { world.join_unless_busy(&player).await } else { reply };
+        assert!(matches!(reply.status.as_u16(), 200 | 202), "{player} was lost: {reply:?}");
+        servers.insert(reply.server().to_owned());
+    }
+    assert_eq!(servers.len(), 20);
+    assert_eq!(world.stack.ecs().counts().processes_started, 20, "not 21");
+    assert_eq!(world.audit().await, 1_000, "nobody twice, nobody lost");
+    // Everybody gets the address of the very server that they were promised.
+    for ledger in world.ledgers().await {
+        assert_eq!(ledger.claims.len(), 50);
+        let player = ledger.claims.keys().next().unwrap().to_string();
+        assert_eq!(world.join_for_good(&player).await.is(200).server(), ledger.id.as_str());
+    }
+    assert_eq!(world.stack.ecs().counts().processes_started, 20);
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_functions_that_know_nothing_of_each_other_start_no_server_too_many() {
+    // Each has hints of its own, as each copy of a Lambda function has.
+    let world = World::new(limits(50, 100)).await;
+    let mut joins = JoinSet::new();
+    for copy in 0..8 {
+        let owmm = world.stack.owmm().another_copy();
+        for i in 0..50 {
+            let owmm = owmm.clone();
+            joins.spawn(async move {
+                let player = PlayerId::parse(&format!("player-{copy}-{i}")).unwrap();
+                loop {
+                    match owmm.join(&player, None).await.unwrap() {
+                        Place::Slot(Slot::Starting { server, .. }) => return server,
+                        Place::Slot(Slot::Ready { .. }) | Place::Elsewhere(_) => panic!("no server is ready"),
+                        Place::No(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                    }
+                }
+            });
+        }
+    }
+    let servers = joins.join_all().await.into_iter().collect::<HashSet<_>>();
+    assert_eq!(servers.len(), 8);
+    assert_eq!(world.stack.ecs().counts().processes_started, 8);
+    assert_eq!(world.audit().await, 400);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_player_who_joins_fifty_times_at_once_holds_one_slot() {
+    let world = Arc::new(World::new(|_| {}).await);
+    let mut joins = JoinSet::new();
+    for _ in 0..50 {
+        let world = Arc::clone(&world);
+        joins.spawn(async move { world.join("alice").await });
+    }
+    let replies = joins.join_all().await;
+    let servers = replies.iter().filter(|reply| reply.status == 202).map(Reply::server).collect::<HashSet<_>>();
+    assert_eq!(servers.len(), 1, "{replies:?}");
+    assert!(replies.iter().all(|reply| reply.status == 202 || reply.code() == "busy"), "{replies:?}");
+    assert_eq!(world.audit().await, 1);
+    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    drop(replies);
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capacity_holds_while_players_come_and_go() {
+    let world = Arc::new(World::new(limits(5, 1)).await);
+    let server = world.ready_server("first").await;
+    server.goodbye(&world, "first", "").await.is(204);
+    let mut players = JoinSet::new();
+    for i in 0..12 {
+        let (world, server) = (Arc::clone(&world), server.clone());
+        players.spawn(async move {
+            let player = format!("player-{i}");
+            let mut visits = 0;
+            while visits < 4 {
+                let joined = world.join(&player).await;
+                if joined.status != 200 {
+                    assert!(matches!(joined.code(), "pool_full" | "busy"), "{joined:?}");
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                    continue;
+                }
+                let inside = server.connect(&world, &player, Some(joined.ticket())).await.is(200);
+                let ledger = world.ledger(&server.id).await;
+                assert!(ledger.claims.len() <= 5, "I1: {ledger:?}");
+                let placement = inside.body["placement"].as_i64().unwrap();
+                server.goodbye(&world, &player, &format!("?placement={placement}")).await.is(204);
+                visits += 1;
+            }
+        });
+    }
+    players.join_all().await;
+    assert_eq!(world.audit().await, 0);
+    // The server is still found: no slot has leaked out of the index.
+    assert_eq!(world.join_for_good("last").await.is(200).server(), server.id);
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_frontiers_start_at_most_one_server_each_too_many() {
+    let world = Arc::new(
+        World::new(|options| {
+            limits(10, 100)(options);
+            options.limits.frontiers = 4;
+        })
+        .await,
+    );
+    let replies = herd(&world, 200).await;
+    for (player, reply) in replies {
+        let reply = if reply.status == 503 { world.join_unless_busy(&player).await } else { reply };
+        reply.is(202);
+    }
+    let started = world.stack.ecs().counts().processes_started;
+    assert!((20..=23).contains(&started), "{started} servers for 200 players");
+    assert_eq!(world.audit().await, 200);
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_not_full_while_another_frontier_has_slots() {
+    let world = World::new(|options| {
+        limits(10, 2)(options);
+        options.limits.frontiers = 2;
+    })
+    .await;
+    for i in 0..20 {
+        world.join(&format!("player-{i}")).await.is(202);
+    }
+    assert_eq!(world.audit().await, 20);
+    world.join("one-too-many").await.problem(503, "pool_full");
+    world.end().await;
+}

@@ -1,0 +1,308 @@
+//! The world of a test: a stack of its own, and hands to play players and servers with.
+
+use std::{
+    ffi::OsString,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use local::{Options, Stack, stack::LIMITS};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use shared::{
+    domain::{Ledger, PlayerId, PoolName, Seat, ServerId, ServerState, Span},
+    table::{items, keys},
+};
+
+/// How long a test waits for what must happen soon.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub retry_after: Option<i64>,
+    pub content_type: String,
+    pub body: Value,
+}
+
+impl Reply {
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub fn server(&self) -> &str {
+        self.body["server"]["id"].as_str().unwrap_or_else(|| panic!("no server in {self:?}"))
+    }
+
+    pub fn ticket(&self) -> &str {
+        self.body["ticket"].as_str().unwrap_or_else(|| panic!("no ticket in {self:?}"))
+    }
+
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Self {
+        assert_eq!((self.status.as_u16(), self.code()), (status, code), "{self:?}");
+        assert_eq!(self.content_type, "application/problem+json");
+        assert_eq!(self.body["status"], status);
+        assert!(self.body["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{self:?}");
+        self
+    }
+}
+
+/// A stack and a client.
+pub struct World {
+    pub stack: Stack,
+    pub http: reqwest::Client,
+    pub table: String,
+}
+
+/// The command of a task that does nothing: the test plays the server itself.
+pub fn idle() -> Vec<OsString> {
+    vec!["sleep".into(), "3600".into()]
+}
+
+/// The demo game server.
+pub fn demo_server() -> Vec<OsString> {
+    vec![env!("CARGO_BIN_EXE_stack").into(), "game-server".into()]
+}
+
+pub fn options() -> Options {
+    static TABLES: AtomicU64 = AtomicU64::new(0);
+    #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let table = format!("test-{}-{now}-{}", std::process::id(), TABLES.fetch_add(1, Ordering::Relaxed));
+    Options {
+        port: 0,
+        data: None,
+        dynamodb: std::env::var("OWMM_TEST_DYNAMODB").ok(),
+        table,
+        limits: LIMITS,
+        game_server: idle(),
+        start_delay: Duration::ZERO,
+    }
+}
+
+/// A client that waits as long as a herd on two cores may take.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(4 * SOON).build().unwrap()
+}
+
+impl World {
+    pub async fn new(change: impl FnOnce(&mut Options)) -> Self {
+        let mut options = options();
+        change(&mut options);
+        let table = options.table.clone();
+        let stack = Stack::start(options).await.unwrap();
+        Self { stack, http: client(), table }
+    }
+
+    pub async fn call(&self, method: &str, path: &str, bearer: Option<&str>, body: Option<Value>) -> Reply {
+        let body = body.map(|body| body.to_string().into_bytes());
+        self.raw(method, path, bearer, body).await
+    }
+
+    pub async fn raw(&self, method: &str, path: &str, bearer: Option<&str>, body: Option<Vec<u8>>) -> Reply {
+        let method: Method = method.parse().unwrap();
+        let mut request = self.http.request(method, format!("{}{path}", self.stack.url()));
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let response = request.send().await.unwrap();
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (retry_after, content_type) = (header("retry-after"), header("content-type"));
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        Reply {
+            status,
+            retry_after: retry_after.map(|seconds| seconds.parse().unwrap()),
+            content_type: content_type.unwrap_or_default(),
+            body: if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() },
+        }
+    }
+
+    pub async fn join(&self, player: &str) -> Reply {
+        self.call("POST", "/join", Some(player), None).await
+    }
+
+    /// Joins, and asks again as told, until there is an answer other than 503 busy.
+    pub async fn join_unless_busy(&self, player: &str) -> Reply {
+        self.join_until(player, |reply| reply.code() != "busy").await
+    }
+
+    /// Joins, and asks again as told, until there is an answer other than 202 and 503 busy.
+    pub async fn join_for_good(&self, player: &str) -> Reply {
+        self.join_until(player, |reply| reply.status != StatusCode::ACCEPTED && reply.code() != "busy").await
+    }
+
+    async fn join_until(&self, player: &str, done: impl Fn(&Reply) -> bool) -> Reply {
+        let begun = Instant::now();
+        loop {
+            let reply = self.join(player).await;
+            if done(&reply) || begun.elapsed() > SOON {
+                return reply;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub async fn ledger(&self, server: &str) -> Ledger {
+        let id = ServerId::parse(server).unwrap();
+        self.stack.owmm().table().ledger(&id).await.unwrap().unwrap_or_else(|| panic!("no ledger of {server}"))
+    }
+
+    pub async fn seat(&self, player: &str) -> Option<Seat> {
+        self.stack.owmm().table().seat(&PlayerId::parse(player).unwrap()).await.unwrap()
+    }
+
+    /// Every item of the table.
+    pub async fn scan(&self) -> Vec<keys::Attributes> {
+        let pages = self.stack.dynamodb().scan().table_name(&self.table).consistent_read(true).into_paginator();
+        let mut pages = pages.items().send();
+        let mut items = Vec::new();
+        while let Some(item) = pages.next().await {
+            items.push(item.unwrap());
+        }
+        items
+    }
+
+    /// Every ledger.
+    pub async fn ledgers(&self) -> Vec<Ledger> {
+        let items = self.scan().await;
+        let ledgers = items.iter().filter(|item| item[keys::SK] == AttributeValue::S("LEDGER".into()));
+        ledgers.map(|item| items::read_ledger(item).unwrap()).collect()
+    }
+
+    /// Every player's seat.
+    pub async fn seats(&self) -> Vec<(PlayerId, Seat)> {
+        let items = self.scan().await;
+        let seats = items.iter().filter(|item| item[keys::SK] == AttributeValue::S("SEAT".into()));
+        let named = seats.map(|item| {
+            let player = item[keys::PK].as_s().unwrap().strip_prefix("PLAYER#").unwrap();
+            (PlayerId::parse(player).unwrap(), items::read_seat(item).unwrap())
+        });
+        named.collect()
+    }
+
+    /// Waits for something about a server's ledger.
+    pub async fn until(&self, server: &str, what: &str, is: impl Fn(&Ledger) -> bool) -> Ledger {
+        let begun = Instant::now();
+        loop {
+            let ledger = self.ledger(server).await;
+            if is(&ledger) {
+                return ledger;
+            }
+            assert!(begun.elapsed() < SOON, "{what}: not so within {SOON:?}: {ledger:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A hand-played server for a server that is starting.
+    pub async fn hand(&self, server: &str) -> Hand {
+        let ledger = self.ledger(server).await;
+        let token = ledger.launch.unwrap_or_else(|| panic!("{server} is not starting")).token;
+        Hand { id: server.to_owned(), token }
+    }
+
+    /// A ready server, and the player for whom it was started.
+    pub async fn ready_server(&self, player: &str) -> Hand {
+        let reply = self.join(player).await.is(202);
+        let hand = self.hand(reply.server()).await;
+        hand.register(self).await.is(200);
+        hand
+    }
+
+    /// Checks invariants I1 and I2 on the table as it is: no ledger has more claims than slots, every player's seat
+    /// agrees with exactly one claim. Returns how many claims there are.
+    pub async fn audit(&self) -> usize {
+        let (ledgers, seats) = (self.ledgers().await, self.seats().await);
+        let mut claims = 0;
+        for ledger in ledgers.iter().filter(|ledger| ledger.state != ServerState::Stopped) {
+            assert!(ledger.claims.len() <= ledger.capacity as usize, "I1: {ledger:?}");
+            claims += ledger.claims.len();
+            for (player, mark) in &ledger.claims {
+                let seat = seats.iter().find(|(of, _)| of == player).map(|(_, seat)| seat);
+                let agrees = matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.mark == *mark);
+                assert!(agrees, "I2: {player} holds {mark:?} on {}, but the seat says {seat:?}", ledger.id);
+            }
+        }
+        claims
+    }
+
+    pub async fn end(self) {
+        self.stack.stop().await;
+    }
+}
+
+/// A dedicated server, played by hand over HTTP.
+#[derive(Clone, Debug)]
+pub struct Hand {
+    pub id: String,
+    pub token: String,
+}
+
+impl Hand {
+    fn path(&self, rest: &str) -> String {
+        format!("/servers/{}{rest}", self.id)
+    }
+
+    pub async fn register(&self, world: &World) -> Reply {
+        self.register_as(world, json!({ "address": "127.0.0.1", "port": 7777 })).await
+    }
+
+    pub async fn register_as(&self, world: &World, body: Value) -> Reply {
+        world.call("PUT", &self.path(""), Some(&self.token), Some(body)).await
+    }
+
+    pub async fn beat(&self, world: &World, players: Option<&[&str]>) -> Reply {
+        let body = players.map(|players| json!({ "players": players }));
+        world.call("POST", &self.path("/heartbeat"), Some(&self.token), body).await
+    }
+
+    pub async fn connect(&self, world: &World, player: &str, ticket: Option<&str>) -> Reply {
+        let body = ticket.map(|ticket| json!({ "ticket": ticket }));
+        world.call("PUT", &self.path(&format!("/players/{player}")), Some(&self.token), body).await
+    }
+
+    pub async fn goodbye(&self, world: &World, player: &str, query: &str) -> Reply {
+        world.call("DELETE", &self.path(&format!("/players/{player}{query}")), Some(&self.token), None).await
+    }
+
+    pub async fn close(&self, world: &World) -> Reply {
+        world.call("DELETE", &self.path(""), Some(&self.token), None).await
+    }
+
+    /// A player joins this server and is let in; the placement.
+    pub async fn let_in(&self, world: &World, player: &str) -> i64 {
+        let joined = world.join(player).await.is(200);
+        assert_eq!(joined.server(), self.id);
+        let reply = self.connect(world, player, Some(joined.ticket())).await.is(200);
+        reply.body["placement"].as_i64().unwrap()
+    }
+}
+
+/// Limits for a test about them.
+pub fn limits(capacity: u32, max_servers: u32) -> impl FnOnce(&mut Options) {
+    move |options| {
+        options.limits.capacity = capacity;
+        options.limits.max_servers = max_servers;
+    }
+}
+
+/// A pool's name.
+pub fn pool(name: &str) -> PoolName {
+    PoolName::parse(name).unwrap()
+}
+
+pub fn seconds(seconds: u32) -> Span {
+    Span::seconds(seconds)
+}
