@@ -128,7 +128,7 @@ impl Listing {
         for shard in 0..pool.limits.frontiers {
             servers.extend(table.listed(&pool.name, shard).await?);
         }
-        lock(&self.listed).replace(servers, now);
+        lock(&self.listed).replace(servers, not_before.is_none(), now);
         Ok(())
     }
 
@@ -182,12 +182,15 @@ impl Listing {
 }
 
 impl Listed {
-    fn replace(&mut self, servers: Vec<(ServerId, Fill)>, now: Time) {
+    /// `keep_rooms`: whether what was seen on ledgers is believed over the index. Not when the question is whether there
+    /// is any room at all: a slot may have been freed since.
+    fn replace(&mut self, servers: Vec<(ServerId, Fill)>, keep_rooms: bool, now: Time) {
         let mut old: HashMap<ServerId, Candidate> =
             std::mem::take(&mut self.servers).into_iter().map(|old| (old.id.clone(), old)).collect();
         let known = servers.into_iter().map(|(id, fill)| {
             let old = old.remove(&id);
-            let room = old.as_ref().and_then(|old| old.room).filter(|(_, at)| now < *at + ROOM_FRESH_FOR);
+            let room = old.as_ref().and_then(|old| old.room);
+            let room = room.filter(|(_, at)| keep_rooms && now < *at + ROOM_FRESH_FOR);
             Candidate { on_their_way: old.map_or(0, |old| old.on_their_way), room, fill, id }
         });
         self.servers = known.collect();

@@ -19,5 +19,6 @@ mod expressions;
 mod flows;
 mod launches;
 mod lives;
+mod openapi;
 mod races;
 mod support;

@@ -109,6 +109,7 @@ impl World {
     }
 
     pub async fn raw(&self, method: &str, path: &str, bearer: Option<&str>, body: Option<Vec<u8>>) -> Reply {
+        let route = (method.to_owned(), path.split('?').next().unwrap_or_default().to_owned());
         let method: Method = method.parse().unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.stack.url()));
         if let Some(bearer) = bearer {
@@ -122,12 +123,14 @@ impl World {
         let (retry_after, content_type) = (header("retry-after"), header("content-type"));
         let status = response.status();
         let text = response.text().await.unwrap();
-        Reply {
+        let reply = Reply {
             status,
             retry_after: retry_after.map(|seconds| seconds.parse().unwrap()),
             content_type: content_type.unwrap_or_default(),
             body: if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() },
-        }
+        };
+        crate::openapi::check(&route, &reply);
+        reply
     }
 
     pub async fn join(&self, player: &str) -> Reply {

@@ -1,0 +1,138 @@
+//! `openapi.yaml` against the code: the same routes, functions and problem codes; and every answer that any test of this
+//! program gets is held against the document.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::{Mutex, OnceLock},
+};
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+use shared::http::Code;
+
+use crate::support::Reply;
+
+const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
+
+fn document() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| serde_yaml_ng::from_str(include_str!("../../../openapi.yaml")).unwrap())
+}
+
+/// Follows a reference, if it is one.
+fn resolve(value: &'static Value) -> &'static Value {
+    match value["$ref"].as_str() {
+        Some(reference) => {
+            document().pointer(reference.trim_start_matches('#')).unwrap_or_else(|| panic!("{reference}"))
+        }
+        None => value,
+    }
+}
+
+fn operations() -> impl Iterator<Item = (String, &'static str, &'static Value)> {
+    let paths = document()["paths"].as_object().unwrap();
+    paths.iter().flat_map(|(path, item)| {
+        let methods =
+            METHODS.iter().filter_map(move |method| Some((method.to_uppercase(), path.as_str(), item.get(method)?)));
+        methods.collect::<Vec<_>>()
+    })
+}
+
+/// Whether a path is one of a template.
+fn is_of(template: &str, path: &str) -> bool {
+    let (template, path) = (template.split('/'), path.split('/'));
+    template.clone().count() == path.clone().count()
+        && template.zip(path).all(|(name, part)| name == part || (name.starts_with('{') && !part.is_empty()))
+}
+
+/// The schema at some place of the document, compiled once.
+fn conforms(place: String, schema: &Value, body: &Value) {
+    static COMPILED: OnceLock<Mutex<HashMap<String, &'static Validator>>> = OnceLock::new();
+    let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap();
+    let validator = *compiled.entry(place.clone()).or_insert_with(|| {
+        let whole = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "components": document()["components"],
+            "allOf": [schema],
+        });
+        Box::leak(Box::new(jsonschema::options().should_validate_formats(true).build(&whole).unwrap()))
+    });
+    drop(compiled);
+    let errors = validator.iter_errors(body).map(|error| error.to_string()).collect::<Vec<_>>();
+    assert!(errors.is_empty(), "{place} does not conform to openapi.yaml: {errors:?}\n{body:#}");
+}
+
+/// Holds an answer against the document. Routes that the document does not have are not its matter.
+pub fn check((method, path): &(String, String), reply: &Reply) {
+    let Some((_, template, operation)) = operations().find(|(m, template, _)| m == method && is_of(template, path))
+    else {
+        return;
+    };
+    let status = reply.status.as_u16();
+    let response = operation["responses"].get(status.to_string());
+    let response = resolve(
+        response.unwrap_or_else(|| panic!("{method} {template} answers {status}, which is in no document: {reply:?}")),
+    );
+    let needs_retry_after = response["headers"].get("Retry-After").is_some();
+    assert_eq!(needs_retry_after, reply.retry_after.is_some(), "Retry-After of {method} {template} {status}");
+    match response["content"].as_object() {
+        None => assert_eq!(reply.body, Value::Null, "{method} {template} {status} has no body"),
+        Some(content) => {
+            let of_type = content.get(&reply.content_type);
+            let of_type =
+                of_type.unwrap_or_else(|| panic!("{method} {template} {status} is no {}", reply.content_type));
+            conforms(format!("{method} {template} {status}"), &of_type["schema"], &reply.body);
+        }
+    }
+}
+
+#[test]
+fn the_document_and_the_gateway_have_the_same_routes() {
+    let documented = operations().map(|(method, path, _)| format!("{method} {path}")).collect::<BTreeSet<_>>();
+    let served = local::gateway::routes().map(|(method, path)| format!("{method} {path}")).collect::<BTreeSet<_>>();
+    assert_eq!(documented, served);
+}
+
+#[test]
+fn every_function_has_a_route_and_every_route_a_function() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions");
+    let crates = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let named = operations().map(|(_, _, operation)| operation["x-owmm-function"].as_str().unwrap().to_owned());
+    assert_eq!(named.collect::<BTreeSet<_>>(), crates.collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn every_problem_code_is_documented_with_its_status_and_title() {
+    let examples = document()["components"]["examples"].as_object().unwrap();
+    let documented = examples.values().map(|example| &example["value"]).filter(|value| value.get("code").is_some());
+    let of_code = documented.map(|problem| (problem["code"].as_str().unwrap(), problem)).collect::<HashMap<_, _>>();
+    // These two are of no route; the text at the top has them.
+    let (of_none, of_routes) = Code::ALL
+        .iter()
+        .copied()
+        .partition::<Vec<Code>, _>(|code| matches!(code, Code::NotFound | Code::MethodNotAllowed));
+    let text = document()["info"]["description"].as_str().unwrap();
+    assert!(of_none.iter().all(|code| text.contains(code.as_str())), "{text}");
+    let codes = of_routes.iter().map(|code| code.as_str()).collect::<BTreeSet<_>>();
+    assert_eq!(of_code.keys().copied().collect::<BTreeSet<_>>(), codes);
+    for code in of_routes {
+        let problem = of_code[code.as_str()];
+        assert_eq!(problem["status"], code.status().as_u16(), "{code:?}");
+        assert_eq!(problem["title"], code.title(), "{code:?}");
+        assert_eq!(problem["type"], format!("urn:owmm:problem:{}", code.as_str()), "{code:?}");
+    }
+}
+
+#[test]
+fn every_answer_names_only_codes_that_have_its_status() {
+    for (method, path, operation) in operations() {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let schema = &resolve(response)["content"]["application/problem+json"]["schema"];
+            let text = schema.to_string();
+            for code in Code::ALL.iter().filter(|code| text.contains(&format!("\"{}\"", code.as_str()))) {
+                assert_eq!(code.status().as_str(), status, "{method} {path}: {code:?}");
+            }
+        }
+    }
+}
