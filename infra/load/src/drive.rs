@@ -96,13 +96,20 @@ pub(crate) async fn drive(world: &World, args: &Args, servers: &Servers, tag: &s
     });
     let cpu = report::processor_time();
     let everybody = async {
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut players) = (JoinSet::new(), Vec::new());
         for i in 0..args.players {
             let id = PlayerId::parse(&format!("player-{tag}-{i:06}"))?;
             let Ok(place) = Arc::clone(&crowd.places).acquire_owned().await else { break };
             tasks.spawn(Arc::clone(&crowd).play(id, place));
+            // A finished task keeps all of its memory until it is asked how it went.
+            while let Some(played) = tasks.try_join_next() {
+                players.push(played?);
+            }
         }
-        Ok::<_, Error>(tasks.join_all().await)
+        while let Some(played) = tasks.join_next().await {
+            players.push(played?);
+        }
+        Ok::<_, Error>(players)
     };
     let players = tokio::select! {
         players = everybody => players?,
@@ -140,7 +147,8 @@ impl Crowd {
                 Some(place) => Some(place),
                 None => Arc::clone(&self.places).acquire_owned().await.ok(),
             };
-            let told = self.door.join(&played.id).await;
+            // Boxed, since the call takes kilobytes that a waiting player does not need.
+            let told = Box::pin(self.door.join(&played.id)).await;
             drop(taken);
             played.calls += 1;
             if played.calls == 1 {

@@ -78,6 +78,9 @@ pub(crate) enum Error {
     /// A server could not register.
     #[error("server {0} is not registered: {1}")]
     Server(ServerId, String),
+    /// A player's task has panicked.
+    #[error("a player is lost: {0}")]
+    Player(#[from] tokio::task::JoinError),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -173,11 +176,11 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
     }
     let servers = Servers::play(world, args);
     if let Some(stack) = &world.stack {
-        stack.requests().reset();
+        stack.meter().reset();
     }
     report::forget_peak();
     let driven = drive::drive(world, args, &servers, tag).await?;
-    let requests = world.stack.as_ref().map(|stack| stack.requests().by_operation());
+    let requests = world.stack.as_ref().map(|stack| stack.meter().read().requests);
     // A stack elsewhere is not this process.
     let memory = match (&world.stack, args.pid) {
         (None, None) => (None, None),

@@ -11,7 +11,7 @@ use shared::{
     config::{Config, assemble, timeouts},
     domain::{Pool, PoolLimits, PoolName, Span, TaskPlacement},
     table::create_table,
-    telemetry::RequestCounter,
+    telemetry::Meter,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -48,7 +48,7 @@ pub struct Stack {
     owmm: Owmm,
     ecs: LocalEcs,
     dynamodb: aws_sdk_dynamodb::Client,
-    requests: RequestCounter,
+    meter: Meter,
     url: String,
     dynamodb_url: String,
     ecs_url: String,
@@ -111,10 +111,10 @@ impl Stack {
         tracing::info!(url = ecs_url, "local ECS");
 
         let sdk = sdk().await;
-        let requests = RequestCounter::default();
+        let meter = Meter::default();
         let dynamodb_config = aws_sdk_dynamodb::config::Builder::from(&sdk)
             .endpoint_url(&dynamodb_url)
-            .interceptor(requests.clone())
+            .interceptor(meter.clone())
             .build();
         let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb_config);
         let ecs_config = aws_sdk_ecs::config::Builder::from(&sdk).endpoint_url(&ecs_url).build();
@@ -144,7 +144,7 @@ impl Stack {
         owmm.table().put_pool(&pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
         servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
         tracing::info!(url, "gateway");
-        Ok(Self { owmm, ecs, dynamodb, requests, url, dynamodb_url, ecs_url, servers, _engine: engine })
+        Ok(Self { owmm, ecs, dynamodb, meter, url, dynamodb_url, ecs_url, servers, _engine: engine })
     }
 
     /// The gateway's URL.
@@ -182,9 +182,9 @@ impl Stack {
         &self.dynamodb
     }
 
-    /// Requests that the functions have sent to the table.
-    pub const fn requests(&self) -> &RequestCounter {
-        &self.requests
+    /// What the functions have asked of the table.
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Stops every game server, which may say goodbye while the gateway still listens, then the rest.

@@ -16,8 +16,8 @@ use aws_sdk_dynamodb::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
     types::{
-        AttributeValue, CancellationReason, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-        Update,
+        AttributeValue, CancellationReason, Put, ReturnConsumedCapacity, ReturnValue,
+        ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
     },
 };
 
@@ -111,6 +111,7 @@ impl Table {
 
     async fn get(&self, key: Attributes) -> Result<Option<Attributes>, TableError> {
         let get = self.client.get_item().table_name(&self.name).set_key(Some(key)).consistent_read(true);
+        let get = get.return_consumed_capacity(ReturnConsumedCapacity::Total);
         Ok(get.send().await.map_err(TableError::of)?.item)
     }
 
@@ -163,6 +164,7 @@ impl Table {
                 .condition_expression(expression.condition.as_ref())
                 .set_expression_attribute_values(values(expression))
                 .return_values(ReturnValue::AllNew)
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
             for (placeholder, name) in expression.names() {
                 update = update.expression_attribute_names(placeholder, name);
@@ -243,6 +245,7 @@ impl Table {
             .expression_attribute_names("#open", keys::LISTED)
             .expression_attribute_values(":home", AttributeValue::S(keys::home(pool, shard)))
             .scan_index_forward(false)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .limit(LISTED_AT_MOST);
         let page = query.send().await.map_err(TableError::of)?;
         page.items().iter().map(|item| Ok(items::read_listed(item)?)).collect()
@@ -321,7 +324,9 @@ impl Table {
         &self,
         writes: Vec<TransactWriteItem>,
     ) -> Result<Result<(), Vec<CancellationReason>>, TableError> {
-        match self.client.transact_write_items().set_transact_items(Some(writes)).send().await {
+        let transact = self.client.transact_write_items().set_transact_items(Some(writes));
+        let transact = transact.return_consumed_capacity(ReturnConsumedCapacity::Total);
+        match transact.send().await {
             Ok(_) => Ok(Ok(())),
             Err(error) => match error.as_service_error() {
                 Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {

@@ -30,8 +30,8 @@ async fn a_join_in_the_steady_state_is_two_writes() {
     }
     world.join_for_good("probe").await.is(200);
     world.call("DELETE", "/join", Some("probe"), None).await.is(204);
-    let requests = world.stack.requests();
-    requests.reset();
+    let meter = world.stack.meter();
+    meter.reset();
     let mut joins = JoinSet::new();
     for at_once in 0..25 {
         let world = Arc::clone(&world);
@@ -42,12 +42,9 @@ async fn a_join_in_the_steady_state_is_two_writes() {
         });
     }
     joins.join_all().await;
-    println!(
-        "steady state, 1,000 joins: {} requests a join: {:?}",
-        per(requests.total(), 1_000),
-        requests.by_operation()
-    );
-    assert!(requests.total() <= 2_100, "{:?}", requests.by_operation());
+    let usage = meter.read();
+    println!("steady state, 1,000 joins: {} requests a join: {usage:?}", per(usage.total_requests(), 1_000));
+    assert!(usage.total_requests() <= 2_100, "{usage:?}");
     assert_eq!(world.audit().await, 1_000);
     Arc::into_inner(world).unwrap().end().await;
 }
@@ -55,20 +52,17 @@ async fn a_join_in_the_steady_state_is_two_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_into_an_empty_pool_is_at_most_four_requests() {
     let world = Arc::new(World::new(limits(50, 100)).await);
-    let requests = world.stack.requests().clone();
-    requests.reset();
+    let meter = world.stack.meter().clone();
+    meter.reset();
     let mut joins = JoinSet::new();
     for i in 0..1_000 {
         let world = Arc::clone(&world);
         joins.spawn(async move { world.join(&format!("player-{i}")).await.is(202) });
     }
     joins.join_all().await;
-    println!(
-        "empty pool, 1,000 joins at once: {} requests a join: {:?}",
-        per(requests.total(), 1_000),
-        requests.by_operation()
-    );
-    assert!(requests.total() <= 4_000, "{:?}", requests.by_operation());
+    let usage = meter.read();
+    println!("empty pool, 1,000 joins at once: {} requests a join: {usage:?}", per(usage.total_requests(), 1_000));
+    assert!(usage.total_requests() <= 4_000, "{usage:?}");
     assert_eq!(world.stack.ecs().counts().processes_started, 20);
     assert_eq!(world.audit().await, 1_000);
     Arc::into_inner(world).unwrap().end().await;
@@ -77,22 +71,23 @@ async fn a_join_into_an_empty_pool_is_at_most_four_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_other_call_has_its_count() {
     let world = World::new(|_| {}).await;
-    let requests = world.stack.requests().clone();
+    let meter = world.stack.meter().clone();
     let count = |what: &str, expected: u64| {
-        println!("{what}: {} requests: {:?}", requests.total(), requests.by_operation());
-        assert_eq!(requests.total(), expected, "{what}: {:?}", requests.by_operation());
-        requests.reset();
+        let usage = meter.read();
+        println!("{what}: {} requests: {usage:?}", usage.total_requests());
+        assert_eq!(usage.total_requests(), expected, "{what}: {usage:?}");
+        meter.reset();
     };
     let server = world.join("alice").await.is(202).server().to_owned();
-    requests.reset();
+    meter.reset();
     world.join("alice").await.is(202);
     count("a poll of a waiting player", 2);
     let hand = world.hand(&server).await;
-    requests.reset();
+    meter.reset();
     hand.register(&world).await.is(200);
     count("register-server", 2);
     let ticket = world.join("alice").await.is(200).ticket().to_owned();
-    requests.reset();
+    meter.reset();
     world.join("alice").await.is(200);
     count("a reconnect", 2);
     hand.connect(&world, "alice", Some(&ticket)).await.is(200);
@@ -102,13 +97,13 @@ async fn every_other_call_has_its_count() {
     hand.beat(&world, Some(&["alice"])).await.is(200);
     count("heartbeat", 1);
     let placement = world.ledger(&server).await.claims.values().next().unwrap().stamp().get();
-    requests.reset();
+    meter.reset();
     hand.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
     count("deregister-player with the placement", 2);
     world.call("DELETE", "/join", Some("alice"), None).await.is(204);
     count("DELETE /join without a slot", 1);
     world.join("alice").await.is(200);
-    requests.reset();
+    meter.reset();
     world.call("DELETE", "/join", Some("alice"), None).await.is(204);
     count("DELETE /join with a slot", 3);
     hand.close(&world).await.is(204);
