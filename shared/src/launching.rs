@@ -24,8 +24,8 @@ use aws_sdk_ecs::{
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Due, FleetWrite, Launch, Ledger, LedgerWrite, NoLaunch, Pool, REPEAT_CALL_AFTER, ServerId, ServerState,
-        Span, TaskPlacement, Time, TokenHash, pause_after,
+        Answer, Due, FleetWrite, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, REPEAT_CALL_AFTER, ServerId,
+        ServerState, Span, TaskPlacement, Time, TokenHash, pause_after,
     },
     table::{Rolled, Table, TableError},
 };
@@ -58,6 +58,11 @@ impl Launcher {
     /// A launcher behind that client.
     pub const fn new(ecs: Client, table: Table, clock: Clock, dice: Dice) -> Self {
         Self { ecs, table, clock, dice }
+    }
+
+    /// The group of the tasks of this table: what is in another group is another's.
+    fn group(&self) -> String {
+        format!("owmm:{}", self.table.name())
     }
 
     /// An attempt that begins then. `call_at` is when RunTask is due (again), for whoever meets the launch then.
@@ -100,7 +105,6 @@ impl Launcher {
             task: None,
             launch: Some(launch),
             listed: None,
-            counted: true,
         };
         Ok(match self.table.roll(k, from, &ledger, pool.limits.max_servers, now).await? {
             Rolled::Yes => Ok(ledger),
@@ -126,11 +130,19 @@ impl Launcher {
             }
             Called::Refused(why) => {
                 tracing::warn!(%server, attempt, why, "RunTask was refused");
-                let begins = self.clock.now() + BACK_OFF.times(i64::from(attempt));
-                self.next_attempt(ledger, begins, begins).await?;
+                self.failed(ledger).await?;
             }
         }
         Ok(())
+    }
+
+    /// The attempt has failed: the next one is due after a pause, unless this was the last.
+    ///
+    /// # Errors
+    /// The table gave no answer.
+    pub async fn failed(&self, ledger: &Ledger) -> Result<(), TableError> {
+        let begins = self.clock.now() + BACK_OFF.times(i64::from(ledger.attempt));
+        self.next_attempt(ledger, begins, begins).await.map(|_| ())
     }
 
     /// Does what the launch of a starting server needs now, if anything. True if the launch is over.
@@ -185,7 +197,7 @@ impl Launcher {
         let write = LedgerWrite::GiveUp { failed: ledger.attempt, now: self.clock.now() };
         if let Answer::Written(ledger) = self.table.write_ledger(&ledger.id, &write).await? {
             tracing::error!(server = %ledger.id, pool = %ledger.pool, "the server did not start; its players are placed anew");
-            self.count_out(&ledger, true).await?;
+            self.count_out(&ledger.pool, &ledger.id, true).await?;
         }
         Ok(())
     }
@@ -195,26 +207,26 @@ impl Launcher {
     /// # Errors
     /// The table gave no answer, or too many others were at it. The server is still counted then, which costs the pool
     /// room for one server until somebody counts it out.
-    pub async fn count_out(&self, ledger: &Ledger, failed: bool) -> Result<(), TableError> {
+    pub async fn count_out(&self, pool: &PoolName, server: &ServerId, failed: bool) -> Result<(), TableError> {
         for attempt in 0..=CONFLICT_RETRIES {
             let write = if failed {
-                let fleet = self.table.fleet(&ledger.pool).await?;
+                let fleet = self.table.fleet(pool).await?;
                 let failures = fleet.failures.saturating_add(1);
                 let paused_until = pause_after(failures).map(|pause| self.clock.now() + pause);
                 if let Some(Time(until)) = paused_until {
-                    tracing::error!(pool = %ledger.pool, failures, until, "launching is paused");
+                    tracing::error!(%pool, failures, until, "launching is paused");
                 }
                 FleetWrite::Failed { was: fleet.failures, paused_until }
             } else {
                 FleetWrite::Ended
             };
-            if self.table.count_out(ledger, &write).await? {
+            if self.table.count_out(pool, server, &write).await? {
                 return Ok(());
             }
             let wait = self.dice.jitter(Span(20 << attempt));
             tokio::time::sleep(wait + Duration::from_millis(5)).await;
         }
-        Err(TableError::Busy(format!("server {} could not be counted out", ledger.id)))
+        Err(TableError::Busy(format!("server {server} could not be counted out")))
     }
 
     async fn run_task(&self, ledger: &Ledger, launch: &Launch) -> Called {
@@ -230,7 +242,8 @@ impl Launcher {
             .cluster(&task.cluster)
             .task_definition(&task.task_definition)
             .client_token(client_token(ledger))
-            .started_by(ledger.id.as_str())
+            .started_by(started_by(ledger))
+            .group(self.group())
             .count(1)
             .overrides(TaskOverride::builder().container_overrides(container).build());
         if let Some(launch_type) = &task.launch_type {
@@ -266,6 +279,17 @@ impl Launcher {
             }
         }
     }
+}
+
+/// Which server and attempt a task is for: ECS's events and lists name it.
+fn started_by(ledger: &Ledger) -> String {
+    format!("{}/{}", ledger.id, ledger.attempt)
+}
+
+/// The inverse of [`started_by`]: server and attempt of a task.
+pub fn parse_started_by(started_by: &str) -> Option<(ServerId, u32)> {
+    let (server, attempt) = started_by.rsplit_once('/')?;
+    Some((ServerId::parse(server).ok()?, attempt.parse().ok()?))
 }
 
 /// One per server and attempt.

@@ -7,7 +7,7 @@ use crate::{
     domain::{
         Answer, Ask, Connect, Connected, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Joined,
         Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Placed, PlayerId, Pool, PoolLimits, PoolName,
-        PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span, Stamp, Time,
+        PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span, Stamp, StopBy, Time,
         TokenHash, Told,
     },
     hints::{Hints, Pass, Pick},
@@ -522,6 +522,36 @@ impl Owmm {
         self.run(goodbye, self.begin(Some(player), None)).await
     }
 
+    /// The task of a server's attempt has stopped. A server that was starting gets its next attempt, one that was up is
+    /// over: its claims are void, and its players' next join places them anew. Whether it is over.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn task_stopped(&self, server: &ServerId, attempt: u32) -> Result<bool, Failure> {
+        let Some(ledger) = self.table.ledger(server).await? else { return Ok(true) };
+        let current = ledger.attempt == attempt;
+        match ledger.state {
+            ServerState::Starting if current => {
+                self.launcher.failed(&ledger).await?;
+                Ok(false)
+            }
+            ServerState::Ready | ServerState::Draining if current => {
+                let stop = LedgerWrite::Stop { by: StopBy::Attempt(attempt), now: self.clock.now() };
+                if let Answer::Written(ledger) = self.table.write_ledger(server, &stop).await? {
+                    tracing::warn!(%server, attempt, "the server's task has stopped without a goodbye");
+                    self.launcher.count_out(&ledger.pool, server, false).await?;
+                }
+                Ok(true)
+            }
+            // Repeated: whoever stopped it may have died before it was counted out.
+            ServerState::Stopped => {
+                self.launcher.count_out(&ledger.pool, server, false).await?;
+                Ok(true)
+            }
+            ServerState::Starting | ServerState::Ready | ServerState::Draining => Ok(false),
+        }
+    }
+
     /// A server says goodbye for itself: every claim on it is void.
     ///
     /// # Errors
@@ -531,7 +561,7 @@ impl Owmm {
         by: TokenHash,
         server: &ServerId,
     ) -> Result<Result<(), ServerOutcome>, Failure> {
-        let stop = LedgerWrite::Stop { by: Some(by), now: self.clock.now() };
+        let stop = LedgerWrite::Stop { by: StopBy::Server(by), now: self.clock.now() };
         let ledger = match self.table.write_ledger(server, &stop).await? {
             Answer::Written(ledger) => ledger,
             Answer::Refused(image) => match image.ok_or(ServerOutcome::Unknown) {
@@ -540,10 +570,8 @@ impl Owmm {
                 Err(unknown) => return Ok(Err(unknown)),
             },
         };
-        if ledger.counted {
-            // A server that gives up before it has registered has failed to start.
-            self.launcher.count_out(&ledger, ledger.ready_at.is_none()).await?;
-        }
+        // A server that gives up before it has registered has failed to start.
+        self.launcher.count_out(&ledger.pool, &ledger.id, ledger.ready_at.is_none()).await?;
         Ok(Ok(()))
     }
 }

@@ -163,7 +163,6 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
             task: None,
             launch: None,
             listed: None,
-            counted: true,
         };
         let from = frontiers.insert(k, ledger.id.clone());
         match world.table.roll(k, from, &ledger, world.limits.max_servers, now).await? {

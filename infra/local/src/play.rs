@@ -171,7 +171,7 @@ async fn started(events: &mut Receiver<Value>, server: &str) -> Option<String> {
         loop {
             let event = events.recv().await.ok()?;
             let detail = |name| event.pointer(&format!("/detail/{name}")).and_then(Value::as_str);
-            if detail("startedBy") == Some(server) && detail("lastStatus") == Some("RUNNING") {
+            if detail("startedBy").is_some_and(|by| by.starts_with(server)) && detail("lastStatus") == Some("RUNNING") {
                 return detail("taskArn").map(str::to_owned);
             }
         }

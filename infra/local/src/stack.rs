@@ -5,6 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 use ecs::LocalEcs;
+use serde_json::Value;
 use shared::{
     Owmm,
     clock::{Clock, Dice},
@@ -13,7 +14,11 @@ use shared::{
     table::create_table,
     telemetry::Meter,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::broadcast::{Receiver, error::RecvError},
+    task::JoinHandle,
+};
 
 use crate::{Error, engine::Engine, gateway};
 
@@ -68,6 +73,31 @@ fn serve(listener: TcpListener, router: axum::Router) -> JoinHandle<()> {
             tracing::error!(%error, "a listener has ended");
         }
     })
+}
+
+/// What EventBridge does: each change of a task goes to the function that has the rule, and comes again if that fails.
+async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
+    loop {
+        let event = match events.recv().await {
+            Ok(event) => event,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "task events were lost");
+                continue;
+            }
+            Err(RecvError::Closed) => return,
+        };
+        let owmm = owmm.clone();
+        tokio::spawn(async move {
+            for pause in [100, 500, 2_000] {
+                let Ok(event) = serde_json::from_value(event.clone()) else { return };
+                match task_stopped::handle(&owmm, event).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, "a task event is delivered again"),
+                }
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        });
+    }
 }
 
 async fn sdk() -> SdkConfig {
@@ -143,6 +173,7 @@ impl Stack {
         let pool = Pool { name: default_pool, limits: options.limits, task };
         owmm.table().put_pool(&pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
         servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
+        servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));
         tracing::info!(url, "gateway");
         Ok(Self { owmm, ecs, dynamodb, meter, url, dynamodb_url, ecs_url, servers, _engine: engine })
     }

@@ -106,7 +106,7 @@ pub enum FleetWrite {
         /// The time of the request.
         now: Time,
     },
-    /// Counts a server out, in the transaction that marks its ledger as counted out.
+    /// Counts a server out, in the transaction that takes it off the roster.
     Ended,
     /// The same for a server that never registered, which counts as a failure.
     Failed {

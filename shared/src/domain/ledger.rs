@@ -231,8 +231,6 @@ pub struct Ledger {
     pub launch: Option<Launch>,
     /// How the index lists it, if it does.
     pub listed: Option<Fill>,
-    /// Whether the pool's count of live servers includes it.
-    pub counted: bool,
 }
 
 impl Ledger {
@@ -305,6 +303,15 @@ impl Ledger {
             (self.task.is_none() && now >= launch.call_at).then_some(Due::Call)
         }
     }
+}
+
+/// Who says that a server is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopBy {
+    /// The server itself, by its token.
+    Server(TokenHash),
+    /// OWMM, which has seen the task of this attempt dead. News of an older attempt stop nothing.
+    Attempt(u32),
 }
 
 /// One conditional write on a ledger.
@@ -388,8 +395,8 @@ pub enum LedgerWrite {
     },
     /// The server is over: every claim is void.
     Stop {
-        /// The server's token; `None` when OWMM itself has seen that it is dead.
-        by: Option<TokenHash>,
+        /// Who says so.
+        by: StopBy,
         /// The time of the request.
         now: Time,
     },
@@ -525,7 +532,11 @@ impl LedgerWrite {
                 })
             }
             Self::Stop { by, now: _ } => {
-                (by.as_ref().is_none_or(knows) && old.state != ServerState::Stopped).then(|| new.stopped())
+                let entitled = match by {
+                    StopBy::Server(by) => knows(by),
+                    StopBy::Attempt(attempt) => *attempt == old.attempt,
+                };
+                (entitled && old.state != ServerState::Stopped).then(|| new.stopped())
             }
             Self::List { was, fill } => (old.state == ServerState::Ready && old.listed == *was).then(|| {
                 new.listed = Some(*fill);

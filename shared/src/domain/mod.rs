@@ -30,7 +30,7 @@ pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
 pub use ledger::{
     Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, Mark, REPEAT_CALL_AFTER,
-    Registration, ServerState, fill,
+    Registration, ServerState, StopBy, fill,
 };
 pub use pool::{Pool, PoolLimits, TaskPlacement};
 pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};

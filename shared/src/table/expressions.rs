@@ -12,7 +12,9 @@ use super::{
     items::{self, n, s},
     keys::Attributes,
 };
-use crate::domain::{Before, FleetWrite, FrontierWrite, LedgerWrite, Mark, SeatWrite, ServerState, Span, Stamp, Time};
+use crate::domain::{
+    Before, FleetWrite, FrontierWrite, LedgerWrite, Mark, SeatWrite, ServerState, Span, Stamp, StopBy, Time,
+};
 
 /// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
 /// look at what happened; DynamoDB deletes "within a few days" of it ("Using time to live" in the developer guide).
@@ -255,8 +257,10 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             ];
             by(Some(hash), REGISTERED, Expression::new(BEAT, "", values))
         }
-        LedgerWrite::Stop { by: hash, now } => {
-            by(hash.as_ref(), "attribute_exists(#state) AND #state <> :stopped", stop(*now))
+        LedgerWrite::Stop { by: StopBy::Server(hash), now } => by(Some(hash), "#state <> :stopped", stop(*now)),
+        LedgerWrite::Stop { by: StopBy::Attempt(attempt), now } => {
+            let condition = "#attempt = :attempt AND #state <> :stopped";
+            Expression { condition: condition.into(), ..stop(*now) }.with(":attempt", n(*attempt))
         }
         LedgerWrite::List { was, fill } => {
             let values = [(":ready", state(ServerState::Ready)), (":to", n(fill.number()))];
@@ -318,18 +322,10 @@ fn stop(now: Time) -> Expression {
     )
 }
 
-/// A stopped ledger is counted out of its fleet. The one write on an old ledger that is part of a transaction: a stopped
-/// server takes no claims, so there is none that could fail by it.
-pub fn count_out() -> Expression {
-    Expression::new(
-        "REMOVE #counted",
-        "#state = :stopped AND attribute_exists(#counted)",
-        [(":stopped", state(ServerState::Stopped))],
-    )
-}
-
 /// The condition under which a new item may be put.
 pub const IS_NEW: &str = "attribute_not_exists(pk)";
+/// The condition under which an item may be deleted that must be there, so that only one of many deletes it.
+pub const IS_THERE: &str = "attribute_exists(pk)";
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {

@@ -143,7 +143,6 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         listed: opt_number::<i64>(item, keys::FILL)?
             .map(|fill| Fill::from_number(fill).ok_or(Malformed(keys::FILL)))
             .transpose()?,
-        counted: item.contains_key(keys::COUNTED),
     })
 }
 
@@ -175,7 +174,6 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::ATTEMPT, Some(n(ledger.attempt)));
     put(keys::TASK, ledger.task.as_ref().map(s));
     put(keys::LAUNCH, ledger.launch.as_ref().map(launch));
-    put(keys::COUNTED, ledger.counted.then_some(AttributeValue::Bool(true)));
     item
 }
 

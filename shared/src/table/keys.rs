@@ -7,6 +7,7 @@
 //! | pool | `POOL#<name>` | `CONFIG` |
 //! | frontier | `POOL#<name>` | `FRONTIER#<k>` |
 //! | fleet | `POOL#<name>` | `FLEET` |
+//! | roster entry | `POOL#<name>` | `SERVER#<id>` |
 //!
 //! The index [`INDEX`] is sparse: partition [`LISTED`] = `<pool>#<shard>`, sort [`FILL`]. Only ready servers with room
 //! have both. Names are short because a write is paid by the size of the item, names included.
@@ -67,8 +68,6 @@ pub const CALL_AT: &str = "call";
 pub const DEADLINE: &str = "until";
 /// Launch: parameters of the task, as JSON.
 pub const SPEC: &str = "spec";
-/// Ledger: there while the fleet's count includes the server.
-pub const COUNTED: &str = "counted";
 /// Ledger: partition key of the index.
 pub const LISTED: &str = "open";
 /// Ledger: sort key of the index.
@@ -129,9 +128,17 @@ pub fn fleet(pool: &PoolName) -> Attributes {
     key(format!("POOL#{pool}"), "FLEET")
 }
 
-/// The server that a ledger's partition key names.
-pub fn server_of(pk: &str) -> Option<ServerId> {
-    ServerId::parse(pk.strip_prefix("SERVER#")?).ok()
+/// What the sort keys of a pool's roster begin with.
+pub const ROSTER: &str = "SERVER#";
+
+/// Key of a server's entry in its pool's roster: there as long as the fleet's count includes the server.
+pub fn roster(pool: &PoolName, server: &ServerId) -> Attributes {
+    key(format!("POOL#{pool}"), format!("{ROSTER}{server}"))
+}
+
+/// The server that a ledger's partition key, or a roster entry's sort key, names.
+pub fn server_of(key: &str) -> Option<ServerId> {
+    ServerId::parse(key.strip_prefix(ROSTER)?).ok()
 }
 
 /// Pool and shard as the ledger's [`HOME`] and the index's partition key have them.

@@ -16,12 +16,12 @@ use aws_sdk_dynamodb::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
     types::{
-        AttributeValue, CancellationReason, Put, ReturnConsumedCapacity, ReturnValue,
+        AttributeValue, CancellationReason, Delete, Put, ReturnConsumedCapacity, ReturnValue,
         ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
     },
 };
 
-use expressions::{Expression, IS_NEW, count_out};
+use expressions::{Expression, IS_NEW, IS_THERE};
 pub use items::Malformed;
 pub use schema::create_table;
 
@@ -107,6 +107,11 @@ impl Table {
     /// The table of that name, behind that client.
     pub const fn new(client: Client, name: String) -> Self {
         Self { client, name }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     async fn get(&self, key: Attributes) -> Result<Option<Attributes>, TableError> {
@@ -251,7 +256,7 @@ impl Table {
         page.items().iter().map(|item| Ok(items::read_listed(item)?)).collect()
     }
 
-    /// Starts a server in one transaction: the frontier names it, its ledger is there, the fleet counts it. The one
+    /// Starts a server in one transaction: the frontier names it, its ledger is there, the fleet counts it and lists it. The one
     /// place where a transaction is right, because no other write meets it there: the ledger is new, the frontier is
     /// used up, and the fleet changes only when servers come and go.
     pub async fn roll(
@@ -264,17 +269,12 @@ impl Table {
     ) -> Result<Rolled, TableError> {
         let to = ledger.id.clone();
         let roll = FrontierWrite::Roll { from, to, remaining: ledger.capacity.saturating_sub(1) };
-        let put = Put::builder()
-            .table_name(&self.name)
-            .set_item(Some(items::write_ledger(ledger)))
-            .condition_expression(IS_NEW)
-            .build();
-        let put = put.map_err(|error| TableError::Broken(error.to_string()))?;
         let started = expressions::fleet(&FleetWrite::Started { max_servers, now });
         let writes = vec![
             self.part(keys::frontier(&ledger.pool, k), &expressions::frontier(&roll))?,
             self.part(keys::fleet(&ledger.pool), &started)?,
-            TransactWriteItem::builder().put(put).build(),
+            self.new_item(items::write_ledger(ledger))?,
+            self.new_item(keys::roster(&ledger.pool, &ledger.id))?,
         ];
         match self.transact(writes).await? {
             Ok(()) => Ok(Rolled::Yes),
@@ -290,18 +290,30 @@ impl Table {
         }
     }
 
-    /// Counts a stopped server out of its fleet: exactly once, however often it is asked. False if somebody else's
-    /// transaction was in the way.
-    pub async fn count_out(&self, ledger: &Ledger, fleet: &FleetWrite) -> Result<bool, TableError> {
+    /// Counts a stopped server out of its fleet, with its roster entry: exactly once, however often it is asked. False
+    /// if somebody else's transaction was in the way.
+    pub async fn count_out(&self, pool: &PoolName, server: &ServerId, fleet: &FleetWrite) -> Result<bool, TableError> {
+        let entry = Delete::builder()
+            .table_name(&self.name)
+            .set_key(Some(keys::roster(pool, server)))
+            .condition_expression(IS_THERE)
+            .build();
+        let entry = entry.map_err(|error| TableError::Broken(error.to_string()))?;
         let writes = vec![
-            self.part(keys::ledger(&ledger.id), &count_out())?,
-            self.part(keys::fleet(&ledger.pool), &expressions::fleet(fleet))?,
+            TransactWriteItem::builder().delete(entry).build(),
+            self.part(keys::fleet(pool), &expressions::fleet(fleet))?,
         ];
         Ok(match self.transact(writes).await? {
             Ok(()) => true,
             // Counted out already: done. Anything else is for the caller to repeat.
             Err(reasons) => reasons.first().is_some_and(|reason| reason.code() == Some(CONDITION_FAILED)),
         })
+    }
+
+    fn new_item(&self, item: Attributes) -> Result<TransactWriteItem, TableError> {
+        let put = Put::builder().table_name(&self.name).set_item(Some(item)).condition_expression(IS_NEW).build();
+        let put = put.map_err(|error| TableError::Broken(error.to_string()))?;
+        Ok(TransactWriteItem::builder().put(put).build())
     }
 
     fn part(&self, key: Attributes, expression: &Expression) -> Result<TransactWriteItem, TableError> {

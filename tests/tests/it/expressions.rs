@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::{
     domain::{
         Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
-        Place, PlayerId, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, Time, TokenHash,
+        Place, PlayerId, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time, TokenHash,
     },
     table::{items, keys},
 };
@@ -71,7 +71,6 @@ fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
         task: None,
         launch: starting.then(launch),
         listed: None,
-        counted: true,
     }
 }
 
@@ -194,7 +193,7 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (second.clone(), LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() }),
         (second.clone(), LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() }),
         (second, LedgerWrite::GiveUp { failed: 1, now: NOW }),
-        (ready(&full), LedgerWrite::Stop { by: Some(other), now: NOW }),
+        (ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
         (ready(&full), LedgerWrite::Beat { by: other, now: NOW }),
         (
             ready(&[("a", connected(5))]),
@@ -221,8 +220,9 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         release(None, reserved(5), false),
         register(hash(), None),
         LedgerWrite::Beat { by: hash(), now: NOW },
-        LedgerWrite::Stop { by: Some(hash()), now: NOW },
-        LedgerWrite::Stop { by: None, now: NOW },
+        LedgerWrite::Stop { by: StopBy::Server(hash()), now: NOW },
+        LedgerWrite::Stop { by: StopBy::Attempt(1), now: NOW },
+        LedgerWrite::Stop { by: StopBy::Attempt(2), now: NOW },
         LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) },
         LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() },
         LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() },

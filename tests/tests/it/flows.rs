@@ -9,7 +9,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{SOON, World, demo_server};
+use crate::support::{SOON, World, demo_server, signal};
 
 fn player(world: &World, id: &str) -> Player {
     Player::new(world.stack.url(), id, None, world.http.clone())
@@ -103,13 +103,6 @@ async fn the_program_plays_both_flows_prints_its_lines_and_leaves_nothing_behind
     assert_eq!(stderr.matches("\n  5. ").count(), 2, "both flows have a step 5: {stderr}");
     // Each task has ended as often as it has started.
     assert_eq!(stderr.matches("started task=").count(), stderr.matches("ended task=").count(), "{stderr}");
-}
-
-/// Sends a signal the way a terminal or a supervisor would.
-fn signal(name: &str, pid: &str) -> bool {
-    let kill =
-        std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
-    kill.unwrap().success()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its
     };
     let ledger = world.ledger(&first).await;
     assert_eq!((ledger.state, ledger.attempt), (ServerState::Stopped, MAX_LAUNCH_ATTEMPTS));
-    assert!(ledger.claims.is_empty() && !ledger.counted);
+    assert!(ledger.claims.is_empty());
     assert!(world.ledger(&second).await.claims.keys().any(|player| player.as_str() == "alice"));
     let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
     assert_eq!((fleet.live, fleet.failures), (1, 1), "the dead one is counted out, once");
@@ -155,5 +155,55 @@ async fn a_server_that_stops_makes_room_for_another() {
     let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
     assert_eq!(fleet.live, 0, "counted out exactly once");
     assert_ne!(world.join("bob").await.is(202).server(), first.id);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_takes_no_more_claims_and_its_players_are_placed_anew() {
+    let pids = std::env::temp_dir().join(format!("owmm-test-killed-{}", std::process::id()));
+    let program = env!("CARGO_BIN_EXE_stack");
+    let command = format!("echo $$ >> '{}'; exec '{program}' game-server", pids.display());
+    let world = World::new(|options| options.game_server = vec!["sh".into(), "-c".into(), command.into()]).await;
+    let player = demo::player::Player::new(world.stack.url(), "alice", None, world.http.clone());
+    let ready = player.join_until_ready(SOON, |_| {}).await.unwrap();
+    let _visit = player.connect(&ready).await.unwrap();
+    assert_eq!(world.audit().await, 1);
+    // Nobody says goodbye.
+    let pid = std::fs::read_to_string(&pids).unwrap();
+    assert!(crate::support::signal("KILL", pid.trim()));
+    let ledger = world.until(&ready.server, "it is over", |ledger| ledger.state == ServerState::Stopped).await;
+    assert!(ledger.claims.is_empty());
+    let again = player.join_until_ready(SOON, |_| {}).await.unwrap();
+    assert_ne!(again.server, ready.server);
+    let _visit = player.connect(&again).await.unwrap();
+    assert_eq!(world.audit().await, 1);
+    world.end().await;
+    std::fs::remove_file(pids).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_an_older_attempt_stop_nothing() {
+    let world = World::new(|options| options.limits.launch = seconds(1)).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let begun = Instant::now();
+    while world.ledger(&server).await.attempt == 1 {
+        assert!(begun.elapsed() < SOON);
+        world.join("alice").await.is(202);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let hand = world.hand(&server).await;
+    hand.register(&world).await.is(200);
+    let owmm = world.stack.owmm();
+    let id = shared::domain::ServerId::parse(&server).unwrap();
+    assert!(!owmm.task_stopped(&id, 1).await.unwrap());
+    assert_eq!(world.ledger(&server).await.state, ServerState::Ready);
+    // Of the current one: it is over, and twice is the same as once.
+    let attempt = world.ledger(&server).await.attempt;
+    for _ in 0..2 {
+        assert!(owmm.task_stopped(&id, attempt).await.unwrap());
+        assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
+    }
+    let fleet = owmm.table().fleet(&crate::support::pool("default")).await.unwrap();
+    assert_eq!(fleet.live, 0, "counted out exactly once");
     world.end().await;
 }

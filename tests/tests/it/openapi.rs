@@ -47,10 +47,10 @@ fn is_of(template: &str, path: &str) -> bool {
 }
 
 /// The schema at some place of the document, compiled once.
-fn conforms(place: String, schema: &Value, body: &Value) {
+fn conforms(place: &str, schema: &Value, body: &Value) {
     static COMPILED: OnceLock<Mutex<HashMap<String, &'static Validator>>> = OnceLock::new();
     let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap();
-    let validator = *compiled.entry(place.clone()).or_insert_with(|| {
+    let validator = *compiled.entry(place.to_owned()).or_insert_with(|| {
         let whole = json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "components": document()["components"],
@@ -82,7 +82,7 @@ pub fn check((method, path): &(String, String), reply: &Reply) {
             let of_type = content.get(&reply.content_type);
             let of_type =
                 of_type.unwrap_or_else(|| panic!("{method} {template} {status} is no {}", reply.content_type));
-            conforms(format!("{method} {template} {status}"), &of_type["schema"], &reply.body);
+            conforms(&format!("{method} {template} {status}"), &of_type["schema"], &reply.body);
         }
     }
 }
@@ -99,6 +99,8 @@ fn every_function_has_a_route_and_every_route_a_function() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions");
     let crates = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let named = operations().map(|(_, _, operation)| operation["x-owmm-function"].as_str().unwrap().to_owned());
+    // Not over HTTP: an EventBridge rule calls it.
+    let named = named.chain(["task-stopped".to_owned()]);
     assert_eq!(named.collect::<BTreeSet<_>>(), crates.collect::<BTreeSet<_>>());
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -308,4 +309,10 @@ pub fn pool(name: &str) -> PoolName {
 
 pub fn seconds(seconds: u32) -> Span {
     Span::seconds(seconds)
+}
+
+/// Sends a signal the way a terminal or a supervisor would.
+pub fn signal(name: &str, pid: &str) -> bool {
+    let kill = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
+    kill.unwrap().success()
 }

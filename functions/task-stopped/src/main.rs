@@ -1,0 +1,16 @@
+//! The Lambda function `task-stopped`: configuration, clients, run.
+
+use lambda_http::{
+    Error,
+    lambda_runtime::{LambdaEvent, run, service_fn},
+};
+use shared::config::{Config, connect, sdk};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    shared::telemetry::log_as_json();
+    let owmm = connect(Config::from_env()?, &sdk().await);
+    let owmm = &owmm;
+    run(service_fn(async |event: LambdaEvent<_>| task_stopped::handle(owmm, event.payload).await.map_err(Error::from)))
+        .await
+}
