@@ -10,7 +10,7 @@
 //!    that a late server of the old one is refused. After the last attempt the launch is given up: its claims are void, its
 //!    players are placed anew by their next call, and the pool remembers the failure. Repeated failures pause launching.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_ecs::{
     Client,
@@ -24,8 +24,8 @@ use aws_sdk_ecs::{
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Due, FleetWrite, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, REPEAT_CALL_AFTER, ServerId,
-        ServerState, Span, TaskPlacement, Time, TokenHash, pause_after,
+        Answer, Due, Fleet, FleetWrite, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, REPEAT_CALL_AFTER,
+        ServerId, ServerState, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
     },
     table::{Rolled, Table, TableError},
 };
@@ -34,6 +34,18 @@ use crate::{
 const BACK_OFF: Span = Span::seconds(2);
 /// How often a transaction is repeated that met another one.
 const CONFLICT_RETRIES: u32 = 5;
+
+/// Tasks of one DescribeTasks at the most ("DescribeTasks" in the ECS API reference).
+const DESCRIBE_AT_MOST: usize = 100;
+
+/// A task that runs for some server of this table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OurTask {
+    /// The server.
+    pub server: ServerId,
+    /// The attempt.
+    pub attempt: u32,
+}
 
 /// What ECS said.
 enum Called {
@@ -83,13 +95,24 @@ impl Launcher {
         k: u32,
         from: Option<ServerId>,
     ) -> Result<Result<Ledger, Option<NoLaunch>>, TableError> {
+        let ledger = self.new_server(pool, k)?;
+        let now = self.clock.now();
+        Ok(match self.table.roll(k, from, &ledger, pool.limits.max_servers, now).await? {
+            Rolled::Yes => Ok(ledger),
+            Rolled::Raced => Err(None),
+            Rolled::No(reason) => Err(Some(reason)),
+        })
+    }
+
+    /// The ledger of a server that is about to be started.
+    fn new_server(&self, pool: &Pool, shard: u32) -> Result<Ledger, TableError> {
         let now = self.clock.now();
         let spec = serde_json::to_string(&pool.task).map_err(|error| TableError::Broken(error.to_string()))?;
         let (launch, token_hash) = self.launch(now, now + REPEAT_CALL_AFTER, pool.limits.launch, spec);
-        let ledger = Ledger {
+        Ok(Ledger {
             id: self.dice.server_id(now),
             pool: pool.name.clone(),
-            shard: k,
+            shard,
             state: ServerState::Starting,
             capacity: pool.limits.capacity,
             claims: std::collections::BTreeMap::new(),
@@ -97,6 +120,7 @@ impl Launcher {
             lease_for: pool.limits.lease,
             lease_until: None,
             seen: None,
+            idle_since: None,
             ready_at: None,
             endpoint: None,
             metadata: std::collections::BTreeMap::new(),
@@ -105,11 +129,6 @@ impl Launcher {
             task: None,
             launch: Some(launch),
             listed: None,
-        };
-        Ok(match self.table.roll(k, from, &ledger, pool.limits.max_servers, now).await? {
-            Rolled::Yes => Ok(ledger),
-            Rolled::Raced => Err(None),
-            Rolled::No(reason) => Err(Some(reason)),
         })
     }
 
@@ -227,6 +246,86 @@ impl Launcher {
             tokio::time::sleep(wait + Duration::from_millis(5)).await;
         }
         Err(TableError::Busy(format!("server {server} could not be counted out")))
+    }
+
+    /// Starts a server ahead of demand. It is in no frontier: its slots are found once it is ready. False if the fleet is
+    /// not as it was seen, or may not grow.
+    ///
+    /// # Errors
+    /// The table gave no answer.
+    pub async fn start_ahead(&self, pool: &Pool, seen: &Fleet) -> Result<bool, TableError> {
+        let shard = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
+        let ledger = self.new_server(pool, shard)?;
+        if !self.table.start_ahead(&ledger, seen, pool.limits.max_servers, self.clock.now()).await? {
+            return Ok(false);
+        }
+        tracing::info!(server = %ledger.id, pool = %pool.name, "a server is started ahead of demand");
+        self.call(&ledger).await?;
+        Ok(true)
+    }
+
+    /// The tasks of this table in a cluster that run, or are on their way to, by ARN; `None` if ECS does not say.
+    pub async fn tasks(&self, cluster: &str) -> Option<HashMap<String, OurTask>> {
+        let mut arns = Vec::new();
+        let mut pages = self.ecs.list_tasks().cluster(cluster).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            match page {
+                Ok(page) => arns.extend(page.task_arns.unwrap_or_default()),
+                Err(error) => return self.silent(&error),
+            }
+        }
+        let mut ours = HashMap::new();
+        for some in arns.chunks(DESCRIBE_AT_MOST) {
+            let describe = self.ecs.describe_tasks().cluster(cluster).set_tasks(Some(some.to_vec()));
+            let tasks = match describe.send().await {
+                Ok(output) => output.tasks.unwrap_or_default(),
+                Err(error) => return self.silent(&error),
+            };
+            for task in tasks.into_iter().filter(|task| task.group() == Some(self.group().as_str())) {
+                let Some(arn) = task.task_arn else { continue };
+                let Some((server, attempt)) = task.started_by.as_deref().and_then(parse_started_by) else { continue };
+                ours.insert(arn, OurTask { server, attempt });
+            }
+        }
+        Some(ours)
+    }
+
+    fn silent<T, E: std::error::Error>(&self, error: E) -> Option<T> {
+        tracing::warn!(error = %DisplayErrorContext(error), "ECS does not say which tasks there are");
+        None
+    }
+
+    /// What ECS says of tasks that it does not list as running. Those it does not speak of are unknown.
+    pub async fn sights(&self, cluster: &str, arns: &[String]) -> HashMap<String, TaskSight> {
+        let mut sights = HashMap::new();
+        for some in arns.chunks(DESCRIBE_AT_MOST) {
+            let describe = self.ecs.describe_tasks().cluster(cluster).set_tasks(Some(some.to_vec()));
+            match describe.send().await {
+                Ok(output) => {
+                    for task in output.tasks() {
+                        let stopped = task.last_status() == Some("STOPPED");
+                        let sight = if stopped { TaskSight::Stopped } else { TaskSight::Alive };
+                        sights.extend(task.task_arn().map(|arn| (arn.to_owned(), sight)));
+                    }
+                    for failure in output.failures().iter().filter(|failure| failure.reason() == Some("MISSING")) {
+                        sights.extend(failure.arn().map(|arn| (arn.to_owned(), TaskSight::Missing)));
+                    }
+                }
+                Err(error) => {
+                    let _: Option<()> = self.silent(error);
+                }
+            }
+        }
+        sights
+    }
+
+    /// Stops a task. That it is gone already is as good.
+    pub async fn stop_task(&self, cluster: &str, task: &str, reason: &str) {
+        let stopped = self.ecs.stop_task().cluster(cluster).task(task).reason(format!("owmm: {reason}")).send().await;
+        match stopped {
+            Ok(_) => tracing::info!(task, reason, "task told to stop"),
+            Err(error) => tracing::warn!(task, reason, error = %DisplayErrorContext(error), "task not stopped"),
+        }
     }
 
     async fn run_task(&self, ledger: &Ledger, launch: &Launch) -> Called {

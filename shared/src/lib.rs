@@ -5,6 +5,7 @@
 //! | [`domain`] | what may happen to a slot | AWS, HTTP, the clock |
 //! | [`table`] | keys, items, expressions, DynamoDB | HTTP, ECS |
 //! | [`launching`] | starting servers, ECS | HTTP |
+//! | `reconcile` | looking after the fleet | HTTP |
 //! | [`hints`] | what a warm process remembers | HTTP, ECS |
 //! | [`http`] | requests, answers, problem codes | the table |
 //! | [`ticket`] | what a player shows to a server | everything else |
@@ -19,8 +20,10 @@ pub mod hints;
 pub mod http;
 pub mod launching;
 mod owmm;
+mod reconcile;
 pub mod table;
 pub mod telemetry;
 pub mod ticket;
 
 pub use owmm::{Failure, Heartbeat, Owmm, Place, Registered, ServerOutcome, Slot, UnknownPlayer};
+pub use reconcile::Reconciled;

@@ -162,6 +162,16 @@ impl Owmm {
         &self.table
     }
 
+    /// What starts servers.
+    pub(crate) const fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
     /// How long it is until then.
     pub fn until(&self, then: Time) -> Span {
         then - self.clock.now()

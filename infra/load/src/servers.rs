@@ -155,6 +155,7 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
             lease_for: world.limits.lease,
             lease_until: None,
             seen: None,
+            idle_since: None,
             ready_at: None,
             endpoint: None,
             metadata: BTreeMap::new(),

@@ -114,6 +114,8 @@ impl World {
             limits: limits(args),
             game_server,
             start_delay: Duration::from_millis(args.start_delay),
+            // A run is shorter than that, and measures joins.
+            reconcile_every: Duration::from_secs(3_600),
         };
         let stack = Stack::start(options).await?;
         let door = match args.over {

@@ -86,6 +86,15 @@ struct Serve {
     /// Frontiers of the default pool, 1-16: servers that may be filling at once while they start.
     #[arg(long, value_name = "N", default_value_t = LIMITS.frontiers, value_parser = clap::value_parser!(u32).range(1..=16))]
     frontiers: u32,
+    /// Free slots to keep ready ahead of demand, 0-100000; with 0 the pool scales to zero.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    headroom: u32,
+    /// How long a server may be empty before it is stopped, in seconds, 1-86400.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    idle_seconds: u32,
+    /// How often the fleet is looked after, in seconds, 1-3600; on AWS it is each minute.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    reconcile_seconds: u32,
     /// How long a slot is held for a player who has not come yet, in seconds, 1-3600.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     reservation_seconds: u32,
@@ -114,6 +123,8 @@ impl Serve {
                 capacity: self.capacity,
                 max_servers: self.max_servers,
                 frontiers: self.frontiers,
+                headroom: self.headroom,
+                idle: Span::seconds(self.idle_seconds),
                 reservation: Span::seconds(self.reservation_seconds),
                 launch: Span::seconds(self.launch_seconds),
                 lease: Span::seconds(self.lease_seconds),
@@ -123,6 +134,7 @@ impl Serve {
                 None => demo_game_server()?,
             },
             start_delay: Duration::from_millis(self.start_delay),
+            reconcile_every: Duration::from_secs(u64::from(self.reconcile_seconds)),
         })
     }
 }

@@ -46,6 +46,8 @@ pub struct Options {
     pub game_server: Vec<OsString>,
     /// How long the local ECS waits before it starts a task's process.
     pub start_delay: Duration,
+    /// How often the fleet is looked after.
+    pub reconcile_every: Duration,
 }
 
 /// The stack while it serves.
@@ -97,6 +99,16 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         });
+    }
+}
+
+/// What EventBridge's schedule does.
+async fn schedule(every: Duration, owmm: Owmm) {
+    loop {
+        tokio::time::sleep(every).await;
+        if let Err(error) = reconcile::handle(&owmm).await {
+            tracing::warn!(%error, "the fleet was not looked after");
+        }
     }
 }
 
@@ -174,6 +186,7 @@ impl Stack {
         owmm.table().put_pool(&pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
         servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
         servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));
+        servers.push(tokio::spawn(schedule(options.reconcile_every, owmm.clone())));
         tracing::info!(url, "gateway");
         Ok(Self { owmm, ecs, dynamodb, meter, url, dynamodb_url, ecs_url, servers, _engine: engine })
     }
@@ -232,6 +245,8 @@ pub const LIMITS: PoolLimits = PoolLimits {
     capacity: 50,
     max_servers: 100,
     frontiers: 1,
+    headroom: 0,
+    idle: Span::seconds(300),
     reservation: Span::seconds(60),
     launch: Span::seconds(120),
     lease: Span::seconds(30),

@@ -106,6 +106,22 @@ pub enum FleetWrite {
         /// The time of the request.
         now: Time,
     },
+    /// Counts a server that no frontier asked for, if the count is as it was seen.
+    StartedAhead {
+        /// The count that was seen.
+        live: u32,
+        /// Servers that the pool allows.
+        max_servers: u32,
+        /// The time of the request.
+        now: Time,
+    },
+    /// Puts the count right, if it is as it was seen.
+    Recount {
+        /// The count that was seen.
+        was: u32,
+        /// The entries of the roster.
+        live: u32,
+    },
     /// Counts a server out, in the transaction that takes it off the roster.
     Ended,
     /// The same for a server that never registered, which counts as a failure.
@@ -126,6 +142,13 @@ impl FleetWrite {
         match self {
             Self::Started { max_servers, now } => {
                 old.no_launch(*max_servers, *now).is_none().then(|| Fleet { live: old.live.saturating_add(1), ..old })
+            }
+            Self::StartedAhead { live, max_servers, now } => {
+                let as_seen = old.live == *live && old.no_launch(*max_servers, *now).is_none();
+                as_seen.then(|| Fleet { live: live.saturating_add(1), ..old })
+            }
+            Self::Recount { was, live } => {
+                fleet.filter(|_| old.live == *was).map(|_| Fleet { live: *live, ..old.clone() })
             }
             Self::Ended => old.live.checked_sub(1).map(|live| Fleet { live, ..old }),
             Self::Failed { was, paused_until } => {

@@ -215,6 +215,8 @@ pub struct Ledger {
     pub lease_until: Option<Time>,
     /// The time of the last heartbeat.
     pub seen: Option<Time>,
+    /// Since when it has been seen without a claim; a claim ends that.
+    pub idle_since: Option<Time>,
     /// When it registered.
     pub ready_at: Option<Time>,
     /// Where players connect to, once it has registered.
@@ -400,6 +402,23 @@ pub enum LedgerWrite {
         /// The time of the request.
         now: Time,
     },
+    /// Removes claims whose time is up, if they are exactly as they were seen, and lists a ready server.
+    Sweep {
+        /// The claims.
+        evict: Vec<(PlayerId, Mark)>,
+        /// Whether the server is ready, and so belongs into the index. Refused if it is not as said.
+        ready: bool,
+    },
+    /// Notes since when a ready server has had no claim.
+    Idle {
+        /// The time of the request.
+        now: Time,
+    },
+    /// ready → draining for a server that has had no claim at all since before `idle_by`.
+    DrainIdle {
+        /// It must have been idle by then.
+        idle_by: Time,
+    },
     /// Lists a ready server in the index.
     List {
         /// How it was listed.
@@ -460,6 +479,7 @@ impl LedgerWrite {
                 };
                 (old.is_open(*now, *seen_by) && slot).then(|| {
                     new.claims.insert(player.clone(), Mark::Reserved(*stamp));
+                    new.idle_since = None;
                     new
                 })
             }
@@ -472,6 +492,7 @@ impl LedgerWrite {
                         new.claims.remove(player);
                     }
                     new.claims.insert(player.clone(), Mark::Reserved(*stamp));
+                    new.idle_since = None;
                     new
                 })
             }
@@ -537,6 +558,35 @@ impl LedgerWrite {
                     StopBy::Attempt(attempt) => *attempt == old.attempt,
                 };
                 (entitled && old.state != ServerState::Stopped).then(|| new.stopped())
+            }
+            Self::Sweep { evict, ready } => {
+                let exact = evict.iter().all(|(player, mark)| old.claims.get(player) == Some(mark));
+                let as_said = (old.state == ServerState::Ready) == *ready;
+                (exact && as_said).then(|| {
+                    for (player, _) in evict {
+                        new.claims.remove(player);
+                    }
+                    new.idle_since = None;
+                    if *ready {
+                        new.listed = old.listed.or(Some(Fill::TOP));
+                    }
+                    new
+                })
+            }
+            Self::Idle { now } => {
+                let idle = old.state == ServerState::Ready && old.claims.is_empty() && old.idle_since.is_none();
+                idle.then(|| {
+                    new.idle_since = Some(*now);
+                    new
+                })
+            }
+            Self::DrainIdle { idle_by } => {
+                let idle = old.idle_since.is_some_and(|since| since <= *idle_by);
+                (old.state == ServerState::Ready && old.claims.is_empty() && idle).then(|| {
+                    new.state = ServerState::Draining;
+                    new.listed = None;
+                    new
+                })
             }
             Self::List { was, fill } => (old.state == ServerState::Ready && old.listed == *was).then(|| {
                 new.listed = Some(*fill);

@@ -12,6 +12,7 @@
 //! * **protocols** ([`Join`], [`Connect`], [`Goodbye`], [`GiveUp`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
+mod care;
 mod connect;
 mod fleet;
 mod goodbye;
@@ -23,6 +24,7 @@ mod protocol;
 mod seat;
 mod time;
 
+pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
 pub use fleet::{Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, pause_after};
 pub use goodbye::{GiveUp, Goodbye, Left};

@@ -22,6 +22,10 @@ pub struct PoolLimits {
     pub max_servers: u32,
     /// Frontiers, 1-16: servers that may be filling at once while they start. One bears about 1,000 joins a second.
     pub frontiers: u32,
+    /// Free slots to keep ready ahead of demand, 0-100,000. With 0 the pool scales to zero.
+    pub headroom: u32,
+    /// How long a server may be empty before it is stopped, if the headroom is there without it.
+    pub idle: Span,
     /// How long a reservation holds once its server is ready.
     pub reservation: Span,
     /// How long a server may take from RunTask to its registration.

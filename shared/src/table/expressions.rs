@@ -13,7 +13,7 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Before, FleetWrite, FrontierWrite, LedgerWrite, Mark, SeatWrite, ServerState, Span, Stamp, StopBy, Time,
+    Before, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, SeatWrite, ServerState, Span, Stamp, StopBy, Time,
 };
 
 /// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
@@ -47,7 +47,7 @@ impl Expression {
         }
     }
 
-    fn about(mut self, player: &crate::domain::PlayerId) -> Self {
+    fn about(mut self, player: &PlayerId) -> Self {
         self.renamed.push(("#player".to_owned(), player.to_string()));
         self
     }
@@ -55,6 +55,17 @@ impl Expression {
     fn with(mut self, name: &str, value: AttributeValue) -> Self {
         self.values.insert(name.to_owned(), value);
         self
+    }
+
+    /// Adds the removal of these claims, and that they are exactly so. `update` ends in a list of what is removed.
+    fn evict(&mut self, claims: &[(PlayerId, Mark)], update: &mut String, condition: &mut String) {
+        for (i, (player, mark)) in claims.iter().enumerate() {
+            // Writing to a string cannot fail.
+            let _ = write!(update, ", #claims.#e{i}");
+            let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
+            self.renamed.push((format!("#e{i}"), player.to_string()));
+            self.values.insert(format!(":e{i}"), n(mark.number()));
+        }
     }
 
     /// What the placeholders `#name` stand for: exactly those that occur, as DynamoDB demands.
@@ -85,8 +96,8 @@ const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#cl
 /// The player has no claim, and there is room once the expired claims are gone. The capacity is pinned.
 const ROOM_AFTER_EVICTION: &str =
     "attribute_not_exists(#claims.#player) AND #cap = :cap AND size(#claims) < :capAndEvicted";
-/// The slot becomes the player's.
-const CLAIM: &str = "SET #claims.#player = :stamp";
+/// The slot becomes the player's, and the server is not idle.
+const CLAIM: &str = "SET #claims.#player = :stamp REMOVE #idle";
 /// The caller is the server itself.
 const BY_SERVER: &str = "#hash = :hash";
 /// The server has registered and is not stopped.
@@ -100,6 +111,9 @@ const FREE: &str = "REMOVE #claims.#player";
 /// The slot is free, and the server is in the index with it: as it was, or else among the fullest.
 const FREE_AND_LIST: &str =
     "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, :top) REMOVE #claims.#player";
+/// The server is in the index: as it was, or else among the fullest. What is removed follows; a server with claims to
+/// remove is not noted as idle.
+const LIST_AND_FREE: &str = "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, :top) REMOVE #idle";
 /// starting → ready, listed, with a lease; the launch with its token is forgotten.
 const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #since = :now, #seen = :now, \
                         #lease = :now + #beat, #open = #home, #fill = :empty";
@@ -152,7 +166,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         )
         .about(player),
         LedgerWrite::ClaimEvicting { player, stamp, now, seen_by, evict, capacity } => {
-            let mut update = format!("{CLAIM} REMOVE ");
+            let mut update = CLAIM.to_owned();
             let mut condition = format!("{OPEN} AND {ROOM_AFTER_EVICTION}");
             let limit = i64::from(*capacity) + i64::try_from(evict.len()).unwrap_or(0);
             let mut expression = Expression::new(
@@ -169,14 +183,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 ],
             )
             .about(player);
-            for (i, (player, mark)) in evict.iter().enumerate() {
-                let comma = if i == 0 { "" } else { ", " };
-                // Writing to a string cannot fail.
-                let _ = write!(update, "{comma}#claims.#e{i}");
-                let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
-                expression.renamed.push((format!("#e{i}"), player.to_string()));
-                expression.values.insert(format!(":e{i}"), n(mark.number()));
-            }
+            expression.evict(evict, &mut update, &mut condition);
             Expression { update: update.into(), condition: condition.into(), ..expression }
         }
         LedgerWrite::Connect { by: hash, player, stamp, reserved: reserved_will_do } => {
@@ -262,6 +269,34 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             let condition = "#attempt = :attempt AND #state <> :stopped";
             Expression { condition: condition.into(), ..stop(*now) }.with(":attempt", n(*attempt))
         }
+        LedgerWrite::Sweep { evict, ready } => {
+            let (mut update, in_state) = match ready {
+                true => (LIST_AND_FREE.to_owned(), "#state = :ready"),
+                false => ("REMOVE #idle".to_owned(), "#state <> :ready"),
+            };
+            let mut condition = format!("attribute_exists(#state) AND {in_state}");
+            let mut expression = Expression::new("", "", [(":ready", state(ServerState::Ready))]);
+            if *ready {
+                expression = expression.with(":top", n(crate::domain::Fill::TOP.number()));
+            }
+            expression.evict(evict, &mut update, &mut condition);
+            Expression { update: update.into(), condition: condition.into(), ..expression }
+        }
+        LedgerWrite::Idle { now } => Expression::new(
+            "SET #idle = :now",
+            "#state = :ready AND size(#claims) = :zero AND attribute_not_exists(#idle)",
+            [(":now", n(now.0)), (":ready", state(ServerState::Ready)), (":zero", n(0))],
+        ),
+        LedgerWrite::DrainIdle { idle_by } => Expression::new(
+            "SET #state = :draining REMOVE #open, #fill",
+            "#state = :ready AND size(#claims) = :zero AND #idle <= :idleBy",
+            [
+                (":draining", state(ServerState::Draining)),
+                (":ready", state(ServerState::Ready)),
+                (":zero", n(0)),
+                (":idleBy", n(idle_by.0)),
+            ],
+        ),
         LedgerWrite::List { was, fill } => {
             let values = [(":ready", state(ServerState::Ready)), (":to", n(fill.number()))];
             let update = "SET #open = #home, #fill = :to";
@@ -415,6 +450,26 @@ pub fn fleet(write: &FleetWrite) -> Expression {
             "(attribute_not_exists(#live) OR #live < :max) AND (attribute_not_exists(#paused) OR #paused <= :now)",
             [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
         ),
+        FleetWrite::StartedAhead { live, max_servers, now } => {
+            // A fleet that has never counted anything counts none.
+            let as_seen = match live {
+                0 => "(attribute_not_exists(#live) OR (#live = :was AND #live < :max))",
+                _ => "#live = :was AND #live < :max",
+            };
+            Expression::new(
+                "SET #live = :live",
+                format!("{as_seen} AND (attribute_not_exists(#paused) OR #paused <= :now)"),
+                [
+                    (":was", n(*live)),
+                    (":live", n(live.saturating_add(1))),
+                    (":max", n(*max_servers)),
+                    (":now", n(now.0)),
+                ],
+            )
+        }
+        FleetWrite::Recount { was, live } => {
+            Expression::new("SET #live = :live", "#live = :was", [(":was", n(*was)), (":live", n(*live))])
+        }
         FleetWrite::Ended => Expression::new("SET #live = #live - :one", "#live >= :one", [(":one", n(1))]),
         FleetWrite::Failed { was, paused_until } => {
             let same = if *was == 0 { "attribute_not_exists(#failures)" } else { "#failures = :was" };

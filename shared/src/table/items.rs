@@ -133,6 +133,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         lease_for: Span(number(item, keys::LEASE_FOR)?),
         lease_until: time(item, keys::LEASE)?,
         seen: time(item, keys::SEEN)?,
+        idle_since: time(item, keys::IDLE)?,
         ready_at: time(item, keys::READY_AT)?,
         endpoint,
         metadata: map(item, keys::METADATA)?.map(texts).transpose()?.unwrap_or_default(),
@@ -166,6 +167,7 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::LEASE_FOR, Some(n(ledger.lease_for.0)));
     put(keys::LEASE, ledger.lease_until.map(|time| n(time.0)));
     put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
+    put(keys::IDLE, ledger.idle_since.map(|time| n(time.0)));
     put(keys::READY_AT, ledger.ready_at.map(|time| n(time.0)));
     put(keys::ADDRESS, ledger.endpoint.as_ref().map(|endpoint| s(&endpoint.address)));
     put(keys::PORT, ledger.endpoint.as_ref().map(|endpoint| n(endpoint.port)));
@@ -246,13 +248,14 @@ pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
 
 /// A pool, read.
 pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
-    let name = text(item, keys::PK)?.strip_prefix("POOL#").and_then(|name| PoolName::parse(name).ok());
     Ok(Pool {
-        name: name.ok_or(Malformed(keys::PK))?,
+        name: PoolName::parse(text(item, keys::SK)?).map_err(|_| Malformed(keys::SK))?,
         limits: PoolLimits {
             capacity: number(item, keys::CAPACITY)?,
             max_servers: number(item, keys::MAX_SERVERS)?,
             frontiers: number(item, keys::FRONTIERS)?,
+            headroom: number(item, keys::HEADROOM)?,
+            idle: Span(number(item, keys::IDLE_FOR)?),
             reservation: Span(number(item, keys::HOLD)?),
             launch: Span(number(item, keys::LAUNCH_FOR)?),
             lease: Span(number(item, keys::LEASE_FOR)?),
@@ -270,6 +273,8 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::CAPACITY, n(limits.capacity)),
             (keys::MAX_SERVERS, n(limits.max_servers)),
             (keys::FRONTIERS, n(limits.frontiers)),
+            (keys::HEADROOM, n(limits.headroom)),
+            (keys::IDLE_FOR, n(limits.idle.0)),
             (keys::HOLD, n(limits.reservation.0)),
             (keys::LAUNCH_FOR, n(limits.launch.0)),
             (keys::LEASE_FOR, n(limits.lease.0)),

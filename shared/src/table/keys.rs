@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | ledger | `SERVER#<id>` | `LEDGER` |
 //! | seat | `PLAYER#<id>` | `SEAT` |
-//! | pool | `POOL#<name>` | `CONFIG` |
+//! | pool | `POOLS` | `<name>` |
 //! | frontier | `POOL#<name>` | `FRONTIER#<k>` |
 //! | fleet | `POOL#<name>` | `FLEET` |
 //! | roster entry | `POOL#<name>` | `SERVER#<id>` |
@@ -44,6 +44,8 @@ pub const LEASE_FOR: &str = "beat";
 pub const LEASE: &str = "lease";
 /// Ledger: last heartbeat, in milliseconds.
 pub const SEEN: &str = "seen";
+/// Ledger: without a claim since then, in milliseconds.
+pub const IDLE: &str = "idle";
 /// Ledger: time of the registration, in milliseconds.
 pub const READY_AT: &str = "since";
 /// Ledger: where players connect to.
@@ -91,6 +93,10 @@ pub const PAUSED: &str = "paused";
 
 /// Pool: servers that may live.
 pub const MAX_SERVERS: &str = "max";
+/// Pool: free slots to keep ahead of demand.
+pub const HEADROOM: &str = "headroom";
+/// Pool: how long a server may be empty, in milliseconds.
+pub const IDLE_FOR: &str = "idleFor";
 /// Pool: number of frontiers.
 pub const FRONTIERS: &str = "frontiers";
 /// Pool and launch: time to register in, in milliseconds.
@@ -113,19 +119,27 @@ pub fn seat(player: &PlayerId) -> Attributes {
     key(format!("PLAYER#{player}"), "SEAT")
 }
 
+/// Partition key of all pools' configurations.
+pub const POOLS: &str = "POOLS";
+
 /// Key of a pool's configuration.
 pub fn pool(pool: &PoolName) -> Attributes {
-    key(format!("POOL#{pool}"), "CONFIG")
+    key(POOLS.to_owned(), pool.as_str())
+}
+
+/// Partition key of everything else about a pool.
+pub fn of_pool(pool: &PoolName) -> String {
+    format!("POOL#{pool}")
 }
 
 /// Key of a pool's `k`-th frontier, from 0.
 pub fn frontier(pool: &PoolName, k: u32) -> Attributes {
-    key(format!("POOL#{pool}"), format!("FRONTIER#{k}"))
+    key(of_pool(pool), format!("FRONTIER#{k}"))
 }
 
 /// Key of a pool's fleet.
 pub fn fleet(pool: &PoolName) -> Attributes {
-    key(format!("POOL#{pool}"), "FLEET")
+    key(of_pool(pool), "FLEET")
 }
 
 /// What the sort keys of a pool's roster begin with.
@@ -133,7 +147,7 @@ pub const ROSTER: &str = "SERVER#";
 
 /// Key of a server's entry in its pool's roster: there as long as the fleet's count includes the server.
 pub fn roster(pool: &PoolName, server: &ServerId) -> Attributes {
-    key(format!("POOL#{pool}"), format!("{ROSTER}{server}"))
+    key(of_pool(pool), format!("{ROSTER}{server}"))
 }
 
 /// The server that a ledger's partition key, or a roster entry's sort key, names.

@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
     types::{
-        AttributeValue, CancellationReason, Delete, Put, ReturnConsumedCapacity, ReturnValue,
+        AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity, ReturnValue,
         ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
     },
 };
@@ -33,6 +33,10 @@ use keys::Attributes;
 
 /// Servers that one query of the index brings at the most.
 const LISTED_AT_MOST: i32 = 50;
+/// Keys of one BatchGetItem at the most ("BatchGetItem" in the API reference).
+const BATCH_AT_MOST: usize = 100;
+/// How often what a BatchGetItem left out is asked for again.
+const BATCH_TRIES: u32 = 6;
 /// How often a write is repeated that met a transaction on its item.
 const CONFLICT_RETRIES: u32 = 3;
 
@@ -147,6 +151,98 @@ impl Table {
     pub async fn fleet(&self, pool: &PoolName) -> Result<Fleet, TableError> {
         let fleet = self.get(keys::fleet(pool)).await?.as_ref().map(items::read_fleet).transpose()?;
         Ok(fleet.unwrap_or_default())
+    }
+
+    /// Every pool that operators have configured.
+    pub async fn pools(&self) -> Result<Vec<Pool>, TableError> {
+        let mut pools = Vec::new();
+        let mut from = None;
+        loop {
+            let (items, next) = self.page(keys::POOLS.to_owned(), None, from).await?;
+            for item in &items {
+                pools.push(items::read_pool(item)?);
+            }
+            match next {
+                Some(next) => from = Some(next),
+                None => return Ok(pools),
+            }
+        }
+    }
+
+    /// A page of a pool's roster: servers that the fleet's count includes. Consistent.
+    pub async fn roster(
+        &self,
+        pool: &PoolName,
+        from: Option<Attributes>,
+    ) -> Result<(Vec<ServerId>, Option<Attributes>), TableError> {
+        let (items, next) = self.page(keys::of_pool(pool), Some(keys::ROSTER), from).await?;
+        let id =
+            |item: &Attributes| item.get(keys::SK).and_then(|sk| sk.as_s().ok()).and_then(|sk| keys::server_of(sk));
+        let ids = items.iter().map(|item| id(item).ok_or(Malformed(keys::SK)));
+        Ok((ids.collect::<Result<_, _>>()?, next))
+    }
+
+    async fn page(
+        &self,
+        pk: String,
+        sk_begins: Option<&str>,
+        from: Option<Attributes>,
+    ) -> Result<(Vec<Attributes>, Option<Attributes>), TableError> {
+        let mut query = self
+            .client
+            .query()
+            .table_name(&self.name)
+            .consistent_read(true)
+            .set_exclusive_start_key(from)
+            .expression_attribute_values(":pk", AttributeValue::S(pk));
+        query = match sk_begins {
+            None => query.key_condition_expression("pk = :pk"),
+            Some(prefix) => query
+                .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+                .expression_attribute_values(":prefix", AttributeValue::S(prefix.to_owned())),
+        };
+        let page = query.send().await.map_err(TableError::of)?;
+        Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
+    }
+
+    /// The ledgers of these servers, as far as they are there. Not consistent: what follows is decided by conditional
+    /// writes, and half the price.
+    pub async fn ledgers(&self, servers: &[ServerId]) -> Result<Vec<Ledger>, TableError> {
+        let mut ledgers = Vec::with_capacity(servers.len());
+        for some in servers.chunks(BATCH_AT_MOST) {
+            let mut wanted = some.iter().map(keys::ledger).collect::<Vec<_>>();
+            for pause in 0..BATCH_TRIES {
+                tokio::time::sleep(Duration::from_millis(50) * pause).await;
+                let keys = KeysAndAttributes::builder().set_keys(Some(std::mem::take(&mut wanted))).build();
+                let keys = keys.map_err(|error| TableError::Broken(error.to_string()))?;
+                let page = self.client.batch_get_item().request_items(&self.name, keys).send().await;
+                let page = page.map_err(TableError::of)?;
+                for item in page.responses().and_then(|tables| tables.get(&self.name)).into_iter().flatten() {
+                    ledgers.push(items::read_ledger(item)?);
+                }
+                let left = page.unprocessed_keys.and_then(|mut tables| tables.remove(&self.name));
+                wanted = left.map(|left| left.keys).unwrap_or_default();
+                if wanted.is_empty() {
+                    break;
+                }
+            }
+            if !wanted.is_empty() {
+                return Err(TableError::Busy(format!("{} ledgers were not read", wanted.len())));
+            }
+        }
+        Ok(ledgers)
+    }
+
+    /// Starts a server that no frontier asked for, in one transaction: its ledger is there, the fleet counts it and lists
+    /// it. Only if the fleet is as it was seen, so that of two who see too little room only one acts.
+    pub async fn start_ahead(&self, ledger: &Ledger, seen: &Fleet, max: u32, now: Time) -> Result<bool, TableError> {
+        let started = FleetWrite::StartedAhead { live: seen.live, max_servers: max, now };
+        let writes = vec![
+            self.part(keys::fleet(&ledger.pool), &expressions::fleet(&started))?,
+            self.new_item(items::write_ledger(ledger))?,
+            self.new_item(keys::roster(&ledger.pool, &ledger.id))?,
+        ];
+        Ok(self.transact(writes).await?.is_ok())
     }
 
     /// Writes a pool's configuration.

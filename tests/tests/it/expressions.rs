@@ -63,6 +63,7 @@ fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
         lease_for: Span(30_000),
         lease_until: registered.map(|at| at + Span(30_000)),
         seen: registered,
+        idle_since: None,
         ready_at: registered,
         endpoint: registered.map(|_| Endpoint { address: "127.0.0.1".into(), port: 7777 }),
         metadata: BTreeMap::new(),
@@ -212,6 +213,30 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
             LedgerWrite::Hold { by: other, player: player("a"), from: stamp(5), to: stamp(7) },
         ),
     ];
+    let idle = |since: i64| Ledger { idle_since: Some(Time(since)), ..ready(&[]) };
+    let sweep = |evict: &[(&str, Mark)], ready| LedgerWrite::Sweep {
+        evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+        ready,
+    };
+    cases.extend([
+        (idle(5), claim("a", 9)),
+        (Ledger { idle_since: Some(Time(5)), ..ready(&full) }, evicting("a", &[("c", reserved(2))], 3)),
+        (ready(&[]), LedgerWrite::Idle { now: NOW }),
+        (idle(5), LedgerWrite::Idle { now: NOW }),
+        (ready(&full), LedgerWrite::Idle { now: NOW }),
+        (ledger(Draining, &[]), LedgerWrite::Idle { now: NOW }),
+        (listed(Some(0), idle(5)), LedgerWrite::DrainIdle { idle_by: Time(5) }),
+        (idle(6), LedgerWrite::DrainIdle { idle_by: Time(5) }),
+        (ready(&[]), LedgerWrite::DrainIdle { idle_by: Time(5) }),
+        (Ledger { idle_since: Some(Time(5)), ..ready(&full) }, LedgerWrite::DrainIdle { idle_by: Time(5) }),
+        (Ledger { idle_since: Some(Time(5)), ..ledger(Draining, &[]) }, LedgerWrite::DrainIdle { idle_by: Time(5) }),
+        (ready(&full), sweep(&[("c", reserved(2)), ("d", reserved(3))], true)),
+        (ready(&full), sweep(&[("c", connected(2))], true)),
+        (ready(&full), sweep(&[("c", reserved(2)), ("x", reserved(3))], true)),
+        (ready(&full), sweep(&[("c", reserved(2))], false)),
+        (ledger(Draining, &full), sweep(&[("c", reserved(2))], false)),
+        (ledger(Draining, &full), sweep(&[("c", reserved(2))], true)),
+    ]);
     assert_eq!(ServerState::ALL, [Starting, Ready, Draining, Stopped]);
     for write in [
         claim("c", 9),
@@ -283,7 +308,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
         table.write_ledger(&image.id, &write).await.unwrap();
         assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "{write:?} is not safe twice");
     }
-    seen.both(14);
+    seen.both(17);
     // A ledger that is not there refuses everything, and is not there afterwards either.
     for (_, write) in ledger_cases() {
         assert_eq!(table.write_ledger(&id("nobody"), &write).await.unwrap(), Answer::Refused(None), "{write:?}");
@@ -396,6 +421,10 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     for fleet in fleets {
         for write in [
             FleetWrite::Started { max_servers: 2, now: NOW },
+            FleetWrite::StartedAhead { live: 0, max_servers: 2, now: NOW },
+            FleetWrite::StartedAhead { live: 1, max_servers: 2, now: NOW },
+            FleetWrite::StartedAhead { live: 2, max_servers: 2, now: NOW },
+            FleetWrite::Recount { was: 1, live: 7 },
             FleetWrite::Ended,
             FleetWrite::Failed { was: 0, paused_until: None },
             FleetWrite::Failed { was: 2, paused_until: Some(NOW + Span(9)) },
@@ -414,6 +443,6 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             }
         }
     }
-    seen.both(4);
+    seen.both(6);
     world.end().await;
 }

@@ -16,6 +16,7 @@
 mod contract;
 mod counts;
 mod expressions;
+mod fleet;
 mod flows;
 mod launches;
 mod lives;

@@ -87,6 +87,8 @@ pub fn options() -> Options {
         limits: LIMITS,
         game_server: idle(),
         start_delay: Duration::ZERO,
+        // Tests look after the fleet when they want to.
+        reconcile_every: Duration::from_secs(3_600),
     }
 }
 

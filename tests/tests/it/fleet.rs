@@ -1,0 +1,274 @@
+//! The fleet looks after itself.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_sdk_ecs::types::DesiredStatus;
+use shared::{
+    Reconciled,
+    domain::{Answer, FleetWrite, LedgerWrite, ServerState, Span, StopBy},
+};
+use tokio::task::JoinSet;
+
+use crate::support::{SOON, World, limits, seconds};
+
+impl World {
+    async fn reconcile(&self) -> Reconciled {
+        self.stack.owmm().reconcile().await.unwrap()
+    }
+
+    fn ecs_client(&self) -> aws_sdk_ecs::Client {
+        let config = aws_sdk_ecs::Config::builder()
+            .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_ecs::config::Region::new("eu-central-1"))
+            .credentials_provider(aws_sdk_ecs::config::Credentials::new("local", "local", None, None, "test"))
+            .endpoint_url(self.stack.ecs_url());
+        aws_sdk_ecs::Client::from_conf(config.build())
+    }
+
+    async fn running_tasks(&self) -> usize {
+        let list = self.ecs_client().list_tasks().desired_status(DesiredStatus::Running).send().await.unwrap();
+        list.task_arns().len()
+    }
+
+    async fn live(&self) -> u32 {
+        self.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap().live
+    }
+
+    /// Looks after the fleet until something is so.
+    async fn reconcile_until(&self, what: &str, is: impl AsyncFn(&Reconciled) -> bool) -> Reconciled {
+        let begun = std::time::Instant::now();
+        loop {
+            let report = self.reconcile().await;
+            if is(&report).await {
+                return report;
+            }
+            assert!(begun.elapsed() < SOON, "{what}: {report:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_in_good_order_is_left_alone() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    server.let_in(&world, "alice").await;
+    let before = world.ledger(&server.id).await;
+    for _ in 0..2 {
+        let report = world.reconcile().await;
+        assert_eq!((report.servers, report.repaired.len(), report.failed), (1, 0, 0), "{report:?}");
+    }
+    assert_eq!(world.ledger(&server.id).await, before);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headroom_is_kept_ahead_of_demand_and_not_twice_by_two_at_once() {
+    let world = World::new(|options| {
+        limits(10, 100)(options);
+        options.limits.headroom = 25;
+    })
+    .await;
+    let (a, b) = (world.stack.owmm().another_copy(), world.stack.owmm().another_copy());
+    let (a, b) = tokio::join!(a.reconcile(), b.reconcile());
+    a.unwrap();
+    b.unwrap();
+    world.reconcile().await;
+    assert_eq!(world.stack.ecs().counts().processes_started, 3, "ceil(25 / 10), however many look");
+    assert_eq!(world.live().await, 3);
+    for ledger in world.ledgers().await {
+        world.hand(ledger.id.as_str()).await.register(&world).await.is(200);
+    }
+    // Demand finds them, at once.
+    world.join_for_good("alice").await.is(200);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_server_drains_and_stops_and_the_pool_scales_to_zero() {
+    let world = World::new(|options| options.limits.idle = seconds(1)).await;
+    let server = world.ready_server("alice").await;
+    server.goodbye(&world, "alice", "").await.is(204);
+    let stopped = async |_: &Reconciled| world.ledger(&server.id).await.state == ServerState::Stopped;
+    world.reconcile_until("it stops", stopped).await;
+    world.reconcile_until("its task too", async |_| world.running_tasks().await == 0).await;
+    assert_eq!(world.live().await, 0);
+    world.join("alice").await.is(202);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
+    let world = Arc::new(World::new(limits(50, 100)).await);
+    let server = world.ready_server("alice").await;
+    server.goodbye(&world, "alice", "").await.is(204);
+    let table = world.stack.owmm().table().clone();
+    let mut ledger = world.ledger(&server.id).await;
+    let (mut joined, mut drained) = (0, 0);
+    for i in 0..1_000 {
+        // Idle for long, again and again.
+        ledger.idle_since = Some(shared::domain::Time(1));
+        ledger.state = ServerState::Ready;
+        ledger.claims.clear();
+        let put = world.stack.dynamodb().put_item().table_name(&world.table);
+        put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
+        let now = world.stack.owmm_now();
+        let player = shared::domain::PlayerId::parse(&format!("player-{i}")).unwrap();
+        let stamp = shared::domain::Stamp::next(now, None);
+        let claim = LedgerWrite::Claim { player, stamp, now, seen_by: now + Span(60_000) };
+        let drain = ledger.scale_in(Span(0), now).unwrap();
+        let id = &ledger.id;
+        let (claim, drain) = if i % 2 == 0 {
+            tokio::join!(table.write_ledger(id, &claim), table.write_ledger(id, &drain))
+        } else {
+            let (drain, claim) = tokio::join!(table.write_ledger(id, &drain), table.write_ledger(id, &claim));
+            (claim, drain)
+        };
+        let won = |answer: Answer<_>| u32::from(matches!(answer, Answer::Written(_)));
+        let (claim, drain) = (won(claim.unwrap()), won(drain.unwrap()));
+        assert_eq!(claim + drain, 1, "round {i}");
+        joined += claim;
+        drained += drain;
+    }
+    assert!(joined > 0 && drained > 0, "the race was no race: {joined} joined, {drained} drained");
+    Arc::into_inner(world).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_whose_stopper_died_is_counted_out() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    let ledger = world.ledger(&server.id).await;
+    let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: world.stack.owmm_now() };
+    world.stack.owmm().table().write_ledger(&ledger.id, &stop).await.unwrap();
+    assert_eq!(world.live().await, 1);
+    let report = world.reconcile().await;
+    assert_eq!(report.repaired.get("counted_out"), Some(&1), "{report:?}");
+    assert_eq!(report.repaired.get("orphan_task"), None, "a task is an orphan once its server is off the roster");
+    assert_eq!(world.live().await, 0);
+    // Its task runs on for nobody.
+    let report = world.reconcile().await;
+    assert_eq!(report.repaired.get("orphan_task"), Some(&1), "{report:?}");
+    world.reconcile_until("the task is gone", async |_| world.running_tasks().await == 0).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_that_nobody_polls_ends_by_itself() {
+    let world = World::new(|options| options.limits.launch = seconds(1)).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let over = async |_: &Reconciled| world.ledger(&server).await.state == ServerState::Stopped;
+    world.reconcile_until("the launch is given up", over).await;
+    assert_eq!(world.live().await, 0);
+    world.reconcile_until("no task is left", async |_| world.running_tasks().await == 0).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
+    let world = World::new(|options| options.limits.lease = seconds(1)).await;
+    let empty = world.ready_server("alice").await;
+    empty.goodbye(&world, "alice", "").await.is(204);
+    let stopped = async |_: &Reconciled| world.ledger(&empty.id).await.state == ServerState::Stopped;
+    world.reconcile_until("the empty one stops", stopped).await;
+    let full = world.ready_server("bob").await;
+    full.connect(&world, "bob", None).await.is(200);
+    let silent = world.until(&full.id, "it is long silent", |ledger| {
+        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm_now())
+    });
+    silent.await;
+    let report = world.reconcile().await;
+    assert_eq!(report.lapsed, 1);
+    assert_eq!(world.ledger(&full.id).await.state, ServerState::Ready, "a lapse alone ends no game: {report:?}");
+    assert_eq!(world.running_tasks().await, 1);
+    // It takes nobody new, and it is back with its next beat.
+    assert_ne!(world.join("carol").await.is(202).server(), full.id);
+    full.beat(&world, None).await.is(200);
+    assert_eq!(world.reconcile().await.lapsed, 0);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
+    let world = World::new(|options| {
+        limits(1, 100)(options);
+        options.limits.lease = seconds(1);
+    })
+    .await;
+    let mut servers = Vec::new();
+    for i in 0..6 {
+        let player = format!("player-{i}");
+        let server = world.ready_server(&player).await;
+        server.goodbye(&world, &player, "").await.is(204);
+        world.stack.dynamodb();
+        servers.push(server);
+        // The next one is started only once this one is no candidate any more.
+        world.until(&servers[i].id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm_now())).await;
+    }
+    let long = |ledger: &shared::domain::Ledger| {
+        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm_now())
+    };
+    world.until(&servers[5].id, "all are long silent", long).await;
+    let report = world.reconcile().await;
+    assert_eq!((report.lapsed, report.mass_lapses), (6, 1), "{report:?}");
+    for server in &servers {
+        assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready);
+    }
+    // One is back: five silent ones are believable.
+    servers[0].beat(&world, None).await.is(200);
+    let report = world.reconcile().await;
+    assert_eq!(report.repaired.get("silent"), Some(&5), "{report:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_is_wrong_is_put_right() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    server.let_in(&world, "alice").await;
+    let pool = crate::support::pool("default");
+    let wrong = FleetWrite::Recount { was: 1, live: 9 };
+    world.stack.owmm().table().write_fleet(&pool, &wrong).await.unwrap();
+    let report = world.reconcile().await;
+    assert_eq!(report.repaired.get("recounted"), Some(&1), "{report:?}");
+    assert_eq!(world.live().await, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_reservations_are_swept_and_their_server_is_found_again() {
+    let world = World::new(|options| {
+        limits(2, 1)(options);
+        options.limits.reservation = seconds(1);
+    })
+    .await;
+    let server = world.ready_server("alice").await;
+    world.join("bob").await.is(200);
+    let free = async |_: &Reconciled| world.ledger(&server.id).await.claims.is_empty();
+    let report = world.reconcile_until("both slots are free", free).await;
+    assert_eq!(report.repaired.get("expired_claims"), Some(&1), "{report:?}");
+    world.join_for_good("carol").await.is(200);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_look_at_once_come_to_the_same_fleet_as_one() {
+    let world = Arc::new(
+        World::new(|options| {
+            limits(10, 100)(options);
+            options.limits.headroom = 30;
+            options.limits.launch = seconds(1);
+        })
+        .await,
+    );
+    let mut looks = JoinSet::new();
+    for _ in 0..6 {
+        let owmm = world.stack.owmm().another_copy();
+        looks.spawn(async move { owmm.reconcile().await.unwrap() });
+    }
+    looks.join_all().await;
+    let ledgers = world.ledgers().await;
+    assert_eq!(ledgers.len(), 3, "{ledgers:?}");
+    assert_eq!(world.live().await, 3);
+    Arc::into_inner(world).unwrap().end().await;
+}
