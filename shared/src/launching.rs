@@ -121,6 +121,7 @@ impl Launcher {
             lease_until: None,
             seen: None,
             idle_since: None,
+            drain_by: None,
             ready_at: None,
             endpoint: None,
             metadata: std::collections::BTreeMap::new(),

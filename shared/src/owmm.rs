@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Ask, Connect, Connected, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Joined,
-        Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Placed, PlayerId, Pool, PoolLimits, PoolName,
+        Answer, Ask, Connect, Connected, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join,
+        Joined, Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Placed, PlayerId, Pool, PoolLimits, PoolName,
         PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span, Stamp, StopBy, Time,
         TokenHash, Told,
     },
     hints::{Hints, Pass, Pick},
     launching::Launcher,
-    table::{Table, TableError},
+    table::{Table, TableError, keys},
     ticket,
 };
 
@@ -22,6 +22,9 @@ const LAUNCHES_OUTLIVED: u32 = 2;
 const FRONTIER_TURNS: u32 = 4;
 /// Callers of other processes that moved the frontier first are kept apart by up to this.
 const RACE_JITTER: Span = Span(100);
+
+/// Servers of one page of a pool's servers.
+const SERVERS_A_PAGE: usize = 100;
 
 /// Why an operation has no outcome.
 #[derive(Debug, thiserror::Error)]
@@ -167,8 +170,8 @@ impl Owmm {
         &self.launcher
     }
 
-    /// The time now.
-    pub(crate) fn now(&self) -> Time {
+    /// The time now, by the clock of the functions.
+    pub fn time(&self) -> Time {
         self.clock.now()
     }
 
@@ -530,6 +533,76 @@ impl Owmm {
     ) -> Result<Left, Failure> {
         let goodbye = Goodbye::new(by, server.clone(), player.clone(), placement, grace);
         self.run(goodbye, self.begin(Some(player), None)).await
+    }
+
+    /// An operator lets a server run empty: no new claims, and who is inside stays, at most for `within`.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn drain(
+        &self,
+        server: &ServerId,
+        within: Option<Span>,
+    ) -> Result<Result<Ledger, ServerOutcome>, Failure> {
+        let drain = LedgerWrite::Drain { drain_by: within.map(|span| self.clock.now() + span) };
+        Ok(match self.table.write_ledger(server, &drain).await? {
+            Answer::Written(ledger) => {
+                tracing::info!(%server, claims = ledger.claims.len(), "an operator drains the server");
+                Ok(ledger)
+            }
+            Answer::Refused(None) => Err(ServerOutcome::Unknown),
+            Answer::Refused(Some(ledger)) if ledger.state == ServerState::Stopped => Err(ServerOutcome::Stopped),
+            Answer::Refused(Some(_)) => Err(ServerOutcome::NotRegistered),
+        })
+    }
+
+    /// Every pool with its fleet.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn pools(&self) -> Result<Vec<(Pool, Fleet)>, Failure> {
+        let mut pools = Vec::new();
+        for pool in self.table.pools().await? {
+            let fleet = self.table.fleet(&pool.name).await?;
+            pools.push((pool, fleet));
+        }
+        Ok(pools)
+    }
+
+    /// A pool with its fleet, as the table has them now.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn pool_and_fleet(&self, name: &PoolName) -> Result<(Pool, Fleet), Failure> {
+        let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
+        Ok((pool, self.table.fleet(name).await?))
+    }
+
+    /// Configures a pool. In force wherever its old configuration is remembered no longer: within ten seconds.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn configure(&self, pool: &Pool) -> Result<(), Failure> {
+        Ok(self.table.put_pool(pool).await?)
+    }
+
+    /// A page of a pool's servers, oldest first, and where the next one begins.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn servers(
+        &self,
+        pool: &PoolName,
+        after: Option<&ServerId>,
+    ) -> Result<(Vec<Ledger>, Option<ServerId>), Failure> {
+        let known = self.table.pool(pool).await?;
+        known.ok_or_else(|| Failure::UnknownPool(pool.clone()))?;
+        let (mut page, _) = self.table.roster(pool, after.map(|server| keys::roster(pool, server))).await?;
+        let next = page.get(SERVERS_A_PAGE - 1).filter(|_| page.len() > SERVERS_A_PAGE).cloned();
+        page.truncate(SERVERS_A_PAGE);
+        let mut ledgers = self.table.ledgers(&page).await?;
+        ledgers.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok((ledgers, next))
     }
 
     /// The task of a server's attempt has stopped. A server that was starting gets its next attempt, one that was up is

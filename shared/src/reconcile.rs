@@ -126,7 +126,7 @@ impl Owmm {
         report.servers += roster;
         current.extend(ledgers.iter().map(|ledger| (ledger.id.clone(), ledger.attempt)));
 
-        let now = self.now();
+        let now = self.time();
         let lapsed = ledgers.iter().filter(|ledger| ledger.has_lapsed(now)).count();
         report.lapsed += lapsed;
         let believe_lapses = !is_mass_lapse(lapsed, ledgers.len());
@@ -139,7 +139,7 @@ impl Owmm {
         let mut idle = Vec::new();
         for ledger in &ledgers {
             let task = ledger.task.as_ref().and_then(|task| sights.get(task)).copied().unwrap_or(TaskSight::Unknown);
-            let care = ledger.care(task, believe_lapses, self.now());
+            let care = ledger.care(task, believe_lapses, self.time());
             let stays = !matches!(care, Care::CountOut | Care::Stop(_));
             if stays {
                 free = free.saturating_add(ledger.free_slots(now));
@@ -218,7 +218,7 @@ impl Owmm {
         task: TaskSight,
         report: &mut Reconciled,
     ) -> Result<(), Failure> {
-        let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: self.now() };
+        let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: self.time() };
         if let Answer::Written(_) = self.table().write_ledger(&ledger.id, &stop).await? {
             tracing::warn!(server = %ledger.id, reason = reason.as_str(), "server stopped");
             report.note(reason.as_str());
@@ -234,7 +234,7 @@ impl Owmm {
     /// somebody else has started one since, the next look counts again.
     async fn grow(&self, pool: &Pool, mut fleet: Fleet, free: u32, report: &mut Reconciled) -> Result<(), Failure> {
         for _ in 0..servers_wanted(&pool.limits, free).min(STARTS_AT_MOST) {
-            let allowed = fleet.no_launch(pool.limits.max_servers, self.now()).is_none();
+            let allowed = fleet.no_launch(pool.limits.max_servers, self.time()).is_none();
             if !allowed || !self.launcher().start_ahead(pool, &fleet).await? {
                 break;
             }

@@ -156,6 +156,7 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
             lease_until: None,
             seen: None,
             idle_since: None,
+            drain_by: None,
             ready_at: None,
             endpoint: None,
             metadata: BTreeMap::new(),

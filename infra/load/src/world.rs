@@ -87,7 +87,7 @@ fn limits(args: &Args) -> PoolLimits {
         frontiers: args.frontiers,
         reservation: OUTLASTS_A_RUN,
         lease: OUTLASTS_A_RUN,
-        ..stack::LIMITS
+        ..PoolLimits::DEFAULT
     }
 }
 

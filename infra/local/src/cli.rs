@@ -9,12 +9,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use shared::domain::{PoolLimits, Span};
+use shared::domain::{Bound, PoolLimits, Span};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     Error, Options, Stack, play,
-    stack::{LIMITS, POOL, TABLE},
+    stack::{POOL, TABLE},
 };
 
 /// OWMM whole on this machine: plays both join flows, then stays up. Everything listens on loopback only.
@@ -78,31 +78,31 @@ struct Serve {
     #[arg(long, value_name = "URL")]
     dynamodb: Option<String>,
     /// Slots of a server of the default pool, 1-1000.
-    #[arg(long, value_name = "N", default_value_t = LIMITS.capacity, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = Bound::CAPACITY.default as u32, value_parser = within(Bound::CAPACITY))]
     capacity: u32,
     /// Servers of the default pool that may live at once, 1-10000.
-    #[arg(long, value_name = "N", default_value_t = LIMITS.max_servers, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = Bound::MAX_SERVERS.default as u32, value_parser = within(Bound::MAX_SERVERS))]
     max_servers: u32,
     /// Frontiers of the default pool, 1-16: servers that may be filling at once while they start.
-    #[arg(long, value_name = "N", default_value_t = LIMITS.frontiers, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = Bound::FRONTIERS.default as u32, value_parser = within(Bound::FRONTIERS))]
     frontiers: u32,
     /// Free slots to keep ready ahead of demand, 0-100000; with 0 the pool scales to zero.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = Bound::HEADROOM.default as u32, value_parser = within(Bound::HEADROOM))]
     headroom: u32,
     /// How long a server may be empty before it is stopped, in seconds, 1-86400.
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, value_name = "N", default_value_t = Bound::IDLE_SECONDS.default as u32, value_parser = within(Bound::IDLE_SECONDS))]
     idle_seconds: u32,
     /// How often the fleet is looked after, in seconds, 1-3600; on AWS it is each minute.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     reconcile_seconds: u32,
     /// How long a slot is held for a player who has not come yet, in seconds, 1-3600.
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    #[arg(long, value_name = "N", default_value_t = Bound::RESERVATION_SECONDS.default as u32, value_parser = within(Bound::RESERVATION_SECONDS))]
     reservation_seconds: u32,
     /// How long a server may take to register, in seconds, 1-3600.
-    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    #[arg(long, value_name = "N", default_value_t = Bound::LAUNCH_SECONDS.default as u32, value_parser = within(Bound::LAUNCH_SECONDS))]
     launch_seconds: u32,
     /// How long a heartbeat keeps a server's lease, in seconds, 1-600. Servers beat three times as often.
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
+    #[arg(long, value_name = "N", default_value_t = Bound::LEASE_SECONDS.default as u32, value_parser = within(Bound::LEASE_SECONDS))]
     lease_seconds: u32,
     /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments.
     #[arg(long, value_name = "CMD")]
@@ -110,6 +110,11 @@ struct Serve {
     /// The local ECS waits this long before it starts a task's process, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     start_delay: u64,
+}
+
+/// The values that a setting takes.
+fn within(bound: Bound) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(bound.least..=bound.most)
 }
 
 impl Serve {

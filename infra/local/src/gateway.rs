@@ -3,7 +3,8 @@
 //! Turns an HTTP request into the very event that API Gateway would send (payload format 2.0), hands it to the function
 //! that has the route, in this process, and turns the answer back. It must not know what the functions do.
 //!
-//! Its authorizer is for the laptop only: `Authorization: Bearer ID` makes `ID` the `sub` of the player, unchecked.
+//! Its authorizers are for the laptop only and check nothing: `Authorization: Bearer ID` makes `ID` the `sub` of the
+//! player, and any `Authorization: AWS4-HMAC-SHA256 ...` is taken as signed by an operator.
 
 use std::{
     collections::HashMap,
@@ -44,6 +45,8 @@ enum Function {
     DeregisterPlayer,
     Heartbeat,
     DeregisterServer,
+    Pools,
+    Drain,
 }
 
 /// Who may call a route.
@@ -51,6 +54,8 @@ enum Function {
 enum Authorizer {
     /// The JWT authorizer; here, any bearer token is its own `sub`.
     Jwt,
+    /// IAM; here, any `Authorization: AWS4-HMAC-SHA256 ...` is believed.
+    Iam,
     /// None at the gateway: the function checks the server's token.
     None,
 }
@@ -62,6 +67,11 @@ const ROUTES: &[(&str, &str, Authorizer, Function)] = &[
     ("PUT", "/servers/{serverId}", Authorizer::None, Function::RegisterServer),
     ("DELETE", "/servers/{serverId}", Authorizer::None, Function::DeregisterServer),
     ("POST", "/servers/{serverId}/heartbeat", Authorizer::None, Function::Heartbeat),
+    ("POST", "/servers/{serverId}/drain", Authorizer::Iam, Function::Drain),
+    ("GET", "/pools", Authorizer::Iam, Function::Pools),
+    ("GET", "/pools/{pool}", Authorizer::Iam, Function::Pools),
+    ("PUT", "/pools/{pool}", Authorizer::Iam, Function::Pools),
+    ("GET", "/pools/{pool}/servers", Authorizer::Iam, Function::Pools),
     ("PUT", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::RegisterPlayer),
     ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::DeregisterPlayer),
 ];
@@ -116,12 +126,10 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
         (Some(((method, pattern, authorizer, function), parameters)), _) => {
             match to_bytes(body, MAX_BODY_BYTES).await {
                 Ok(body) => {
-                    let sub = match authorizer {
-                        Authorizer::Jwt => bearer(&parts.headers),
-                        Authorizer::None => None,
-                    };
+                    let authorized = authorize(*authorizer, &parts.headers);
                     let route = format!("{method} {pattern}");
-                    let event = event(&id, &route, &parts.method, &parts.uri, &parts.headers, parameters, sub, &body);
+                    let event =
+                        event(&id, &route, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
                     match from_str(&event.to_string()) {
                         Ok(request) => return response(gateway.call(*function, with_id(request, &id)).await),
                         Err(error) => Problem::internal(error.to_string()),
@@ -149,9 +157,26 @@ fn with_id(request: Request, id: &str) -> Request {
     request.with_lambda_context(context)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+/// What the authorizer tells the function of the caller; `None` for a caller whom it does not let pass.
+fn authorize(authorizer: Authorizer, headers: &HeaderMap) -> Option<Value> {
+    let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    match authorizer {
+        Authorizer::Jwt if scheme.eq_ignore_ascii_case("bearer") && !rest.is_empty() => {
+            Some(json!({ "jwt": { "claims": { "sub": rest }, "scopes": null } }))
+        }
+        Authorizer::Iam if scheme == "AWS4-HMAC-SHA256" && !rest.is_empty() => Some(json!({
+            "iam": {
+                "accessKey": "local",
+                "accountId": "000000000000",
+                "callerId": "local",
+                "cognitoIdentity": null,
+                "principalOrgId": null,
+                "userArn": "arn:aws:iam::000000000000:user/local",
+                "userId": "local",
+            },
+        })),
+        Authorizer::Jwt | Authorizer::Iam | Authorizer::None => None,
+    }
 }
 
 /// API Gateway's event, payload format 2.0 ("Working with AWS Lambda proxy integrations for HTTP APIs").
@@ -163,7 +188,7 @@ fn event(
     uri: &axum::http::Uri,
     headers: &HeaderMap,
     parameters: &HashMap<&str, &str>,
-    sub: Option<&str>,
+    authorized: Option<Value>,
     body: &[u8],
 ) -> Value {
     let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
@@ -193,8 +218,8 @@ fn event(
         "time": "",
         "timeEpoch": u64::try_from(now).unwrap_or(0),
     });
-    if let (Some(sub), Some(context)) = (sub, context.as_object_mut()) {
-        context.insert("authorizer".to_owned(), json!({ "jwt": { "claims": { "sub": sub }, "scopes": null } }));
+    if let (Some(authorized), Some(context)) = (authorized, context.as_object_mut()) {
+        context.insert("authorizer".to_owned(), authorized);
     }
     json!({
         "version": "2.0",
@@ -220,6 +245,8 @@ impl Gateway {
             Function::DeregisterPlayer => deregister_player::handle(owmm, request).await,
             Function::Heartbeat => heartbeat::handle(owmm, request).await,
             Function::DeregisterServer => deregister_server::handle(owmm, request).await,
+            Function::Pools => pools::handle(owmm, request).await,
+            Function::Drain => drain::handle(owmm, request).await,
         };
         match answered {
             Ok(response) => response,
@@ -252,8 +279,12 @@ mod tests {
     fn an_event_has_the_authorizers_sub_and_only_then_one() {
         let uri = "/join?a=b".parse().unwrap();
         let empty = (HeaderMap::new(), HashMap::new());
-        let event = |sub| event("1", "POST /join", &Method::POST, &uri, &empty.0, &empty.1, sub, b"{}");
-        assert_eq!(event(Some("p")).pointer("/requestContext/authorizer/jwt/claims/sub").unwrap(), "p");
+        let jwt = |sub: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {sub}").parse().unwrap())]);
+            authorize(Authorizer::Jwt, &headers)
+        };
+        let event = |authorized| event("1", "POST /join", &Method::POST, &uri, &empty.0, &empty.1, authorized, b"{}");
+        assert_eq!(event(jwt("p")).pointer("/requestContext/authorizer/jwt/claims/sub").unwrap(), "p");
         assert_eq!(event(None).pointer("/requestContext/authorizer"), None);
         assert_eq!(event(None).pointer("/queryStringParameters/a").unwrap(), "b");
     }

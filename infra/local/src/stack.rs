@@ -10,7 +10,7 @@ use shared::{
     Owmm,
     clock::{Clock, Dice},
     config::{Config, assemble, timeouts},
-    domain::{Pool, PoolLimits, PoolName, Span, TaskPlacement},
+    domain::{Pool, PoolLimits, PoolName, TaskPlacement},
     table::create_table,
     telemetry::Meter,
 };
@@ -239,18 +239,6 @@ impl Stack {
         }
     }
 }
-
-/// The limits of the default pool where nothing else is said.
-pub const LIMITS: PoolLimits = PoolLimits {
-    capacity: 50,
-    max_servers: 100,
-    frontiers: 1,
-    headroom: 0,
-    idle: Span::seconds(300),
-    reservation: Span::seconds(60),
-    launch: Span::seconds(120),
-    lease: Span::seconds(30),
-};
 
 /// A thousand players at once are a few thousand sockets; a shell often allows 1,024.
 fn raise_open_files() {

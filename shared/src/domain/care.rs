@@ -31,7 +31,7 @@ pub enum Reason {
     TaskMissing,
     /// It has not beaten for long, and nobody is inside.
     Silent,
-    /// It was draining, and everybody has left.
+    /// It was draining, and everybody has left or the deadline has passed.
     Drained,
 }
 
@@ -99,7 +99,8 @@ impl Ledger {
         if !over.is_empty() {
             return Care::Write(LedgerWrite::Sweep { evict: over, ready: self.state == ServerState::Ready });
         }
-        if self.state == ServerState::Draining && self.claims.is_empty() {
+        let overdue = self.drain_by.is_some_and(|by| by <= now);
+        if self.state == ServerState::Draining && (self.claims.is_empty() || overdue) {
             return Care::Stop(Reason::Drained);
         }
         if let Some(write) = self.listing_fix(now) {

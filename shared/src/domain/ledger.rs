@@ -217,6 +217,8 @@ pub struct Ledger {
     pub seen: Option<Time>,
     /// Since when it has been seen without a claim; a claim ends that.
     pub idle_since: Option<Time>,
+    /// When a draining server is stopped although players are inside.
+    pub drain_by: Option<Time>,
     /// When it registered.
     pub ready_at: Option<Time>,
     /// Where players connect to, once it has registered.
@@ -414,6 +416,12 @@ pub enum LedgerWrite {
         /// The time of the request.
         now: Time,
     },
+    /// ready → draining on an operator's word: no new claims; who is inside stays. Draining already is done, with the
+    /// new deadline.
+    Drain {
+        /// When it is stopped although players are inside; `None` waits for them.
+        drain_by: Option<Time>,
+    },
     /// ready → draining for a server that has had no claim at all since before `idle_by`.
     DrainIdle {
         /// It must have been idle by then.
@@ -580,6 +588,12 @@ impl LedgerWrite {
                     new
                 })
             }
+            Self::Drain { drain_by } => matches!(old.state, ServerState::Ready | ServerState::Draining).then(|| {
+                new.state = ServerState::Draining;
+                new.listed = None;
+                new.drain_by = *drain_by;
+                new
+            }),
             Self::DrainIdle { idle_by } => {
                 let idle = old.idle_since.is_some_and(|since| since <= *idle_by);
                 (old.state == ServerState::Ready && old.claims.is_empty() && idle).then(|| {

@@ -34,7 +34,7 @@ pub use ledger::{
     Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, Mark, REPEAT_CALL_AFTER,
     Registration, ServerState, StopBy, fill,
 };
-pub use pool::{Pool, PoolLimits, TaskPlacement};
+pub use pool::{Bound, Pool, PoolLimits, TaskPlacement};
 pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
 pub use seat::{Before, Place, Seat, SeatWrite};
 pub use time::{Span, Stamp, Time};

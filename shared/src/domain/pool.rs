@@ -13,16 +13,16 @@ pub struct Pool {
     pub task: TaskPlacement,
 }
 
-/// The numbers of a pool.
+/// The numbers of a pool; [`Bound`] has the range and default of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolLimits {
-    /// Slots of one server, 1-1,000.
+    /// Slots of one server.
     pub capacity: u32,
-    /// Servers that may live at once, 1-10,000.
+    /// Servers that may live at once.
     pub max_servers: u32,
-    /// Frontiers, 1-16: servers that may be filling at once while they start. One bears about 1,000 joins a second.
+    /// Servers that may be filling at once while they start.
     pub frontiers: u32,
-    /// Free slots to keep ready ahead of demand, 0-100,000. With 0 the pool scales to zero.
+    /// Free slots to keep ready ahead of demand.
     pub headroom: u32,
     /// How long a server may be empty before it is stopped, if the headroom is there without it.
     pub idle: Span,
@@ -34,7 +34,96 @@ pub struct PoolLimits {
     pub lease: Span,
 }
 
+/// The range of a number that operators set, and what it is if they do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The name of the setting; its unit is its last word, if it has one.
+    pub name: &'static str,
+    /// The least value.
+    pub least: i64,
+    /// The greatest value.
+    pub most: i64,
+    /// The value where nothing is said.
+    pub default: i64,
+}
+
+impl Bound {
+    /// Slots of one server. See ARCHITECTURE.md for what one item bears.
+    pub const CAPACITY: Self = Self { name: "capacity", least: 1, most: 1_000, default: 50 };
+    /// Servers that may live at once.
+    pub const MAX_SERVERS: Self = Self { name: "maxServers", least: 1, most: 10_000, default: 100 };
+    /// Servers that may be filling at once while they start. One bears about 1,000 joins a second.
+    pub const FRONTIERS: Self = Self { name: "frontiers", least: 1, most: 16, default: 1 };
+    /// Free slots to keep ready ahead of demand. With 0 the pool scales to zero.
+    pub const HEADROOM: Self = Self { name: "headroom", least: 0, most: 100_000, default: 0 };
+    /// How long a server may be empty before it is stopped.
+    pub const IDLE_SECONDS: Self = Self { name: "idleSeconds", least: 1, most: 86_400, default: 300 };
+    /// How long a reservation holds once its server is ready.
+    pub const RESERVATION_SECONDS: Self = Self { name: "reservationSeconds", least: 1, most: 3_600, default: 60 };
+    /// How long a server may take to register.
+    pub const LAUNCH_SECONDS: Self = Self { name: "launchSeconds", least: 1, most: 3_600, default: 120 };
+    /// How long a heartbeat keeps a server's lease.
+    pub const LEASE_SECONDS: Self = Self { name: "leaseSeconds", least: 1, most: 600, default: 30 };
+
+    /// The value as a count.
+    ///
+    /// # Errors
+    /// It is out of range; the error names the setting.
+    pub fn count(self, value: i64) -> Result<u32, String> {
+        let Self { name, least, most, .. } = self;
+        let in_range = u32::try_from(value).ok().filter(|_| (least..=most).contains(&value));
+        in_range.ok_or_else(|| format!("`{name}` must be {least} to {most}."))
+    }
+}
+
+impl TaskPlacement {
+    /// Whether RunTask could be called with it at all, as far as can be told without asking ECS.
+    ///
+    /// # Errors
+    /// A value is out of range; the error names it.
+    pub fn check(&self) -> Result<(), String> {
+        let texts = [
+            ("cluster", &self.cluster),
+            ("taskDefinition", &self.task_definition),
+            ("container", &self.container),
+            ("url", &self.url),
+        ];
+        for (name, text) in texts {
+            if !(1..=512).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(format!("`task.{name}` must be 1 to 512 printable ASCII characters without blanks."));
+            }
+        }
+        if !self.url.starts_with("https://") && !self.url.starts_with("http://") {
+            return Err("`task.url` must begin with https:// (or http:// on a laptop).".to_owned());
+        }
+        // A repeated RunTask must start the same thing, and a family alone means whatever is newest by then.
+        if self.task_definition.rsplit_once(':').is_none_or(|(_, revision)| revision.parse::<u32>().is_err()) {
+            return Err("`task.taskDefinition` must name a revision, as in `game-server:7`.".to_owned());
+        }
+        // "AwsVpcConfiguration" in the ECS API reference.
+        if self.subnets.len() > 16 || self.security_groups.len() > 5 {
+            return Err("`task.subnets` has at most 16 entries, `task.securityGroups` at most 5.".to_owned());
+        }
+        if self.launch_type.as_deref().is_some_and(|launch_type| !matches!(launch_type, "FARGATE" | "EC2")) {
+            return Err("`task.launchType` must be FARGATE or EC2.".to_owned());
+        }
+        Ok(())
+    }
+}
+
 impl PoolLimits {
+    /// The limits of a pool of which nothing is said.
+    pub const DEFAULT: Self = Self {
+        capacity: Bound::CAPACITY.default as u32,
+        max_servers: Bound::MAX_SERVERS.default as u32,
+        frontiers: Bound::FRONTIERS.default as u32,
+        headroom: Bound::HEADROOM.default as u32,
+        idle: Span(Bound::IDLE_SECONDS.default * 1_000),
+        reservation: Span(Bound::RESERVATION_SECONDS.default * 1_000),
+        launch: Span(Bound::LAUNCH_SECONDS.default * 1_000),
+        lease: Span(Bound::LEASE_SECONDS.default * 1_000),
+    };
+
     /// How often servers are told to beat.
     pub const fn heartbeat(lease: Span) -> Span {
         Span(lease.0 / 3)

@@ -9,5 +9,7 @@ mod response;
 
 pub use lambda_http::{Body, Request, Response, http::Method};
 pub use problem::{Code, Problem};
-pub use request::{MAX_BODY_BYTES, bearer, body, json_body, path, player, present, query, server_token};
+pub use request::{
+    MAX_BODY_BYTES, bearer, body, json_body, operator, path, player, present, query, query_text, server_token,
+};
 pub use response::{answer, json, method_not_allowed, no_content, timestamp};

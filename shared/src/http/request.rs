@@ -27,6 +27,22 @@ pub fn player(request: &Request) -> Result<PlayerId, Problem> {
         .map_err(|bad| Problem::new(Code::Forbidden, format!("The token's `sub` cannot be used: {bad}.")))
 }
 
+/// That the caller has passed the gateway's IAM authorizer: operators and trusted backends.
+///
+/// # Errors
+/// The caller has not.
+pub fn operator(request: &Request) -> Result<(), Problem> {
+    let iam = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => {
+            context.authorizer.as_ref().and_then(|authorizer| authorizer.iam.as_ref())
+        }
+        _ => None,
+    };
+    let refused =
+        || Problem::new(Code::Forbidden, "Sign the request with AWS credentials (SigV4) that allow this call.");
+    iam.map(|_| ()).ok_or_else(refused)
+}
+
 fn unauthorized(what: &str) -> Problem {
     Problem::new(Code::Unauthorized, format!("Send `Authorization: Bearer` with {what}."))
 }
@@ -75,6 +91,19 @@ pub fn query(request: &Request, name: &str, range: std::ops::RangeInclusive<i64>
     let (from, to) = (range.start(), range.end());
     let bad = || Problem::new(Code::InvalidParameter, format!("`{name}` must be a whole number from {from} to {to}."));
     number.map(Some).ok_or_else(bad)
+}
+
+/// A query parameter as an id; `None` if it is not there.
+///
+/// # Errors
+/// It is not an id.
+pub fn query_text<T>(
+    request: &Request,
+    name: &str,
+    parse: impl FnOnce(&str) -> Result<T, BadId>,
+) -> Result<Option<T>, Problem> {
+    let parameters = request.query_string_parameters_ref();
+    Ok(parameters.and_then(|parameters| parameters.first(name)).map(parse).transpose()?)
 }
 
 /// For an optional field of a body: absent is `None`, and `null` is not absent but of the wrong type.

@@ -287,6 +287,22 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             "#state = :ready AND size(#claims) = :zero AND attribute_not_exists(#idle)",
             [(":now", n(now.0)), (":ready", state(ServerState::Ready)), (":zero", n(0))],
         ),
+        LedgerWrite::Drain { drain_by } => {
+            let values = [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))];
+            match drain_by {
+                None => Expression::new(
+                    "SET #state = :draining REMOVE #open, #fill, #drainBy",
+                    "#state IN (:ready, :draining)",
+                    values,
+                ),
+                Some(by) => Expression::new(
+                    "SET #state = :draining, #drainBy = :drainBy REMOVE #open, #fill",
+                    "#state IN (:ready, :draining)",
+                    values,
+                )
+                .with(":drainBy", n(by.0)),
+            }
+        }
         LedgerWrite::DrainIdle { idle_by } => Expression::new(
             "SET #state = :draining REMOVE #open, #fill",
             "#state = :ready AND size(#claims) = :zero AND #idle <= :idleBy",

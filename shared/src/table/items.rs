@@ -134,6 +134,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         lease_until: time(item, keys::LEASE)?,
         seen: time(item, keys::SEEN)?,
         idle_since: time(item, keys::IDLE)?,
+        drain_by: time(item, keys::DRAIN_BY)?,
         ready_at: time(item, keys::READY_AT)?,
         endpoint,
         metadata: map(item, keys::METADATA)?.map(texts).transpose()?.unwrap_or_default(),
@@ -168,6 +169,7 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::LEASE, ledger.lease_until.map(|time| n(time.0)));
     put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
     put(keys::IDLE, ledger.idle_since.map(|time| n(time.0)));
+    put(keys::DRAIN_BY, ledger.drain_by.map(|time| n(time.0)));
     put(keys::READY_AT, ledger.ready_at.map(|time| n(time.0)));
     put(keys::ADDRESS, ledger.endpoint.as_ref().map(|endpoint| s(&endpoint.address)));
     put(keys::PORT, ledger.endpoint.as_ref().map(|endpoint| n(endpoint.port)));

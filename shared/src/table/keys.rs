@@ -46,6 +46,8 @@ pub const LEASE: &str = "lease";
 pub const SEEN: &str = "seen";
 /// Ledger: without a claim since then, in milliseconds.
 pub const IDLE: &str = "idle";
+/// Ledger: a draining server is stopped then, in milliseconds.
+pub const DRAIN_BY: &str = "drainBy";
 /// Ledger: time of the registration, in milliseconds.
 pub const READY_AT: &str = "since";
 /// Ledger: where players connect to.

@@ -262,7 +262,7 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_route_is_a_problem_too() {
     let world = World::new(|_| {}).await;
-    for path in ["/", "/joins", "/join/", "/servers", "/servers//heartbeat", "/servers/a/players", "/pools"] {
+    for path in ["/", "/joins", "/join/", "/servers", "/servers//heartbeat", "/servers/a/players", "/pools/"] {
         world.call("GET", path, None, None).await.problem(404, "not_found");
     }
     let problem = world.call("GET", "/join", Some("alice"), None).await.problem(405, "method_not_allowed");

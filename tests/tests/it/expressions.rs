@@ -64,6 +64,7 @@ fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
         lease_until: registered.map(|at| at + Span(30_000)),
         seen: registered,
         idle_since: None,
+        drain_by: None,
         ready_at: registered,
         endpoint: registered.map(|_| Endpoint { address: "127.0.0.1".into(), port: 7777 }),
         metadata: BTreeMap::new(),
@@ -245,6 +246,8 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         release(None, reserved(5), false),
         register(hash(), None),
         LedgerWrite::Beat { by: hash(), now: NOW },
+        LedgerWrite::Drain { drain_by: None },
+        LedgerWrite::Drain { drain_by: Some(NOW) },
         LedgerWrite::Stop { by: StopBy::Server(hash()), now: NOW },
         LedgerWrite::Stop { by: StopBy::Attempt(1), now: NOW },
         LedgerWrite::Stop { by: StopBy::Attempt(2), now: NOW },
@@ -308,7 +311,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
         table.write_ledger(&image.id, &write).await.unwrap();
         assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "{write:?} is not safe twice");
     }
-    seen.both(17);
+    seen.both(18);
     // A ledger that is not there refuses everything, and is not there afterwards either.
     for (_, write) in ledger_cases() {
         assert_eq!(table.write_ledger(&id("nobody"), &write).await.unwrap(), Answer::Refused(None), "{write:?}");

@@ -21,5 +21,6 @@ mod flows;
 mod launches;
 mod lives;
 mod openapi;
+mod operators;
 mod races;
 mod support;

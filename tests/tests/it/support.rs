@@ -8,11 +8,11 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local::{Options, Stack, stack::LIMITS};
+use local::{Options, Stack};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
-    domain::{Ledger, PlayerId, PoolName, Seat, ServerId, ServerState, Span},
+    domain::{Ledger, PlayerId, PoolLimits, PoolName, Seat, ServerId, ServerState, Span},
     table::{items, keys},
 };
 
@@ -84,7 +84,7 @@ pub fn options() -> Options {
         data: None,
         dynamodb: std::env::var("OWMM_TEST_DYNAMODB").ok(),
         table,
-        limits: LIMITS,
+        limits: PoolLimits::DEFAULT,
         game_server: idle(),
         start_delay: Duration::ZERO,
         // Tests look after the fleet when they want to.
@@ -112,11 +112,22 @@ impl World {
     }
 
     pub async fn raw(&self, method: &str, path: &str, bearer: Option<&str>, body: Option<Vec<u8>>) -> Reply {
+        let authorization = bearer.map(|bearer| format!("Bearer {bearer}"));
+        self.authorized(method, path, authorization.as_deref(), body).await
+    }
+
+    pub async fn authorized(
+        &self,
+        method: &str,
+        path: &str,
+        authorization: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Reply {
         let route = (method.to_owned(), path.split('?').next().unwrap_or_default().to_owned());
         let method: Method = method.parse().unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.stack.url()));
-        if let Some(bearer) = bearer {
-            request = request.bearer_auth(bearer);
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
         }
         if let Some(body) = body {
             request = request.body(body);
@@ -138,6 +149,11 @@ impl World {
 
     pub async fn join(&self, player: &str) -> Reply {
         self.call("POST", "/join", Some(player), None).await
+    }
+
+    /// Joins, and asks again until there is a slot of any kind.
+    pub async fn join_for_good_or_starting(&self, player: &str) -> Reply {
+        self.join_until(player, |reply| reply.status.is_success()).await
     }
 
     /// Joins, and asks again as told, until there is an answer other than 503 busy.

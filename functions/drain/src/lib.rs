@@ -1,0 +1,51 @@
+//! `POST /servers/{serverId}/drain`: an operator lets a server run empty.
+
+use std::convert::Infallible;
+
+use lambda_http::http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+use shared::{
+    Owmm,
+    domain::{ServerId, Span},
+    http::{Body, Code, Problem, Request, Response, answer, json, json_body, operator, path, present, timestamp},
+};
+
+/// The longest time that players may have to leave, in seconds: a day.
+const MAX_DEADLINE_SECONDS: i64 = 86_400;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Wish {
+    #[serde(default, deserialize_with = "present")]
+    deadline_seconds: Option<i64>,
+}
+
+/// Handles one request.
+///
+/// # Errors
+/// Never: a refusal is a response.
+pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Infallible> {
+    let outcome = route(owmm, &request).await;
+    Ok(answer(&request, outcome))
+}
+
+async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
+    operator(request)?;
+    let server = path(request, "serverId", ServerId::parse)?;
+    let wish = json_body::<Wish>(request)?.unwrap_or_default();
+    let deadline = wish.deadline_seconds;
+    if deadline.is_some_and(|seconds| !(0..=MAX_DEADLINE_SECONDS).contains(&seconds)) {
+        return Err(Problem::new(Code::InvalidBody, "`deadlineSeconds` must be 0 to 86400."));
+    }
+    let ledger = owmm.drain(&server, deadline.map(|seconds| Span(seconds * 1_000))).await??;
+    Ok(json(
+        StatusCode::OK,
+        &json!({
+            "state": ledger.state.as_str(),
+            "players": ledger.claims.values().filter(|mark| mark.is_connected()).count(),
+            "reserved": ledger.claims.values().filter(|mark| !mark.is_connected()).count(),
+            "deadline": ledger.drain_by.map(timestamp),
+        }),
+    ))
+}
