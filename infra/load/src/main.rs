@@ -21,7 +21,6 @@ mod servers;
 mod world;
 
 use std::{
-    collections::BTreeMap,
     io::{IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -32,6 +31,7 @@ use shared::{
     clock::Clock,
     domain::{BadId, ServerId},
     table::{Malformed, TableError},
+    telemetry::Usage,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +47,9 @@ use crate::{
 
 /// Violations that are printed for one run; the others are counted.
 const VIOLATIONS_SHOWN: usize = 20;
+
+/// The operations that are charged in write units.
+const WRITES: [&str; 3] = ["UpdateItem", "PutItem", "TransactWriteItems"];
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +183,7 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
     }
     report::forget_peak();
     let driven = drive::drive(world, args, &servers, tag).await?;
-    let requests = world.stack.as_ref().map(|stack| stack.meter().read().requests);
+    let usage = world.stack.as_ref().map(|stack| stack.meter().read());
     // A stack elsewhere is not this process.
     let memory = match (&world.stack, args.pid) {
         (None, None) => (None, None),
@@ -193,7 +196,7 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
     }
     let mut figures = Figures::default();
     add_joins(&mut figures, args, &driven, &audited, floor.as_ref());
-    add_requests(&mut figures, &driven, &audited, requests);
+    add_requests(&mut figures, &driven, &audited, usage.as_ref());
     figures.add("peakMemoryMb", "resident memory at most, MB", 1, memory.0);
     figures.add("memoryMb", "resident memory after the joins, MB", 1, memory.1);
     if let Some(floor) = floor {
@@ -235,17 +238,20 @@ fn add_joins(figures: &mut Figures, args: &Args, driven: &Driven, audited: &Audi
     figures.add("serversNeeded", "servers needed", 0, f64::from(needed));
 }
 
-fn add_requests(figures: &mut Figures, driven: &Driven, audited: &Audited, requests: Option<BTreeMap<String, u64>>) {
+fn add_requests(figures: &mut Figures, driven: &Driven, audited: &Audited, usage: Option<&Usage>) {
     figures.add("calls", "join calls", 0, driven.calls as f64);
     figures.add("refusals", "calls answered without a slot", 0, driven.refusals.values().sum::<u64>() as f64);
     for (code, count) in &driven.refusals {
         figures.add(&format!("refusals.{code}"), &format!("  {code}"), 0, *count as f64);
     }
-    let total = requests.as_ref().map(|requests| requests.values().sum::<u64>() as f64);
+    let total = usage.map(|usage| usage.total_requests() as f64);
     figures.add("requestsPerCall", "table requests a join call", 2, total.map(|total| total / driven.calls as f64));
     figures.add("requestsPerPlayer", "table requests a player", 2, total.map(|total| total / audited.placed as f64));
     figures.add("requests", "table requests, those of the servers included", 0, total);
-    for (operation, count) in requests.into_iter().flatten() {
-        figures.add(&format!("requests.{operation}"), &format!("  {operation}"), 0, count as f64);
+    for (operation, count) in usage.into_iter().flat_map(|usage| &usage.requests) {
+        figures.add(&format!("requests.{operation}"), &format!("  {operation}"), 0, *count as f64);
     }
+    let writes = |usage: &Usage| WRITES.iter().filter_map(|write| usage.units.get(*write)).sum::<f64>();
+    let units = usage.map(|usage| writes(usage) / audited.placed as f64);
+    figures.add("writeUnitsPerPlayer", "write units a player, without refused writes", 2, units);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::domain::{FrontierWrite, ServerId};
+use shared::domain::{Answer, FrontierWrite, Ledger, LedgerWrite, Mark, PlayerId, ServerId, Span, Stamp};
 use tokio::task::JoinSet;
 
 use crate::support::{World, limits};
@@ -108,5 +108,40 @@ async fn every_other_call_has_its_count() {
     count("DELETE /join with a slot", 3);
     hand.close(&world).await.is(204);
     count("deregister-server", 2);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
+    let world = World::new(limits(1_000, 1)).await;
+    let server = world.ready_server("alice").await;
+    let template = world.ledger(&server.id).await;
+    let table = world.stack.owmm().table();
+    let now = world.stack.owmm_now();
+    let name = |i: u32| PlayerId::parse(&format!("player-0123456789-{i:04}")).unwrap();
+    assert_eq!(name(0).as_str().len(), 22);
+    let mut last = 0.0;
+    println!("| capacity | units of a claim | claims a second on one item | units of a heartbeat |");
+    for capacity in [1, 25, 50, 100, 200, 500, 1_000] {
+        let stamp = Stamp::next(now, None);
+        let claims = (1..capacity).map(|i| (name(i), Mark::Connected(stamp)));
+        let ledger = Ledger { capacity, claims: claims.collect(), ..template.clone() };
+        let put = world.stack.dynamodb().put_item().table_name(&world.table);
+        put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
+        let mut units = Vec::new();
+        for write in [
+            LedgerWrite::Claim { player: name(0), stamp, now, seen_by: now + Span(60_000) },
+            LedgerWrite::Beat { by: ledger.token_hash, now },
+        ] {
+            world.stack.meter().reset();
+            assert!(matches!(table.write_ledger(&ledger.id, &write).await.unwrap(), Answer::Written(_)));
+            units.push(world.stack.meter().read().units["UpdateItem"]);
+        }
+        // One item bears 1,000 write units a second.
+        println!("| {capacity} | {} | {:.0} | {} |", units[0], 1_000.0 / units[0], units[1]);
+        assert!(units[0] >= last, "more claims cannot cost less");
+        last = units[0];
+    }
+    assert!((20.0..=40.0).contains(&last), "a claim among 1,000 costs {last} units");
     world.end().await;
 }
