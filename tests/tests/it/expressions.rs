@@ -320,6 +320,25 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
+    // Said in so many words, because `apply` and its expression could be wrong together.
+    let world = World::new(|_| {}).await;
+    let table = world.stack.owmm().table().clone();
+    let seen = [("b", reserved(1)), ("c", reserved(2)), ("d", reserved(3))];
+    for now in [connected(2), reserved(7)] {
+        let image = ready(&[("b", reserved(1)), ("c", now), ("d", reserved(3))]);
+        put(&world, items::write_ledger(&image)).await;
+        for write in [
+            evicting("a", &seen, 3),
+            LedgerWrite::Sweep { evict: seen.iter().map(|(it, mark)| (player(it), *mark)).collect(), ready: true },
+        ] {
+            assert_eq!(table.write_ledger(&image.id, &write).await.unwrap(), Answer::Refused(Some(image.clone())));
+        }
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_write_on_a_seat_does_what_apply_says() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
