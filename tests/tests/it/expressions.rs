@@ -320,6 +320,20 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connected_claim_is_not_reserved_again_under_its_stamp() {
+    // Said in so many words, as below.
+    let world = World::new(|_| {}).await;
+    let table = world.stack.owmm().table().clone();
+    for stands in [connected(9), connected(10), reserved(10)] {
+        let image = ready(&[("a", stands)]);
+        put(&world, items::write_ledger(&image)).await;
+        let answer = table.write_ledger(&image.id, &claim("a", 9)).await.unwrap();
+        assert_eq!(answer, Answer::Refused(Some(image)), "{stands:?}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
     // Said in so many words, because `apply` and its expression could be wrong together.
     let world = World::new(|_| {}).await;
