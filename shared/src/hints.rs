@@ -128,24 +128,36 @@ impl Listing {
         for shard in 0..pool.limits.frontiers {
             servers.extend(table.listed(&pool.name, shard).await?);
         }
-        lock(&self.listed).replace(servers, not_before.is_none(), now);
+        let believed_from = not_before.unwrap_or(now - ROOM_FRESH_FOR);
+        lock(&self.listed).replace(servers, believed_from, now);
         Ok(())
     }
 
     /// A server to try, and a note that somebody is on the way there. Fullest first; at random among those of the same
     /// fill, and among more of them when many collide.
-    pub fn pick(self: &Arc<Self>, capacity: u32, tried: &[ServerId], dice: &Dice) -> Option<Pick> {
+    pub fn pick(
+        self: &Arc<Self>,
+        capacity: u32,
+        tried: &[ServerId],
+        coming: &HashMap<ServerId, u32>,
+        dice: &Dice,
+    ) -> Option<Pick> {
         let mut listed = lock(&self.listed);
+        let on_their_way =
+            |candidate: &Candidate| candidate.on_their_way + coming.get(&candidate.id).copied().unwrap_or(0);
         let free = |candidate: &Candidate| {
             let room = candidate.room.map_or_else(|| candidate.fill.least_room(capacity), |(room, _)| room);
-            room > candidate.on_their_way
+            room > on_their_way(candidate)
         };
         let open = |candidate: &&mut Candidate| !tried.contains(&candidate.id);
         let spread = listed.spread;
         let mut best: Vec<&mut Candidate> = listed.servers.iter_mut().filter(open).filter(|one| free(one)).collect();
         if best.is_empty() {
             // Each is spoken for as far as the index tells; where nobody has counted, there may be more room.
-            let uncounted = |candidate: &&mut Candidate| open(candidate) && candidate.room.is_none();
+            let uncounted = |candidate: &&mut Candidate| {
+                let most = candidate.fill.most_room(capacity);
+                open(candidate) && candidate.room.is_none() && on_their_way(candidate) < most
+            };
             best = listed.servers.iter_mut().filter(uncounted).collect();
         }
         let fullest = best.first()?.fill;
@@ -182,15 +194,15 @@ impl Listing {
 }
 
 impl Listed {
-    /// `keep_rooms`: whether what was seen on ledgers is believed over the index. Not when the question is whether there
-    /// is any room at all: a slot may have been freed since.
-    fn replace(&mut self, servers: Vec<(ServerId, Fill)>, keep_rooms: bool, now: Time) {
+    /// What was seen on a ledger from `believed_from` on is believed over the index. When the question is whether there is
+    /// any room at all, that is the time of the question: a slot may have been freed since an earlier look.
+    fn replace(&mut self, servers: Vec<(ServerId, Fill)>, believed_from: Time, now: Time) {
         let mut old: HashMap<ServerId, Candidate> =
             std::mem::take(&mut self.servers).into_iter().map(|old| (old.id.clone(), old)).collect();
         let known = servers.into_iter().map(|(id, fill)| {
             let old = old.remove(&id);
             let room = old.as_ref().and_then(|old| old.room);
-            let room = room.filter(|(_, at)| keep_rooms && now < *at + ROOM_FRESH_FOR);
+            let room = room.filter(|(_, at)| believed_from <= *at);
             Candidate { on_their_way: old.map_or(0, |old| old.on_their_way), room, fill, id }
         });
         self.servers = known.collect();
@@ -222,6 +234,30 @@ struct LastSeen {
     server: Option<ServerId>,
     /// Slots that nobody in this process has spoken for.
     left: u32,
+    /// Slots that the frontier had when it was last seen: no more than that can be given back.
+    most: u32,
+    /// The server before that one: an answer that still names it is late, for a frontier never goes back.
+    gone: Option<ServerId>,
+    /// Calls of this process that have spoken for a slot of a server and have not claimed it yet.
+    coming: HashMap<ServerId, u32>,
+}
+
+impl LastSeen {
+    fn comes(&mut self, server: Option<&ServerId>) {
+        if let Some(server) = server {
+            *self.coming.entry(server.clone()).or_default() += 1;
+        }
+    }
+
+    fn came(&mut self, server: Option<&ServerId>) {
+        let Some(server) = server else { return };
+        if let Some(calls) = self.coming.get_mut(server) {
+            *calls = calls.saturating_sub(1);
+            if *calls == 0 {
+                self.coming.remove(server);
+            }
+        }
+    }
 }
 
 /// The way to one frontier. While its server has slots left by what this process has seen, callers go through side by
@@ -253,6 +289,8 @@ pub struct Pass {
     pub server: Option<ServerId>,
     /// A slot of that server is spoken for, as far as this process goes.
     spoken_for: bool,
+    /// This call is among those that are on their way to that server.
+    counted: bool,
     _probing: Option<OwnedSemaphorePermit>,
 }
 
@@ -261,7 +299,9 @@ impl Gate {
     pub fn speak_for(self: &Arc<Self>, k: u32) -> Option<Pass> {
         let mut seen = lock(&self.seen);
         seen.left = seen.left.checked_sub(1)?;
-        Some(Pass { gate: Arc::clone(self), k, server: seen.server.clone(), spoken_for: true, _probing: None })
+        let server = seen.server.clone();
+        seen.comes(server.as_ref());
+        Some(Pass { gate: Arc::clone(self), k, server, spoken_for: true, counted: true, _probing: None })
     }
 
     /// Waits for leave to ask the frontier.
@@ -274,15 +314,27 @@ impl Gate {
             return pass;
         }
         let server = lock(&self.seen).server.clone();
-        Pass { gate: Arc::clone(self), k, server, spoken_for: false, _probing: probing }
+        Pass { gate: Arc::clone(self), k, server, spoken_for: false, counted: false, _probing: probing }
     }
 
     /// The frontier was seen.
     pub fn learn(&self, frontier: &Frontier) {
         let mut seen = lock(&self.seen);
-        let same = seen.server.as_ref() == Some(&frontier.server);
-        seen.left = if same { seen.left.min(frontier.remaining) } else { frontier.remaining };
-        seen.server = Some(frontier.server.clone());
+        if seen.gone.as_ref() == Some(&frontier.server) {
+            return;
+        }
+        if seen.server.as_ref() == Some(&frontier.server) {
+            seen.most = seen.most.min(frontier.remaining);
+            seen.left = seen.left.min(seen.most);
+        } else {
+            seen.gone = seen.server.replace(frontier.server.clone());
+            (seen.most, seen.left) = (frontier.remaining, frontier.remaining);
+        }
+    }
+
+    /// Calls of this process that are on their way to servers of this frontier.
+    pub fn coming(&self) -> HashMap<ServerId, u32> {
+        lock(&self.seen).coming.clone()
     }
 
     /// The name of the server that the frontier was last seen filling.
@@ -306,13 +358,27 @@ impl Pass {
     pub fn spend(&mut self) {
         self.spoken_for = false;
     }
+
+    /// A slot of that server was taken: its claim is on its way, and it is the next one's turn.
+    pub fn took(&mut self, server: &ServerId) {
+        let mut seen = lock(&self.gate.seen);
+        if self.counted {
+            seen.came(self.server.as_ref());
+        }
+        seen.comes(Some(server));
+        drop(seen);
+        (self.counted, self.server, self._probing) = (true, Some(server.clone()), None);
+    }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut seen = lock(&self.gate.seen);
+        if self.counted {
+            seen.came(self.server.as_ref());
+        }
         if self.spoken_for && seen.server == self.server {
-            seen.left = seen.left.saturating_add(1);
+            seen.left = seen.left.saturating_add(1).min(seen.most);
         }
     }
 }

@@ -386,7 +386,7 @@ fn started_by(ledger: &Ledger) -> String {
     format!("{}/{}", ledger.id, ledger.attempt)
 }
 
-/// The inverse of [`started_by`]: server and attempt of a task.
+/// Server and attempt of a task, as the `startedBy` that RunTask was called with names them.
 pub fn parse_started_by(started_by: &str) -> Option<(ServerId, u32)> {
     let (server, attempt) = started_by.rsplit_once('/')?;
     Some((ServerId::parse(server).ok()?, attempt.parse().ok()?))

@@ -239,7 +239,9 @@ impl Owmm {
             let listing = self.hints.listing(&pool.name);
             let not_before = fresh.then_some(run.started);
             listing.refresh(&self.table, &pool, not_before, self.clock.now()).await?;
-            if let Some(pick) = listing.pick(pool.limits.capacity, tried, &self.dice) {
+            let gates = (0..pool.limits.frontiers).map(|k| self.hints.gate(&pool.name, k).coming());
+            let coming = gates.flatten().collect();
+            if let Some(pick) = listing.pick(pool.limits.capacity, tried, &coming, &self.dice) {
                 let server = pick.server.clone();
                 run.pick = Some(pick);
                 run.pass = None;
@@ -277,7 +279,10 @@ impl Owmm {
         if !may_start {
             let taken = self.take(&pool, &mut pass).await?;
             return Ok(match taken {
-                Ok(frontier) => TakenSlot::On(frontier.server),
+                Ok(frontier) => {
+                    run.pass = Some(pass);
+                    TakenSlot::On(frontier.server)
+                }
                 Err(_) => {
                     // Whoever is about to start a server keeps its leave; the others wait for that server's name.
                     run.pass = Some(pass);
@@ -287,25 +292,24 @@ impl Owmm {
         }
         for turn in 1..=FRONTIER_TURNS {
             let rolling = gate.roll().await;
+            // Somebody in this process may have been faster, and its server may have slots left.
             if let Some(another) = gate.speak_for(k) {
-                // Somebody in this process was faster, and its server has slots left.
-                drop(rolling);
                 pass = another;
-                match self.take(&pool, &mut pass).await? {
-                    Ok(frontier) => return Ok(TakenSlot::On(frontier.server)),
-                    Err(_) => continue,
-                }
             }
             let seen = match self.take(&pool, &mut pass).await? {
-                Ok(frontier) => return Ok(TakenSlot::On(frontier.server)),
+                Ok(frontier) => {
+                    run.pass = Some(pass);
+                    return Ok(TakenSlot::On(frontier.server));
+                }
                 Err(seen) => seen.map(|frontier| frontier.server),
             };
             match self.launcher.roll(&pool, k, seen).await? {
                 Ok(ledger) => {
                     let remaining = ledger.capacity.saturating_sub(1);
                     gate.learn(&Frontier { server: ledger.id.clone(), remaining });
+                    pass.took(&ledger.id);
                     drop(rolling);
-                    drop(pass);
+                    run.pass = Some(pass);
                     self.launcher.call(&ledger).await?;
                     return Ok(TakenSlot::On(ledger.id));
                 }
@@ -325,6 +329,9 @@ impl Owmm {
         pass.spend();
         if let Answer::Written(frontier) | Answer::Refused(Some(frontier)) = &answer {
             pass.gate().learn(frontier);
+        }
+        if let Answer::Written(frontier) = &answer {
+            pass.took(&frontier.server);
         }
         Ok(match answer {
             Answer::Written(frontier) => Ok(frontier),

@@ -76,7 +76,9 @@ pub(crate) enum Error {
     #[error(transparent)]
     Id(#[from] BadId),
     /// The table is not a stack's.
-    #[error("the table has no default pool: are --dynamodb and --table what the stack has printed?")]
+    #[error(
+        "there is no such table, or it has no default pool: are --dynamodb and --table what the stack has printed?"
+    )]
     NoStack,
     /// A server could not register.
     #[error("server {0} is not registered: {1}")]
@@ -182,9 +184,9 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
         stack.meter().reset();
     }
     report::forget_peak();
-    let driven = drive::drive(world, args, &servers, tag).await?;
+    let mut driven = drive::drive(world, args, &servers, tag).await?;
     let usage = world.stack.as_ref().map(|stack| stack.meter().read());
-    // A stack elsewhere is not this process.
+    // The memory that counts is the stack's.
     let memory = match (&world.stack, args.pid) {
         (None, None) => (None, None),
         _ => report::memory(args.pid),
@@ -193,6 +195,11 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
     let audited = audit::audit(world, args, &driven).await?;
     if floor.is_none() {
         floor = measure_floor(world, args).await?;
+    }
+    if world.stack.is_none() {
+        // What this process has worked says little of a stack elsewhere.
+        driven.processor_time = None;
+        floor = floor.map(|floor| Floor { processor_time: None, ..floor });
     }
     let mut figures = Figures::default();
     add_joins(&mut figures, args, &driven, &audited, floor.as_ref());

@@ -14,7 +14,7 @@ use serde_json::json;
 use shared::{
     Owmm, Place, Slot,
     domain::{Endpoint, NoSlot, PlayerId, PoolLimits, PoolName, Registration, ServerId, Span, TokenHash},
-    table::Table,
+    table::{Table, TableError},
 };
 
 use crate::{
@@ -137,8 +137,11 @@ impl World {
     async fn elsewhere(args: &Args, name: &str, url: &str, dynamodb: &str, table_name: &str) -> Result<Self, Error> {
         let client = client(dynamodb).await;
         let table = Table::new(client.clone(), table_name.to_owned());
-        let default = table.pool(&PoolName::parse(stack::POOL)?).await?;
-        let mut pool = default.ok_or(Error::NoStack)?;
+        let mut pool = match table.pool(&PoolName::parse(stack::POOL)?).await {
+            Ok(Some(default)) => default,
+            Ok(None) | Err(TableError::Broken(_)) => return Err(Error::NoStack),
+            Err(busy) => return Err(busy.into()),
+        };
         pool.name = PoolName::parse(name)?;
         pool.limits = limits(args);
         table.put_pool(&pool).await?;

@@ -207,7 +207,7 @@ impl Join {
     }
 
     fn placed(&mut self, ledger: Ledger, mark: Mark, now: Time) -> Next<Joined> {
-        let fix = ledger.listing_fix(now);
+        let fix = ledger.listing_fix_after_claim(now);
         let placed = Placed { mark, ledger };
         match fix {
             Some(write) => {
@@ -353,6 +353,17 @@ impl Protocol for Join {
             }
             (Stage::Claiming { server, stamp }, Told::Ledger(Answer::Refused(image))) => {
                 self.on_refused_claim(server, stamp, image, now)
+            }
+            // Another claim has just crossed another mark, and its write came first.
+            (Stage::Finishing(placed), Told::Ledger(Answer::Refused(Some(image)))) => {
+                match (image.listing_fix(now), self.races.checked_sub(1)) {
+                    (Some(write), Some(left)) if image.is_full() => {
+                        self.races = left;
+                        let server = placed.ledger.id.clone();
+                        self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
+                    }
+                    _ => self.clean_up(placed),
+                }
             }
             (Stage::Finishing(placed), Told::Ledger(_)) => self.clean_up(placed),
             (Stage::CleaningUp(placed), Told::Ledger(_)) => Next::Done(Joined::Placed(Box::new(placed))),

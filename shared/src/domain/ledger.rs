@@ -119,6 +119,11 @@ impl Fill {
         self.0 as i64
     }
 
+    /// The room that a server of this fill has at most.
+    pub fn most_room(self, capacity: u32) -> u32 {
+        capacity.saturating_sub((u32::from(self.0).saturating_mul(capacity)).div_ceil(3))
+    }
+
     /// A room that a server of this fill has at least.
     pub fn least_room(self, capacity: u32) -> u32 {
         let most_claims = (u32::from(self.0) + 1).saturating_mul(capacity).saturating_sub(1) / 3;
@@ -295,6 +300,14 @@ impl Ledger {
             (Some(was), None) => Some(LedgerWrite::Unlist { was }),
             _ => None,
         }
+    }
+
+    /// The same for whoever has just claimed a slot here: only the claim that crosses a mark puts the index right, not
+    /// every one that sees it wrong until that is done. What is missed the next heartbeat mends.
+    pub fn listing_fix_after_claim(&self, now: Time) -> Option<LedgerWrite> {
+        let live = self.live_claims(now);
+        let crossed = fill(live, self.capacity) != fill(live.saturating_sub(1), self.capacity);
+        if crossed { self.listing_fix(now) } else { None }
     }
 
     /// What the launch needs now, if anything.
@@ -547,7 +560,7 @@ impl LedgerWrite {
                     new.ready_at = Some(*now);
                     new.seen = Some(*now);
                     new.lease_until = Some(*now + old.lease_for);
-                    new.listed = Some(Fill::EMPTY);
+                    new.listed = Some(Fill::TOP);
                     new.launch = None;
                     new
                 })

@@ -116,7 +116,7 @@ const FREE_AND_LIST: &str =
 const LIST_AND_FREE: &str = "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, :top) REMOVE #idle";
 /// starting → ready, listed, with a lease; the launch with its token is forgotten.
 const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #since = :now, #seen = :now, \
-                        #lease = :now + #beat, #open = #home, #fill = :empty";
+                        #lease = :now + #beat, #open = #home, #fill = :top";
 /// The lease runs from now.
 const BEAT: &str = "SET #seen = :now, #lease = :now + #beat";
 /// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
@@ -241,7 +241,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                     (":addr", s(&registration.endpoint.address)),
                     (":port", n(registration.endpoint.port)),
                     (":now", n(now.0)),
-                    (":empty", n(crate::domain::Fill::EMPTY.number())),
+                    (":top", n(crate::domain::Fill::TOP.number())),
                 ],
             );
             if let Some(capacity) = registration.capacity {

@@ -32,7 +32,7 @@ use crate::domain::{
 use keys::Attributes;
 
 /// Servers that one query of the index brings at the most.
-const LISTED_AT_MOST: i32 = 50;
+const LISTED_AT_MOST: i32 = 200;
 /// Keys of one BatchGetItem at the most ("BatchGetItem" in the API reference).
 const BATCH_AT_MOST: usize = 100;
 /// How often what a BatchGetItem left out is asked for again.

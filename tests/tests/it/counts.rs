@@ -85,7 +85,7 @@ async fn every_other_call_has_its_count() {
     let hand = world.hand(&server).await;
     meter.reset();
     hand.register(&world).await.is(200);
-    count("register-server", 2);
+    count("register-server", 3);
     let ticket = world.join("alice").await.is(200).ticket().to_owned();
     meter.reset();
     world.join("alice").await.is(200);
