@@ -318,7 +318,12 @@ impl Owmm {
                     tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
                 }
                 Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlot::No(NoSlot::LaunchPaused(until))),
-                Err(Some(NoLaunch::AtMaximum)) => return self.other_frontiers(&pool, k).await,
+                Err(Some(NoLaunch::AtMaximum)) => {
+                    // Nobody may wait for this gate while this call asks at the others.
+                    drop(rolling);
+                    drop(pass);
+                    return self.other_frontiers(&pool, k).await;
+                }
             }
         }
         Ok(TakenSlot::No(NoSlot::Busy))
@@ -342,7 +347,7 @@ impl Owmm {
     /// No server may be started for this frontier; another one may still have slots.
     async fn other_frontiers(&self, pool: &Pool, but: u32) -> Result<TakenSlot, Failure> {
         for k in (0..pool.limits.frontiers).filter(|k| *k != but) {
-            let mut pass = self.hints.gate(&pool.name, k).enter(k).await;
+            let mut pass = self.hints.gate(&pool.name, k).at_once(k);
             if let Ok(frontier) = self.take(pool, &mut pass).await? {
                 return Ok(TakenSlot::On(frontier.server));
             }
@@ -384,9 +389,11 @@ impl Owmm {
                 Joined::Elsewhere(pool) => return Ok(Place::Elsewhere(pool)),
                 Joined::No(reason) => return Ok(Place::No(reason)),
                 Joined::Placed(placed) => {
-                    if !self.launcher.tend(&placed.ledger).await? {
+                    if placed.ledger.due(self.clock.now()).is_none() {
                         return Ok(Place::Slot(self.slot(player, &placed)?));
                     }
+                    // Whatever comes of it, the promise is made from the ledger as it is then.
+                    self.launcher.tend(&placed.ledger).await?;
                 }
             }
         }
@@ -401,8 +408,10 @@ impl Owmm {
         let ledger = &placed.ledger;
         let server = ledger.id.clone();
         let Some(endpoint) = &ledger.endpoint else {
-            let deadline = ledger.launch.as_ref().map(|launch| launch.deadline);
-            return Ok(Slot::Starting { server, expires: deadline.unwrap_or_else(|| self.clock.now()) });
+            // If the server registers this very moment, the reservation runs from now; if it never does, to the deadline.
+            let hold = self.clock.now() + ledger.hold;
+            let expires = ledger.launch.as_ref().map_or(hold, |launch| launch.deadline.min(hold));
+            return Ok(Slot::Starting { server, expires });
         };
         let expires = ledger.expires(placed.mark).unwrap_or_else(|| self.clock.now() + ledger.hold);
         let ticket = ticket::issue(&ledger.token_hash, &server, player, placed.mark.stamp(), expires)?;

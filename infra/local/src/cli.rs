@@ -206,6 +206,8 @@ fn log_to_stderr(stack: bool) {
         .with_env_filter(filter)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
+        // Where stderr is gone there is nobody to tell, and no reason to stop.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // The stack gives a game server's lines their time.
     if stack { log.init() } else { log.without_time().init() }

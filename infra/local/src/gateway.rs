@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -33,6 +33,8 @@ use tokio::sync::Semaphore;
 
 /// The longest body that API Gateway passes on, in bytes ("Quotas for HTTP APIs" in its developer guide).
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
+/// A request must be there whole by then, as at API Gateway.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Requests in work at once, the others wait: an account's Lambda concurrency, as small as suits a laptop.
 const CONCURRENCY: usize = 256;
 
@@ -115,31 +117,32 @@ fn matching<'a>(pattern: &'a str, path: &'a str) -> Option<HashMap<&'a str, &'a 
 }
 
 async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> HttpResponse {
-    let Ok(_place) = gateway.places.acquire().await else { return HttpResponse::default() };
     let id = format!("local-{}", gateway.requests.fetch_add(1, Ordering::Relaxed));
     let (parts, body) = request.into_parts();
+    // The body first, within a time: who sends half of one takes nobody's place.
+    let body = match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await {
+        Ok(body) => body.ok(),
+        Err(_) => return HttpResponse::builder().status(408).body(HttpBody::empty()).unwrap_or_default(),
+    };
+    let Ok(_place) = gateway.places.acquire().await else { return HttpResponse::default() };
     let path = parts.uri.path();
     let matches = ROUTES.iter().filter_map(|route| matching(route.1, path).map(|parameters| (route, parameters)));
     let matches = matches.collect::<Vec<_>>();
     let route = matches.iter().find(|((method, ..), _)| *method == parts.method.as_str());
     let problem = match (route, matches.as_slice()) {
-        (Some(((method, pattern, authorizer, function), parameters)), _) => {
-            match to_bytes(body, MAX_BODY_BYTES).await {
-                Ok(body) => {
-                    let authorized = authorize(*authorizer, &parts.headers);
-                    let route = format!("{method} {pattern}");
-                    let event =
-                        event(&id, &route, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
-                    match from_str(&event.to_string()) {
-                        Ok(request) => return response(gateway.call(*function, with_id(request, &id)).await),
-                        Err(error) => Problem::internal(error.to_string()),
-                    }
-                }
-                Err(_) => {
-                    Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 64 KiB after that.")
+        (Some(((method, pattern, authorizer, function), parameters)), _) => match body {
+            Some(body) => {
+                let authorized = authorize(*authorizer, &parts.headers);
+                let route = format!("{method} {pattern}");
+                let event =
+                    event(&id, &route, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
+                match from_str(&event.to_string()) {
+                    Ok(request) => return response(gateway.call(*function, with_id(request, &id)).await),
+                    Err(error) => Problem::internal(error.to_string()),
                 }
             }
-        }
+            None => Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 64 KiB after that."),
+        },
         (None, []) => Problem::new(Code::NotFound, "There is no such route. openapi.yaml has them all."),
         (None, others) => {
             let allowed = others.iter().map(|((method, ..), _)| *method).collect::<Vec<_>>().join(", ");

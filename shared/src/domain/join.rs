@@ -89,6 +89,9 @@ pub struct Join {
     late_after: Span,
     /// What the seat is believed to be.
     seat: Before,
+    /// Whether it is this very call that has written the seat. Of many calls about one player only that one may take a
+    /// slot or start a server.
+    mine: bool,
     /// The last stamp that the player is known to have had.
     last: Option<Stamp>,
     /// A reservation in another pool, to be given up once the new slot is there.
@@ -111,6 +114,7 @@ impl Join {
             pool,
             late_after: heartbeat.times(2),
             seat: Before::Free,
+            mine: false,
             last: None,
             left_behind: None,
             used_up: false,
@@ -161,7 +165,8 @@ impl Join {
     }
 
     /// The seat carries this mark for this server; nothing else does yet.
-    fn seated(&mut self, server: ServerId, mark: Mark) {
+    fn seated(&mut self, server: ServerId, mark: Mark, mine: bool) {
+        self.mine = mine;
         self.last = Some(mark.stamp());
         self.seat = Before::Exactly { server, mark };
     }
@@ -233,13 +238,17 @@ impl Join {
                 self.sit(server, false, now)
             }
             _ if self.used_up => self.take_slot(),
-            Hint::Frontier(server) => match &self.seat {
-                Before::Exactly { .. } => self.take_slot(),
-                Before::Free => self.sit(server, true, now),
+            _ if self.mine => self.take_slot(),
+            Hint::Frontier(server) => self.sit(server, true, now),
+            // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
+            // look tells whether this is a poll.
+            Hint::Unknown => match &self.seat {
+                Before::Exactly { server, .. } => {
+                    let server = server.clone();
+                    self.sit(server, true, now)
+                }
+                Before::Free => self.ask(Stage::ReadingSeat { no_name: true }, Ask::ReadSeat),
             },
-            // The pool's first join ever: with no name to write, a look tells whether this is a poll.
-            Hint::Unknown if self.seat == Before::Free => self.ask(Stage::ReadingSeat { no_name: true }, Ask::ReadSeat),
-            Hint::Unknown => self.take_slot(),
         }
     }
 
@@ -249,7 +258,7 @@ impl Join {
         match seat {
             Some(Seat::At(place)) => self.look(place),
             Some(Seat::Void(_)) | None => {
-                self.seat = Before::Free;
+                (self.seat, self.mine) = (Before::Free, false);
                 otherwise(self)
             }
         }
@@ -257,7 +266,7 @@ impl Join {
 
     /// A player who has a seat goes there first.
     fn on_standing(&mut self, place: Place, ledger: Option<Ledger>, now: Time) -> Next<Joined> {
-        self.seated(place.server.clone(), place.mark);
+        self.seated(place.server.clone(), place.mark, false);
         let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
             return self.find();
         };
@@ -329,7 +338,7 @@ impl Protocol for Join {
             (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
             (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
                 let stamp = seat.stamp();
-                self.seated(server.clone(), Mark::Reserved(stamp));
+                self.seated(server.clone(), Mark::Reserved(stamp), true);
                 if from_frontier { self.take_slot() } else { self.claim(server, stamp, now) }
             }
             (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => {

@@ -212,3 +212,46 @@ async fn a_pool_is_not_full_while_another_frontier_has_slots() {
     world.join("one-too-many").await.problem(503, "pool_full");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_of_several_frontiers_says_so_to_everybody_at_once() {
+    let world = Arc::new(
+        World::new(|options| {
+            limits(1, 2)(options);
+            options.limits.frontiers = 2;
+        })
+        .await,
+    );
+    let replies = tokio::time::timeout(crate::support::SOON, herd(&world, 40)).await.expect("nobody waits for ever");
+    let mut placed = 0;
+    for (player, reply) in replies {
+        let reply = if reply.code() == "busy" { world.join_unless_busy(&player).await } else { reply };
+        match reply.status.as_u16() {
+            202 => placed += 1,
+            _ => {
+                reply.problem(503, "pool_full");
+            }
+        }
+    }
+    assert_eq!(placed, 2);
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_player_whose_server_is_gone_and_who_joins_often_at_once_starts_one_server() {
+    let world = Arc::new(World::new(limits(1, 100)).await);
+    let server = world.ready_server("alice").await;
+    server.close(&world).await.is(204);
+    let before = world.stack.ecs().counts().processes_started;
+    let mut joins = JoinSet::new();
+    for _ in 0..30 {
+        let world = Arc::clone(&world);
+        joins.spawn(async move { world.join("alice").await });
+    }
+    let replies = joins.join_all().await;
+    assert!(replies.iter().all(|reply| reply.status == 202 || reply.code() == "busy"), "{replies:?}");
+    let started = world.stack.ecs().counts().processes_started - before;
+    assert_eq!(started, 1, "one server for one player");
+    drop(replies);
+    end(world).await;
+}
