@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     clock::Dice,
-    domain::{Fill, Frontier, Ledger, Pool, PoolName, ServerId, ServerState, Span, Time},
+    domain::{Frontier, Ledger, Pool, PoolName, Rank, ServerId, ServerState, Span, Time},
     table::{Table, TableError},
 };
 
@@ -67,6 +67,11 @@ impl Hints {
         Ok(pool)
     }
 
+    /// A pool has been configured here: what is remembered of it is old.
+    pub fn forget(&self, pool: &PoolName) {
+        lock(&self.pools).remove(pool);
+    }
+
     /// The servers of a pool with room.
     pub fn listing(&self, pool: &PoolName) -> Arc<Listing> {
         Arc::clone(lock(&self.listings).entry(pool.clone()).or_default())
@@ -81,7 +86,7 @@ impl Hints {
 #[derive(Debug)]
 struct Candidate {
     id: ServerId,
-    fill: Fill,
+    rank: Rank,
     /// Free slots, and when they were seen; the index alone does not tell.
     room: Option<(u32, Time)>,
     /// Calls of this process that are on their way there.
@@ -133,39 +138,42 @@ impl Listing {
         Ok(())
     }
 
-    /// A server to try, and a note that somebody is on the way there. Fullest first; at random among those of the same
-    /// fill, and among more of them when many collide.
+    /// A server to try for so many slots, and a note that somebody is on the way there. Newest build first, then fullest
+    /// first; at random among those of the same rank, and among more of the same build when many collide.
     pub fn pick(
         self: &Arc<Self>,
-        capacity: u32,
+        pool: &Pool,
+        slots: u32,
         tried: &[ServerId],
         coming: &HashMap<ServerId, u32>,
         dice: &Dice,
     ) -> Option<Pick> {
+        let capacity = pool.limits.capacity;
         let mut listed = lock(&self.listed);
-        let on_their_way =
-            |candidate: &Candidate| candidate.on_their_way + coming.get(&candidate.id).copied().unwrap_or(0);
+        let wanted =
+            |candidate: &Candidate| candidate.on_their_way + coming.get(&candidate.id).copied().unwrap_or(0) + slots;
         let free = |candidate: &Candidate| {
-            let room = candidate.room.map_or_else(|| candidate.fill.least_room(capacity), |(room, _)| room);
-            room > on_their_way(candidate)
+            let room = candidate.room.map_or_else(|| candidate.rank.fill.least_room(capacity), |(room, _)| room);
+            room >= wanted(candidate)
         };
-        let open = |candidate: &&mut Candidate| !tried.contains(&candidate.id);
+        let open = |candidate: &&mut Candidate| !tried.contains(&candidate.id) && pool.takes(candidate.rank.generation);
         let spread = listed.spread;
         let mut best: Vec<&mut Candidate> = listed.servers.iter_mut().filter(open).filter(|one| free(one)).collect();
         if best.is_empty() {
             // Each is spoken for as far as the index tells; where nobody has counted, there may be more room.
             let uncounted = |candidate: &&mut Candidate| {
-                let most = candidate.fill.most_room(capacity);
-                open(candidate) && candidate.room.is_none() && on_their_way(candidate) < most
+                let most = candidate.rank.fill.most_room(capacity);
+                open(candidate) && candidate.room.is_none() && wanted(candidate) <= most
             };
             best = listed.servers.iter_mut().filter(uncounted).collect();
         }
-        let fullest = best.first()?.fill;
-        let of_that_fill = best.iter().take_while(|candidate| candidate.fill == fullest).count();
-        let among = of_that_fill.max(spread).min(best.len());
+        let first = best.first()?.rank;
+        let of_that_rank = best.iter().take_while(|candidate| candidate.rank == first).count();
+        let of_that_build = best.iter().take_while(|candidate| candidate.rank.generation == first.generation).count();
+        let among = of_that_rank.max(spread).min(of_that_build);
         let chosen = best.into_iter().nth(dice.below(among))?;
-        chosen.on_their_way += 1;
-        Some(Pick { listing: Arc::clone(self), server: chosen.id.clone() })
+        chosen.on_their_way += slots;
+        Some(Pick { listing: Arc::clone(self), server: chosen.id.clone(), generation: first.generation, slots })
     }
 
     /// A ledger was seen: that is what is free there.
@@ -196,17 +204,17 @@ impl Listing {
 impl Listed {
     /// What was seen on a ledger from `believed_from` on is believed over the index. When the question is whether there is
     /// any room at all, that is the time of the question: a slot may have been freed since an earlier look.
-    fn replace(&mut self, servers: Vec<(ServerId, Fill)>, believed_from: Time, now: Time) {
+    fn replace(&mut self, servers: Vec<(ServerId, Rank)>, believed_from: Time, now: Time) {
         let mut old: HashMap<ServerId, Candidate> =
             std::mem::take(&mut self.servers).into_iter().map(|old| (old.id.clone(), old)).collect();
-        let known = servers.into_iter().map(|(id, fill)| {
+        let known = servers.into_iter().map(|(id, rank)| {
             let old = old.remove(&id);
             let room = old.as_ref().and_then(|old| old.room);
             let room = room.filter(|(_, at)| believed_from <= *at);
-            Candidate { on_their_way: old.map_or(0, |old| old.on_their_way), room, fill, id }
+            Candidate { on_their_way: old.map_or(0, |old| old.on_their_way), room, rank, id }
         });
         self.servers = known.collect();
-        self.servers.sort_by_key(|candidate| std::cmp::Reverse(candidate.fill));
+        self.servers.sort_by_key(|candidate| std::cmp::Reverse(candidate.rank));
         self.at = Some(now);
         self.spread /= 2;
     }
@@ -218,13 +226,16 @@ pub struct Pick {
     listing: Arc<Listing>,
     /// The server.
     pub server: ServerId,
+    /// The generation of its build.
+    pub generation: u32,
+    slots: u32,
 }
 
 impl Drop for Pick {
     fn drop(&mut self) {
         let mut listed = lock(&self.listing.listed);
         if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == self.server) {
-            candidate.on_their_way = candidate.on_their_way.saturating_sub(1);
+            candidate.on_their_way = candidate.on_their_way.saturating_sub(self.slots);
         }
     }
 }
@@ -238,22 +249,22 @@ struct LastSeen {
     most: u32,
     /// The server before that one: an answer that still names it is late, for a frontier never goes back.
     gone: Option<ServerId>,
-    /// Calls of this process that have spoken for a slot of a server and have not claimed it yet.
+    /// Slots of a server that calls of this process have spoken for and have not claimed yet.
     coming: HashMap<ServerId, u32>,
 }
 
 impl LastSeen {
-    fn comes(&mut self, server: Option<&ServerId>) {
+    fn comes(&mut self, server: Option<&ServerId>, slots: u32) {
         if let Some(server) = server {
-            *self.coming.entry(server.clone()).or_default() += 1;
+            *self.coming.entry(server.clone()).or_default() += slots;
         }
     }
 
-    fn came(&mut self, server: Option<&ServerId>) {
+    fn came(&mut self, server: Option<&ServerId>, slots: u32) {
         let Some(server) = server else { return };
-        if let Some(calls) = self.coming.get_mut(server) {
-            *calls = calls.saturating_sub(1);
-            if *calls == 0 {
+        if let Some(coming) = self.coming.get_mut(server) {
+            *coming = coming.saturating_sub(slots);
+            if *coming == 0 {
                 self.coming.remove(server);
             }
         }
@@ -287,7 +298,9 @@ pub struct Pass {
     pub k: u32,
     /// The server that it was last seen filling.
     pub server: Option<ServerId>,
-    /// A slot of that server is spoken for, as far as this process goes.
+    /// Slots that the call wants.
+    slots: u32,
+    /// They are spoken for on that server, as far as this process goes.
     spoken_for: bool,
     /// This call is among those that are on their way to that server.
     counted: bool,
@@ -295,39 +308,35 @@ pub struct Pass {
 }
 
 impl Gate {
-    /// Leave for a slot that is left by what this process has seen; `None` if none is.
-    pub fn speak_for(self: &Arc<Self>, k: u32) -> Option<Pass> {
+    /// Leave for slots that are left by what this process has seen; `None` if there are not as many.
+    pub fn speak_for(self: &Arc<Self>, k: u32, slots: u32) -> Option<Pass> {
         let mut seen = lock(&self.seen);
-        seen.left = seen.left.checked_sub(1)?;
+        seen.left = seen.left.checked_sub(slots)?;
         let server = seen.server.clone();
-        seen.comes(server.as_ref());
-        Some(Pass { gate: Arc::clone(self), k, server, spoken_for: true, counted: true, _probing: None })
+        seen.comes(server.as_ref(), slots);
+        Some(Pass { gate: Arc::clone(self), k, server, slots, spoken_for: true, counted: true, _probing: None })
     }
 
     /// Waits for leave to ask the frontier.
-    pub async fn enter(self: &Arc<Self>, k: u32) -> Pass {
-        if let Some(pass) = self.speak_for(k) {
+    pub async fn enter(self: &Arc<Self>, k: u32, slots: u32) -> Pass {
+        if let Some(pass) = self.speak_for(k, slots) {
             return pass;
         }
         let probing = Arc::clone(&self.probers).acquire_owned().await.ok();
-        if let Some(pass) = self.speak_for(k) {
+        if let Some(pass) = self.speak_for(k, slots) {
             return pass;
         }
-        let server = lock(&self.seen).server.clone();
-        Pass { gate: Arc::clone(self), k, server, spoken_for: false, counted: false, _probing: probing }
+        self.uncounted(k, slots, probing)
     }
 
     /// Leave without waiting, for a caller who is done with another gate.
-    pub fn at_once(self: &Arc<Self>, k: u32) -> Pass {
-        let not_counted = || Pass {
-            gate: Arc::clone(self),
-            k,
-            server: self.server(),
-            spoken_for: false,
-            counted: false,
-            _probing: None,
-        };
-        self.speak_for(k).unwrap_or_else(not_counted)
+    pub fn at_once(self: &Arc<Self>, k: u32, slots: u32) -> Pass {
+        self.speak_for(k, slots).unwrap_or_else(|| self.uncounted(k, slots, None))
+    }
+
+    fn uncounted(self: &Arc<Self>, k: u32, slots: u32, probing: Option<OwnedSemaphorePermit>) -> Pass {
+        let (gate, server) = (Arc::clone(self), self.server());
+        Pass { gate, k, server, slots, spoken_for: false, counted: false, _probing: probing }
     }
 
     /// The frontier was seen.
@@ -345,7 +354,7 @@ impl Gate {
         }
     }
 
-    /// Calls of this process that are on their way to servers of this frontier.
+    /// Slots that calls of this process are on their way to, on servers of this frontier.
     pub fn coming(&self) -> HashMap<ServerId, u32> {
         lock(&self.seen).coming.clone()
     }
@@ -376,9 +385,9 @@ impl Pass {
     pub fn took(&mut self, server: &ServerId) {
         let mut seen = lock(&self.gate.seen);
         if self.counted {
-            seen.came(self.server.as_ref());
+            seen.came(self.server.as_ref(), self.slots);
         }
-        seen.comes(Some(server));
+        seen.comes(Some(server), self.slots);
         drop(seen);
         (self.counted, self.server, self._probing) = (true, Some(server.clone()), None);
     }
@@ -388,10 +397,10 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let mut seen = lock(&self.gate.seen);
         if self.counted {
-            seen.came(self.server.as_ref());
+            seen.came(self.server.as_ref(), self.slots);
         }
         if self.spoken_for && seen.server == self.server {
-            seen.left = seen.left.saturating_add(1).min(seen.most);
+            seen.left = seen.left.saturating_add(self.slots).min(seen.most);
         }
     }
 }

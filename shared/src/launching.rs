@@ -24,8 +24,8 @@ use aws_sdk_ecs::{
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Due, Fleet, FleetWrite, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, REPEAT_CALL_AFTER,
-        ServerId, ServerState, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
+        Answer, Due, Fleet, FleetWrite, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName,
+        REPEAT_CALL_AFTER, ServerId, ServerState, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
     },
     table::{Rolled, Table, TableError},
 };
@@ -84,7 +84,7 @@ impl Launcher {
         (Launch { token, call_at, deadline: begins + time_to_start, time_to_start, spec }, hash)
     }
 
-    /// Moves a frontier on to a new server. Does not call ECS yet: that is [`Launcher::call`], and takes longer than
+    /// Moves a frontier on to a new server, of whose slots the caller takes some. Does not call ECS yet: that is [`Launcher::call`], and takes longer than
     /// others should wait for the new server's name.
     ///
     /// # Errors
@@ -93,11 +93,12 @@ impl Launcher {
         &self,
         pool: &Pool,
         k: u32,
-        from: Option<ServerId>,
+        from: Option<Frontier>,
+        slots: u32,
     ) -> Result<Result<Ledger, Option<NoLaunch>>, TableError> {
         let ledger = self.new_server(pool, k)?;
         let now = self.clock.now();
-        Ok(match self.table.roll(k, from, &ledger, pool.limits.max_servers, now).await? {
+        Ok(match self.table.roll(k, from, &ledger, slots, pool.limits.max_servers, now).await? {
             Rolled::Yes => Ok(ledger),
             Rolled::Raced => Err(None),
             Rolled::No(reason) => Err(Some(reason)),
@@ -113,6 +114,7 @@ impl Launcher {
             id: self.dice.server_id(now),
             pool: pool.name.clone(),
             shard,
+            generation: pool.generation,
             state: ServerState::Starting,
             capacity: pool.limits.capacity,
             claims: std::collections::BTreeMap::new(),

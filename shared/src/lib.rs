@@ -25,5 +25,5 @@ pub mod table;
 pub mod telemetry;
 pub mod ticket;
 
-pub use owmm::{Failure, Heartbeat, Owmm, Place, Registered, ServerOutcome, Slot, UnknownPlayer};
+pub use owmm::{Failure, Heartbeat, Owmm, PartyPlace, Place, Registered, ServerOutcome, Slot, UnknownPlayer};
 pub use reconcile::Reconciled;

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use crate::{
     clock::{Clock, Dice},
     domain::{
         Answer, Ask, Connect, Connected, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join,
-        Joined, Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Placed, PlayerId, Pool, PoolLimits, PoolName,
-        PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span, Stamp, StopBy, Time,
-        TokenHash, Told,
+        Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined, PlayerId, Pool,
+        PoolLimits, PoolName, PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span,
+        Stamp, StopBy, Time, Together, TokenHash, Told,
     },
     hints::{Hints, Pass, Pick},
     launching::Launcher,
@@ -22,6 +24,9 @@ const LAUNCHES_OUTLIVED: u32 = 2;
 const FRONTIER_TURNS: u32 = 4;
 /// Callers of other processes that moved the frontier first are kept apart by up to this.
 const RACE_JITTER: Span = Span(100);
+
+/// Times that a configuration is read again because somebody else has changed it since.
+const CONFIGURE_TURNS: u32 = 4;
 
 /// Servers of one page of a pool's servers.
 const SERVERS_A_PAGE: usize = 100;
@@ -73,6 +78,19 @@ pub enum Place {
     /// Connected in another pool.
     Elsewhere(PoolName),
     /// Without a slot.
+    No(NoSlot),
+}
+
+/// How a party's join ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartyPlace {
+    /// With a slot for each, all on the same server, in the order of the call.
+    Slots(Vec<(PlayerId, Slot)>),
+    /// These hold a slot elsewhere, or where there is no room for the others.
+    Elsewhere(Vec<PlayerId>),
+    /// No server of the pool has more slots than this.
+    TooLarge(u32),
+    /// Without a slot for any.
     No(NoSlot),
 }
 
@@ -175,11 +193,6 @@ impl Owmm {
         self.clock.now()
     }
 
-    /// How long it is until then.
-    pub fn until(&self, then: Time) -> Span {
-        then - self.clock.now()
-    }
-
     async fn pool(&self, name: &PoolName) -> Result<Arc<Pool>, Failure> {
         let pool = self.hints.pool(&self.table, name, self.clock.now()).await?;
         pool.ok_or_else(|| Failure::UnknownPool(name.clone()))
@@ -198,11 +211,25 @@ impl Owmm {
 
     async fn ask(&self, run: &mut Run, ask: Ask) -> Result<Told, Failure> {
         Ok(match ask {
-            Ask::Find { tried, listed, fresh } => Told::Found(self.find(run, &tried, listed, fresh).await?),
-            Ask::TakeSlot { may_start } => Told::Slot(self.take_slot(run, may_start).await?),
+            Ask::Find { slots, tried, listed, fresh } => {
+                Told::Found(self.find(run, slots, &tried, listed, fresh).await?)
+            }
+            Ask::TakeSlots { slots, may_start } => Told::Slot(self.take_slots(run, slots, may_start).await?),
             Ask::UsedUp(server) => {
                 self.used_up(run, &server).await?;
                 Told::Noted
+            }
+            Ask::GiveBack(ledger) => {
+                self.give_back(&ledger).await?;
+                Told::Noted
+            }
+            Ask::ReadSeats(players) => {
+                let seats = players.iter().map(|player| self.table.seat(player));
+                Told::SeatsAre(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
+            }
+            Ask::WriteSeats(writes) => {
+                let seats = writes.iter().map(|(player, write)| self.table.write_seat(player, write));
+                Told::Seats(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
             }
             Ask::ReadSeat => Told::SeatIs(match &run.player {
                 Some(player) => self.table.seat(player).await?,
@@ -229,7 +256,14 @@ impl Owmm {
     }
 
     /// Where there may be room.
-    async fn find(&self, run: &mut Run, tried: &[ServerId], listed: bool, fresh: bool) -> Result<Hint, Failure> {
+    async fn find(
+        &self,
+        run: &mut Run,
+        slots: u32,
+        tried: &[ServerId],
+        listed: bool,
+        fresh: bool,
+    ) -> Result<Hint, Failure> {
         run.pick = None;
         if !fresh {
             run.pass = None;
@@ -237,11 +271,21 @@ impl Owmm {
         let Some(pool) = run.pool.clone() else { return Ok(Hint::Unknown) };
         if listed {
             let listing = self.hints.listing(&pool.name);
-            let not_before = fresh.then_some(run.started);
-            listing.refresh(&self.table, &pool, not_before, self.clock.now()).await?;
             let gates = (0..pool.limits.frontiers).map(|k| self.hints.gate(&pool.name, k).coming());
             let coming = gates.flatten().collect();
-            if let Some(pick) = listing.pick(pool.limits.capacity, tried, &coming, &self.dice) {
+            let mut not_before = fresh.then_some(run.started);
+            let pick = loop {
+                listing.refresh(&self.table, &pool, not_before, self.clock.now()).await?;
+                let pick = listing.pick(&pool, slots, tried, &coming, &self.dice);
+                // Nobody is sent to an old build on an old answer of the index: a newer one may be up by now.
+                match &pick {
+                    Some(pick) if pick.generation < pool.generation && not_before.is_none() => {
+                        not_before = Some(run.started);
+                    }
+                    _ => break pick,
+                }
+            };
+            if let Some(pick) = pick {
                 let server = pick.server.clone();
                 run.pick = Some(pick);
                 run.pass = None;
@@ -251,7 +295,7 @@ impl Owmm {
         if fresh {
             return Ok(Hint::Unknown);
         }
-        let mut pass = self.enter(&pool).await;
+        let mut pass = self.enter(&pool, slots).await;
         if pass.server.is_none()
             && let Some(frontier) = self.table.frontier(&pool.name, pass.k).await?
         {
@@ -263,21 +307,21 @@ impl Owmm {
         Ok(hint)
     }
 
-    async fn enter(&self, pool: &Pool) -> Pass {
+    async fn enter(&self, pool: &Pool, slots: u32) -> Pass {
         let k = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
-        self.hints.gate(&pool.name, k).enter(k).await
+        self.hints.gate(&pool.name, k).enter(k, slots).await
     }
 
-    /// Takes a slot from a frontier; if it is seen used up and `may_start`, starts a server and takes the first slot.
-    async fn take_slot(&self, run: &mut Run, may_start: bool) -> Result<TakenSlot, Failure> {
+    /// Takes slots from a frontier; if it is seen used up and `may_start`, starts a server and takes the first ones.
+    async fn take_slots(&self, run: &mut Run, slots: u32, may_start: bool) -> Result<TakenSlot, Failure> {
         let Some(pool) = run.pool.clone() else { return Ok(TakenSlot::No(NoSlot::Busy)) };
         let mut pass = match run.pass.take() {
             Some(pass) => pass,
-            None => self.enter(&pool).await,
+            None => self.enter(&pool, slots).await,
         };
         let (gate, k) = (Arc::clone(pass.gate()), pass.k);
         if !may_start {
-            let taken = self.take(&pool, &mut pass).await?;
+            let taken = self.take(&pool, slots, &mut pass).await?;
             return Ok(match taken {
                 Ok(frontier) => {
                     run.pass = Some(pass);
@@ -293,19 +337,19 @@ impl Owmm {
         for turn in 1..=FRONTIER_TURNS {
             let rolling = gate.roll().await;
             // Somebody in this process may have been faster, and its server may have slots left.
-            if let Some(another) = gate.speak_for(k) {
+            if let Some(another) = gate.speak_for(k, slots) {
                 pass = another;
             }
-            let seen = match self.take(&pool, &mut pass).await? {
+            let seen = match self.take(&pool, slots, &mut pass).await? {
                 Ok(frontier) => {
                     run.pass = Some(pass);
                     return Ok(TakenSlot::On(frontier.server));
                 }
-                Err(seen) => seen.map(|frontier| frontier.server),
+                Err(seen) => seen,
             };
-            match self.launcher.roll(&pool, k, seen).await? {
+            match self.launcher.roll(&pool, k, seen, slots).await? {
                 Ok(ledger) => {
-                    let remaining = ledger.capacity.saturating_sub(1);
+                    let remaining = ledger.capacity.saturating_sub(slots);
                     gate.learn(&Frontier { server: ledger.id.clone(), remaining });
                     pass.took(&ledger.id);
                     drop(rolling);
@@ -322,15 +366,20 @@ impl Owmm {
                     // Nobody may wait for this gate while this call asks at the others.
                     drop(rolling);
                     drop(pass);
-                    return self.other_frontiers(&pool, k).await;
+                    return self.other_frontiers(&pool, k, slots).await;
                 }
             }
         }
         Ok(TakenSlot::No(NoSlot::Busy))
     }
 
-    async fn take(&self, pool: &Pool, pass: &mut Pass) -> Result<Result<Frontier, Option<Frontier>>, Failure> {
-        let answer = self.table.write_frontier(&pool.name, pass.k, &FrontierWrite::Take).await?;
+    async fn take(
+        &self,
+        pool: &Pool,
+        slots: u32,
+        pass: &mut Pass,
+    ) -> Result<Result<Frontier, Option<Frontier>>, Failure> {
+        let answer = self.table.write_frontier(&pool.name, pass.k, &FrontierWrite::Take { slots }).await?;
         pass.spend();
         if let Answer::Written(frontier) | Answer::Refused(Some(frontier)) = &answer {
             pass.gate().learn(frontier);
@@ -345,14 +394,30 @@ impl Owmm {
     }
 
     /// No server may be started for this frontier; another one may still have slots.
-    async fn other_frontiers(&self, pool: &Pool, but: u32) -> Result<TakenSlot, Failure> {
+    async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlot, Failure> {
         for k in (0..pool.limits.frontiers).filter(|k| *k != but) {
-            let mut pass = self.hints.gate(&pool.name, k).at_once(k);
-            if let Ok(frontier) = self.take(pool, &mut pass).await? {
+            let mut pass = self.hints.gate(&pool.name, k).at_once(k, slots);
+            if let Ok(frontier) = self.take(pool, slots, &mut pass).await? {
                 return Ok(TakenSlot::On(frontier.server));
             }
         }
         Ok(TakenSlot::No(NoSlot::PoolFull))
+    }
+
+    /// A slot was freed on a server that is starting. If its frontier still hands out that server's slots, it has one more.
+    async fn give_back(&self, ledger: &Ledger) -> Result<(), Failure> {
+        for _ in 0..FRONTIER_TURNS {
+            let Some(seen) = self.table.frontier(&ledger.pool, ledger.shard).await? else { return Ok(()) };
+            if seen.server != ledger.id || seen.remaining >= ledger.capacity {
+                return Ok(());
+            }
+            let write = FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 };
+            if let Answer::Written(_) = self.table.write_frontier(&ledger.pool, ledger.shard, &write).await? {
+                return Ok(());
+            }
+        }
+        // Many are taking: the slot is found once the server is ready.
+        Ok(())
     }
 
     /// A server had no room: no hint may name it any more.
@@ -390,7 +455,7 @@ impl Owmm {
                 Joined::No(reason) => return Ok(Place::No(reason)),
                 Joined::Placed(placed) => {
                     if placed.ledger.due(self.clock.now()).is_none() {
-                        return Ok(Place::Slot(self.slot(player, &placed)?));
+                        return Ok(Place::Slot(self.slot(player, &placed.ledger, placed.mark)?));
                     }
                     // Whatever comes of it, the promise is made from the ledger as it is then.
                     self.launcher.tend(&placed.ledger).await?;
@@ -400,12 +465,42 @@ impl Owmm {
         Ok(Place::No(NoSlot::Busy))
     }
 
+    /// Places a party of distinct players on one server of a pool, all or none. The same call is the poll.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
+    pub async fn party(&self, players: &[PlayerId], name: &PoolName) -> Result<PartyPlace, Failure> {
+        let pool = self.pool(name).await?;
+        if players.len() > pool.limits.capacity as usize {
+            return Ok(PartyPlace::TooLarge(pool.limits.capacity));
+        }
+        for _ in 0..=LAUNCHES_OUTLIVED {
+            let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
+            let party = Party::new(players.to_vec(), pool.name.clone(), pool.limits.capacity, heartbeat);
+            match self.run(party, self.begin(None, Some(&pool))).await? {
+                PartyJoined::Elsewhere(players) => return Ok(PartyPlace::Elsewhere(players)),
+                PartyJoined::No(reason) => return Ok(PartyPlace::No(reason)),
+                PartyJoined::Placed(together) => {
+                    let Together { ledger, players } = *together;
+                    if ledger.due(self.clock.now()).is_none() {
+                        let slots = players.into_iter().map(|(player, mark)| {
+                            let slot = self.slot(&player, &ledger, mark)?;
+                            Ok::<_, Failure>((player, slot))
+                        });
+                        return Ok(PartyPlace::Slots(slots.collect::<Result<_, _>>()?));
+                    }
+                    self.launcher.tend(&ledger).await?;
+                }
+            }
+        }
+        Ok(PartyPlace::No(NoSlot::Busy))
+    }
+
     fn begin(&self, player: Option<&PlayerId>, pool: Option<&Arc<Pool>>) -> Run {
         Run { player: player.cloned(), pool: pool.cloned(), started: self.clock.now(), ..Run::default() }
     }
 
-    fn slot(&self, player: &PlayerId, placed: &Placed) -> Result<Slot, Failure> {
-        let ledger = &placed.ledger;
+    fn slot(&self, player: &PlayerId, ledger: &Ledger, mark: Mark) -> Result<Slot, Failure> {
         let server = ledger.id.clone();
         let Some(endpoint) = &ledger.endpoint else {
             // If the server registers this very moment, the reservation runs from now; if it never does, to the deadline.
@@ -413,8 +508,8 @@ impl Owmm {
             let expires = ledger.launch.as_ref().map_or(hold, |launch| launch.deadline.min(hold));
             return Ok(Slot::Starting { server, expires });
         };
-        let expires = ledger.expires(placed.mark).unwrap_or_else(|| self.clock.now() + ledger.hold);
-        let ticket = ticket::issue(&ledger.token_hash, &server, player, placed.mark.stamp(), expires)?;
+        let expires = ledger.expires(mark).unwrap_or_else(|| self.clock.now() + ledger.hold);
+        let ticket = ticket::issue(&ledger.token_hash, &server, player, mark.stamp(), expires)?;
         Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
     }
 
@@ -594,12 +689,39 @@ impl Owmm {
         Ok((pool, self.table.fleet(name).await?))
     }
 
-    /// Configures a pool. In force wherever its old configuration is remembered no longer: within ten seconds.
+    /// Configures a pool. In force wherever its old configuration is remembered no longer: within ten seconds. Another task
+    /// definition is a new generation of the pool's build; what becomes of the servers of older ones is the roll-out's to
+    /// say, at once for new joins, and with the next look at the fleet for the rest.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn configure(&self, pool: &Pool) -> Result<(), Failure> {
-        Ok(self.table.put_pool(pool).await?)
+    pub async fn configure(&self, wish: Pool) -> Result<(), Failure> {
+        for _ in 0..CONFIGURE_TURNS {
+            let old = self.table.pool(&wish.name).await?;
+            let pool = wish.clone().succeeding(old.as_ref());
+            if self.table.put_pool(&pool, old.as_ref()).await? {
+                self.hints.forget(&pool.name);
+                self.retire_frontiers(&pool).await?;
+                return Ok(());
+            }
+        }
+        Err(TableError::Busy("others configure the pool".to_owned()).into())
+    }
+
+    /// Frontiers hand out no more slots of servers of an older build: what room those have, the index tells, after that of
+    /// newer ones.
+    pub(crate) async fn retire_frontiers(&self, pool: &Pool) -> Result<(), Failure> {
+        for k in 0..pool.limits.frontiers {
+            let Some(frontier) = self.table.frontier(&pool.name, k).await?.filter(|it| it.remaining > 0) else {
+                continue;
+            };
+            let ledger = self.table.ledger(&frontier.server).await?;
+            if ledger.is_some_and(|ledger| ledger.generation < pool.generation) {
+                let used_up = FrontierWrite::UsedUp { server: frontier.server };
+                self.table.write_frontier(&pool.name, k, &used_up).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A page of a pool's servers, oldest first, and where the next one begins.

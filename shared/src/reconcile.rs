@@ -5,7 +5,7 @@
 //!    lists and the table does not have is an orphan.
 //! 2. Pool by pool, page by page, each server on the roster gets what it needs ([`Ledger::care`]).
 //! 3. Free slots below the pool's headroom: servers are started ahead. Above it: idle servers drain, in one condition with
-//!    their claims.
+//!    their claims. Servers of an old build drain as the pool's roll-out says.
 //! 4. Tasks that no server's current attempt stands for are stopped.
 //!
 //! Every step is a conditional write or a call that may be repeated, so two of these may run at once, and each may die at
@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     Failure, Owmm,
     domain::{
-        Answer, Care, Fleet, FleetWrite, Ledger, LedgerWrite, Pool, Reason, ServerId, ServerState, StopBy, TaskSight,
-        is_mass_lapse, servers_wanted,
+        Answer, Care, Fleet, FleetWrite, Ledger, LedgerWrite, Pool, Reason, ServerId, ServerState, Span, StopBy,
+        TaskSight, is_mass_lapse, servers_wanted,
     },
     launching::OurTask,
 };
@@ -136,12 +136,15 @@ impl Owmm {
         }
         let sights = self.sights(pool, tasks, &ledgers).await;
         let mut free = 0_u32;
-        let mut idle = Vec::new();
+        let (mut idle, mut outdated) = (Vec::new(), Vec::new());
         for ledger in &ledgers {
             let task = ledger.task.as_ref().and_then(|task| sights.get(task)).copied().unwrap_or(TaskSight::Unknown);
-            let care = ledger.care(task, believe_lapses, self.time());
+            let care = ledger.care(pool, task, believe_lapses, self.time());
             let stays = !matches!(care, Care::CountOut | Care::Stop(_));
-            if stays {
+            if stays && ledger.generation < pool.generation {
+                // The headroom is for the new build to give, and an old one goes as soon as it is empty.
+                outdated.extend(ledger.scale_in(Span(0), now).map(|write| (ledger, write)));
+            } else if stays {
                 free = free.saturating_add(ledger.free_slots(now));
                 idle.extend(ledger.scale_in(pool.limits.idle, now).map(|write| (ledger, write)));
             }
@@ -149,6 +152,13 @@ impl Owmm {
         }
         self.grow(pool, fleet.clone(), free, report).await?;
         self.shrink(pool, free, idle, report).await?;
+        for (ledger, write) in outdated {
+            if let Answer::Written(_) = self.table().write_ledger(&ledger.id, &write).await? {
+                tracing::info!(server = %ledger.id, pool = %pool.name, "an empty server of an old build drains");
+                report.note("outdated");
+            }
+        }
+        self.retire_frontiers(pool).await?;
         if fleet.live as usize != roster && report.repaired == before {
             // Only if the count is still as it was before the roster was read, and nothing was changed here since.
             let live = u32::try_from(roster).unwrap_or(u32::MAX);
@@ -201,6 +211,7 @@ impl Owmm {
                     match write {
                         LedgerWrite::Sweep { .. } => report.note("expired_claims"),
                         LedgerWrite::List { .. } | LedgerWrite::Unlist { .. } => report.note("listing"),
+                        LedgerWrite::Drain { .. } => report.note("outdated"),
                         // A note for the next look, not a repair.
                         _ => {}
                     }

@@ -7,17 +7,12 @@ use serde::Deserialize;
 use serde_json::json;
 use shared::{
     Owmm, Place, Slot,
-    domain::{NoSlot, PlayerId, PoolName},
+    domain::{PlayerId, PoolName},
     http::{
-        Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, no_content,
-        player, present, timestamp,
+        Body, Code, Method, POLL_SECONDS, Problem, Request, Response, answer, json, json_body, method_not_allowed,
+        no_content, no_slot, player, present, starting, timestamp,
     },
 };
-
-/// How long a client should wait before it asks again whether its server is up, in seconds.
-const POLL_SECONDS: i64 = 1;
-/// Before another look at a full pool, in seconds.
-const FULL_SECONDS: i64 = 5;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,16 +52,7 @@ async fn join(owmm: &Owmm, request: &Request, player: &PlayerId) -> Result<Respo
             Code::PlacedElsewhere,
             format!("The player is inside a server of the pool `{pool}` and has to leave it first."),
         )),
-        Place::No(NoSlot::PoolFull) => {
-            let detail = "Every server of the pool is full, and no more may be started.";
-            Err(Problem::new(Code::PoolFull, detail).retry_after(FULL_SECONDS))
-        }
-        Place::No(NoSlot::LaunchPaused(until)) => {
-            let detail = format!("Servers have failed to start repeatedly. The next is tried at {}.", timestamp(until));
-            let seconds = owmm.until(until).whole_seconds_up();
-            Err(Problem::new(Code::LaunchPaused, detail).retry_after(seconds))
-        }
-        Place::No(NoSlot::Busy) => Err(Problem::busy("the tries of this request are used up")),
+        Place::No(reason) => Err(no_slot(reason, owmm.time())),
     }
 }
 
@@ -81,16 +67,6 @@ fn placed(slot: &Slot) -> Response<Body> {
                 "expiresAt": timestamp(*expires),
             }),
         ),
-        Slot::Starting { server, expires } => {
-            let body = json!({
-                "status": "starting",
-                "server": { "id": server.as_str() },
-                "expiresAt": timestamp(*expires),
-                "retryAfterSeconds": POLL_SECONDS,
-            });
-            let mut response = json(StatusCode::ACCEPTED, &body);
-            response.headers_mut().insert("retry-after", POLL_SECONDS.into());
-            response
-        }
+        Slot::Starting { server, expires } => starting(server, *expires, POLL_SECONDS),
     }
 }

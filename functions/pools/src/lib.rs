@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::{
     Owmm,
-    domain::{Bound, Fleet, Ledger, Pool, PoolLimits, PoolName, ServerId, Span, TaskPlacement, Time},
+    domain::{Bound, Fleet, Ledger, Pool, PoolLimits, PoolName, Rollout, ServerId, Span, TaskPlacement, Time},
     http::{
         Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, operator, path,
         query_text, timestamp,
@@ -34,6 +34,8 @@ struct Wish {
     launch_seconds: i64,
     #[serde(default = "lease_seconds")]
     lease_seconds: i64,
+    #[serde(default)]
+    rollout: Rollout,
     task: TaskPlacement,
 }
 
@@ -69,7 +71,8 @@ impl Wish {
             lease: span(Bound::LEASE_SECONDS, self.lease_seconds)?,
         };
         self.task.check().map_err(bad)?;
-        Ok(Pool { name, limits, task: self.task })
+        // Which generation it is, the table says.
+        Ok(Pool { name, limits, task: self.task, rollout: self.rollout, generation: 0 })
     }
 
     fn of(pool: &Pool) -> Self {
@@ -84,6 +87,7 @@ impl Wish {
             reservation_seconds: seconds(limits.reservation),
             launch_seconds: seconds(limits.launch),
             lease_seconds: seconds(limits.lease),
+            rollout: pool.rollout,
             task: pool.task.clone(),
         }
     }
@@ -117,8 +121,9 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
             let wish = json_body::<Wish>(request)?;
             let wish = wish.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with at least `task`."))?;
             let pool = wish.parse(name)?;
-            owmm.configure(&pool).await?;
-            let (pool, fleet) = owmm.pool_and_fleet(&pool.name).await?;
+            let name = pool.name.clone();
+            owmm.configure(pool).await?;
+            let (pool, fleet) = owmm.pool_and_fleet(&name).await?;
             Ok(json(StatusCode::OK, &shown(&pool, &fleet)))
         }
         (&Method::GET, true, true) => {
@@ -140,6 +145,7 @@ fn shown(pool: &Pool, fleet: &Fleet) -> Value {
     json!({
         "name": pool.name.as_str(),
         "settings": Wish::of(pool),
+        "generation": pool.generation,
         "liveServers": fleet.live,
         "failedLaunches": fleet.failures,
         "launchPausedUntil": fleet.paused_until.map(timestamp),
@@ -156,6 +162,7 @@ fn server(ledger: &Ledger, now: Time) -> Value {
         "reserved": ledger.live_claims(now).saturating_sub(connected),
         "address": ledger.endpoint.as_ref().map(|endpoint| &endpoint.address),
         "port": ledger.endpoint.as_ref().map(|endpoint| endpoint.port),
+        "generation": ledger.generation,
         "attempt": ledger.attempt,
         "task": ledger.task,
         "readyAt": ledger.ready_at.map(timestamp),

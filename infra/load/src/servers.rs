@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use shared::{
     clock::{Clock, Dice},
-    domain::{FrontierWrite, Ledger, ServerId, ServerState, TokenHash},
+    domain::{Frontier, FrontierWrite, Ledger, ServerId, ServerState, TokenHash},
     table::{Rolled, Table},
 };
 use tokio::{
@@ -164,10 +164,11 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
             attempt: 1,
             task: None,
             launch: None,
+            generation: 0,
             listed: None,
         };
-        let from = frontiers.insert(k, ledger.id.clone());
-        match world.table.roll(k, from, &ledger, world.limits.max_servers, now).await? {
+        let from = frontiers.insert(k, Frontier { server: ledger.id.clone(), remaining: 0 });
+        match world.table.roll(k, from, &ledger, 1, world.limits.max_servers, now).await? {
             Rolled::Yes => {}
             other => return Err(Error::Server(ledger.id, format!("cannot be prepared: {other:?}"))),
         }

@@ -13,7 +13,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use shared::{
     Owmm, Place, Slot,
-    domain::{Endpoint, NoSlot, PlayerId, PoolLimits, PoolName, Registration, ServerId, Span, TokenHash},
+    domain::{Endpoint, NoSlot, PlayerId, PoolLimits, PoolName, Registration, Rollout, ServerId, Span, TokenHash},
     table::{Table, TableError},
 };
 
@@ -112,6 +112,7 @@ impl World {
             dynamodb: args.dynamodb.clone(),
             table: table_name.clone(),
             limits: limits(args),
+            rollout: Rollout::Lazy,
             game_server,
             start_delay: Duration::from_millis(args.start_delay),
             // A run is shorter than that, and measures joins.
@@ -144,7 +145,7 @@ impl World {
         };
         pool.name = PoolName::parse(name)?;
         pool.limits = limits(args);
-        table.put_pool(&pool).await?;
+        table.put_pool(&pool, None).await?;
         let url = url.trim_end_matches('/').to_owned();
         let door = Door::Http { url, pool: Some(pool.name.clone()), http: demo::http_client()? };
         Ok(Self {
@@ -217,7 +218,7 @@ impl Door {
                 Ok(Place::Slot(Slot::Starting { server, .. })) => Told::Starting(server.to_string(), POLL_AFTER),
                 Ok(Place::No(NoSlot::PoolFull)) => Told::Refused("pool_full".into(), FULL_AFTER),
                 Ok(Place::No(NoSlot::LaunchPaused(until))) => {
-                    let seconds = owmm.until(until).whole_seconds_up().unsigned_abs();
+                    let seconds = (until - owmm.time()).whole_seconds_up().unsigned_abs();
                     Told::Refused("launch_paused".into(), Duration::from_secs(seconds))
                 }
                 Ok(Place::No(NoSlot::Busy)) => Told::Unclear("busy".into(), BUSY_AFTER),

@@ -8,8 +8,11 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
-use shared::domain::{Bound, PoolLimits, Span};
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use shared::domain::{Bound, PoolLimits, Rollout, Span};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -104,6 +107,10 @@ struct Serve {
     /// How long a heartbeat keeps a server's lease, in seconds, 1-600. Servers beat three times as often.
     #[arg(long, value_name = "N", default_value_t = Bound::LEASE_SECONDS.default as u32, value_parser = within(Bound::LEASE_SECONDS))]
     lease_seconds: u32,
+    /// What becomes of the default pool's servers when its task definition changes: `lazy` lets them go on until they are
+    /// empty, `drain` gives them no new players.
+    #[arg(long, value_name = "HOW", default_value = "lazy", value_parser = rollout())]
+    rollout: Rollout,
     /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments.
     #[arg(long, value_name = "CMD")]
     game_server: Option<String>,
@@ -115,6 +122,11 @@ struct Serve {
 /// The values that a setting takes.
 fn within(bound: Bound) -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(bound.least..=bound.most)
+}
+
+/// The ways of a roll-out.
+fn rollout() -> impl TypedValueParser<Value = Rollout> {
+    PossibleValuesParser::new(Rollout::ALL.map(Rollout::as_str)).map(|name| Rollout::parse(&name).unwrap_or_default())
 }
 
 impl Serve {
@@ -134,6 +146,7 @@ impl Serve {
                 launch: Span::seconds(self.launch_seconds),
                 lease: Span::seconds(self.lease_seconds),
             },
+            rollout: self.rollout,
             game_server: match &self.game_server {
                 Some(command) => command_line(command)?,
                 None => demo_game_server()?,

@@ -49,6 +49,7 @@ enum Function {
     DeregisterServer,
     Pools,
     Drain,
+    Party,
 }
 
 /// Who may call a route.
@@ -74,6 +75,7 @@ const ROUTES: &[(&str, &str, Authorizer, Function)] = &[
     ("GET", "/pools/{pool}", Authorizer::Iam, Function::Pools),
     ("PUT", "/pools/{pool}", Authorizer::Iam, Function::Pools),
     ("GET", "/pools/{pool}/servers", Authorizer::Iam, Function::Pools),
+    ("POST", "/pools/{pool}/join", Authorizer::Iam, Function::Party),
     ("PUT", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::RegisterPlayer),
     ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::DeregisterPlayer),
 ];
@@ -250,6 +252,7 @@ impl Gateway {
             Function::DeregisterServer => deregister_server::handle(owmm, request).await,
             Function::Pools => pools::handle(owmm, request).await,
             Function::Drain => drain::handle(owmm, request).await,
+            Function::Party => party::handle(owmm, request).await,
         };
         match answered {
             Ok(response) => response,

@@ -10,7 +10,7 @@ use shared::{
     Owmm,
     clock::{Clock, Dice},
     config::{Config, assemble, timeouts},
-    domain::{Pool, PoolLimits, PoolName, TaskPlacement},
+    domain::{Pool, PoolLimits, PoolName, Rollout, TaskPlacement},
     table::create_table,
     telemetry::Meter,
 };
@@ -42,6 +42,8 @@ pub struct Options {
     pub table: String,
     /// The default pool's limits.
     pub limits: PoolLimits,
+    /// What becomes of the default pool's servers when its task definition changes.
+    pub rollout: Rollout,
     /// What the local ECS starts for a task: a program and its arguments.
     pub game_server: Vec<OsString>,
     /// How long the local ECS waits before it starts a task's process.
@@ -182,8 +184,8 @@ impl Stack {
             launch_type: None,
             url: url.clone(),
         };
-        let pool = Pool { name: default_pool, limits: options.limits, task };
-        owmm.table().put_pool(&pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
+        let pool = Pool { name: default_pool, limits: options.limits, task, rollout: options.rollout, generation: 0 };
+        owmm.configure(pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
         servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
         servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));
         servers.push(tokio::spawn(schedule(options.reconcile_every, owmm.clone())));

@@ -1,6 +1,6 @@
 //! What a server needs from somebody who looks after it, decided from its ledger and what ECS says of its task.
 
-use super::{Ledger, LedgerWrite, PoolLimits, ServerState, Span, Time};
+use super::{Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, Time};
 
 /// Servers whose leases may have lapsed at once before nothing is believed any more: five, or a fifth, whichever is
 /// more. Beyond that it is the table or the network that is ill, not the servers.
@@ -77,7 +77,7 @@ impl Ledger {
     }
 
     /// What it needs. `believe_lapses` is false when too many have lapsed at once.
-    pub fn care(&self, task: TaskSight, believe_lapses: bool, now: Time) -> Care {
+    pub fn care(&self, pool: &Pool, task: TaskSight, believe_lapses: bool, now: Time) -> Care {
         let lapsed = believe_lapses && self.has_lapsed(now);
         match (self.state, task) {
             (ServerState::Stopped, _) => return Care::CountOut,
@@ -102,6 +102,9 @@ impl Ledger {
         let overdue = self.drain_by.is_some_and(|by| by <= now);
         if self.state == ServerState::Draining && (self.claims.is_empty() || overdue) {
             return Care::Stop(Reason::Drained);
+        }
+        if self.state == ServerState::Ready && !pool.takes(self.generation) {
+            return Care::Write(LedgerWrite::Drain { drain_by: None });
         }
         if let Some(write) = self.listing_fix(now) {
             return Care::Write(write);

@@ -21,15 +21,28 @@ pub struct Frontier {
 /// One conditional write on a frontier.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FrontierWrite {
-    /// Takes a slot, if one is left.
-    Take,
-    /// Moves on to a new server. Only if the last one was seen used up, and by one caller alone.
+    /// Takes slots, if as many are left.
+    Take {
+        /// How many: one, or a party's.
+        slots: u32,
+    },
+    /// Gives slots back that were taken and not used, if the frontier is as it was seen: so a repeat adds nothing.
+    GiveBack {
+        /// The server that they are on.
+        server: ServerId,
+        /// Slots that were seen left.
+        seen: u32,
+        /// How many are given back.
+        slots: u32,
+    },
+    /// Moves on to a new server. Only from what was seen to be used up (or to have too little left for a party), and by
+    /// one caller alone.
     Roll {
-        /// The server that is used up; `None` for the first server of a frontier.
-        from: Option<ServerId>,
+        /// What the frontier was seen to be; `None` for the first server of a frontier.
+        from: Option<Frontier>,
         /// The new server.
         to: ServerId,
-        /// Its slots, less the one that the caller takes.
+        /// Its slots, less those that the caller takes.
         remaining: u32,
     },
     /// The server turned out to be full or gone: nothing of it is left to give.
@@ -43,14 +56,17 @@ impl FrontierWrite {
     /// What the table makes of this write: the new frontier, or `None` when the condition refuses it.
     pub fn apply(&self, frontier: Option<&Frontier>) -> Option<Frontier> {
         match (self, frontier) {
-            (Self::Take, Some(old)) => {
-                old.remaining.checked_sub(1).map(|remaining| Frontier { remaining, server: old.server.clone() })
+            (Self::Take { slots }, Some(old)) => {
+                old.remaining.checked_sub(*slots).map(|remaining| Frontier { remaining, server: old.server.clone() })
             }
+            (Self::GiveBack { server, seen, slots }, Some(old)) => (old.server == *server && old.remaining == *seen)
+                .then(|| Frontier { remaining: seen.saturating_add(*slots), server: old.server.clone() }),
             (Self::Roll { from: None, to, remaining }, None) => {
                 Some(Frontier { server: to.clone(), remaining: *remaining })
             }
-            (Self::Roll { from: Some(from), to, remaining }, Some(old)) => (old.server == *from && old.remaining == 0)
-                .then(|| Frontier { server: to.clone(), remaining: *remaining }),
+            (Self::Roll { from: Some(from), to, remaining }, Some(old)) => {
+                (old == from).then(|| Frontier { server: to.clone(), remaining: *remaining })
+            }
             (Self::UsedUp { server }, Some(old)) => {
                 (old.server == *server).then(|| Frontier { remaining: 0, server: old.server.clone() })
             }

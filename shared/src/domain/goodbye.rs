@@ -165,6 +165,7 @@ enum GivingUp {
     Reading,
     Voiding(ServerId, Mark),
     Releasing { server: ServerId, mark: Mark, ready: bool },
+    GivingBack,
     Over,
 }
 
@@ -203,6 +204,13 @@ impl Protocol for GiveUp {
                 Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: place.server, mark: place.mark }))
             }
             (GivingUp::Voiding(server, mark), Told::Seat(Answer::Written(_))) => self.release(server, mark, true),
+            // The frontier has counted this slot as given away; without this nobody could have it before the server is up.
+            (GivingUp::Releasing { .. }, Told::Ledger(Answer::Written(ledger)))
+                if ledger.state == ServerState::Starting =>
+            {
+                self.stage = GivingUp::GivingBack;
+                Next::Ask(Ask::GiveBack(Box::new(ledger)))
+            }
             (GivingUp::Releasing { server, mark, ready: true }, Told::Ledger(Answer::Refused(Some(ledger)))) => {
                 let held = ledger.claims.get(&self.player) == Some(&mark);
                 if held && ledger.state != ServerState::Ready {

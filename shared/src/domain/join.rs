@@ -8,19 +8,59 @@
 //! 4. Claim on that server's ledger in one write. A refusal says why: full (the next candidate, moving the seat by
 //!    compare-and-swap), full of expired claims (claim again, removing exactly those), draining or dead (move on).
 //!
-//! Everything is bounded: three servers of the index, then six turns at the frontier, then [`NoSlot::Busy`].
+//! Everything is bounded ([`Tries`]): three servers of the index, then six turns at the frontier, then
+//! [`NoSlot::Busy`].
 
 use super::{
     Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, PoolName, Protocol, Seat, SeatWrite,
     ServerId, ServerState, Slot, Span, Stamp, Time, Told,
 };
 
-/// Servers of the index that one request tries.
-const LISTED_TRIES: u8 = 3;
-/// Turns at the frontier that one request takes; starting a server takes two.
-const FRONTIER_TRIES: u8 = 6;
-/// Times that one request starts over because another call about the same player or slot was faster.
-const RACES: u8 = 6;
+/// What one request may still try: everything is bounded, and where it ends the caller asks again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Tries {
+    /// Servers of the index that turn out to be full.
+    listed: u8,
+    /// Servers of the index that take nobody: they are taken out of it, and do not count as the others do.
+    gone: u8,
+    /// Turns at the frontier; starting a server takes two.
+    frontier: u8,
+    /// Times that another call about the same player or slot was faster.
+    races: u8,
+}
+
+impl Tries {
+    pub(super) const ALL: Self = Self { listed: 3, gone: 8, frontier: 6, races: 6 };
+
+    pub(super) const fn may_use_index(&self) -> bool {
+        self.listed > 0
+    }
+
+    pub(super) const fn listed(&mut self) {
+        self.listed = self.listed.saturating_sub(1);
+    }
+
+    /// The server of the index that was just tried takes nobody.
+    pub(super) const fn gone(&mut self) {
+        if let Some(left) = self.gone.checked_sub(1) {
+            (self.gone, self.listed) = (left, self.listed + 1);
+        }
+    }
+
+    /// Whether there is another turn at the frontier.
+    pub(super) const fn frontier(&mut self) -> bool {
+        let left = self.frontier.checked_sub(1);
+        self.frontier = self.frontier.saturating_sub(1);
+        left.is_some()
+    }
+
+    /// Whether this may be begun anew once more.
+    pub(super) const fn race(&mut self) -> bool {
+        let left = self.races.checked_sub(1);
+        self.races = self.races.saturating_sub(1);
+        left.is_some()
+    }
+}
 
 /// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,9 +111,12 @@ enum Stage {
         server: ServerId,
         stamp: Stamp,
     },
+    /// A server that takes nobody is taken out of the index.
+    Unlisting(ServerId),
     MovingOn,
     Finishing(Placed),
     CleaningUp(Placed),
+    GivingBack(Placed),
     Over,
 }
 
@@ -99,9 +142,7 @@ pub struct Join {
     /// The frontier was seen used up: the index is asked anew before a server is started.
     used_up: bool,
     tried: Vec<ServerId>,
-    listed_tries: u8,
-    frontier_tries: u8,
-    races: u8,
+    tries: Tries,
     stage: Stage,
 }
 
@@ -119,9 +160,7 @@ impl Join {
             left_behind: None,
             used_up: false,
             tried: Vec::new(),
-            listed_tries: LISTED_TRIES,
-            frontier_tries: FRONTIER_TRIES,
-            races: RACES,
+            tries: Tries::ALL,
             stage: Stage::Start,
         }
     }
@@ -137,7 +176,7 @@ impl Join {
 
     fn find(&mut self) -> Next<Joined> {
         let (tried, fresh) = (self.tried.clone(), self.used_up);
-        self.ask(Stage::Finding, Ask::Find { tried, listed: self.listed_tries > 0, fresh })
+        self.ask(Stage::Finding, Ask::Find { slots: 1, tried, listed: self.tries.may_use_index(), fresh })
     }
 
     fn read_seat(&mut self) -> Next<Joined> {
@@ -145,14 +184,11 @@ impl Join {
     }
 
     fn take_slot(&mut self) -> Next<Joined> {
-        match self.frontier_tries.checked_sub(1) {
-            None => Self::no(NoSlot::Busy),
-            Some(left) => {
-                self.frontier_tries = left;
-                let may_start = std::mem::take(&mut self.used_up);
-                self.ask(Stage::TakingSlot, Ask::TakeSlot { may_start })
-            }
+        if !self.tries.frontier() {
+            return Self::no(NoSlot::Busy);
         }
+        let may_start = std::mem::take(&mut self.used_up);
+        self.ask(Stage::TakingSlot, Ask::TakeSlots { slots: 1, may_start })
     }
 
     /// Writes the seat with a new stamp that names `server`.
@@ -178,8 +214,8 @@ impl Join {
     }
 
     fn claim_evicting(&mut self, ledger: &Ledger, stamp: Stamp, now: Time) -> Next<Joined> {
-        let write = LedgerWrite::ClaimEvicting {
-            player: self.player.clone(),
+        let write = LedgerWrite::ClaimExactly {
+            players: vec![(self.player.clone(), None)],
             stamp,
             now,
             seen_by: now + self.late_after,
@@ -192,12 +228,16 @@ impl Join {
 
     /// Another call was faster; starts over at `next`, a bounded number of times.
     fn raced(&mut self, next: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
-        match self.races.checked_sub(1) {
-            None => Self::no(NoSlot::Busy),
-            Some(left) => {
-                self.races = left;
-                next(self)
-            }
+        if self.tries.race() { next(self) } else { Self::no(NoSlot::Busy) }
+    }
+
+    /// The server takes nobody: what lists it is mended on the way.
+    fn turned_away(&mut self, ledger: &Ledger, now: Time) -> Next<Joined> {
+        self.tries.gone();
+        let server = ledger.id.clone();
+        match ledger.listing_fix(now) {
+            Some(write) => self.ask(Stage::Unlisting(server.clone()), Ask::WriteLedger(server, write)),
+            None => self.move_on(server),
         }
     }
 
@@ -212,7 +252,7 @@ impl Join {
     }
 
     fn placed(&mut self, ledger: Ledger, mark: Mark, now: Time) -> Next<Joined> {
-        let fix = ledger.listing_fix_after_claim(now);
+        let fix = ledger.listing_fix_after_claim(1, now);
         let placed = Placed { mark, ledger };
         match fix {
             Some(write) => {
@@ -233,7 +273,7 @@ impl Join {
     fn on_hint(&mut self, hint: Hint, now: Time) -> Next<Joined> {
         match hint {
             Hint::Listed(server) => {
-                self.listed_tries = self.listed_tries.saturating_sub(1);
+                self.tries.listed();
                 self.used_up = false;
                 self.sit(server, false, now)
             }
@@ -272,10 +312,7 @@ impl Join {
         };
         let (stamp, claim) = (place.mark.stamp(), ledger.claims.get(&self.player).copied());
         let is_live = |mark: Mark| !ledger.is_over(mark, now);
-        // A connected seat whose ledger does not say connected is a goodbye that got half way: the placement is over.
-        let kept = claim.filter(|mark| {
-            mark.stamp() == stamp && is_live(*mark) && (mark.is_connected() || !place.mark.is_connected())
-        });
+        let kept = ledger.kept(&self.player, place.mark, now);
         if self.asked.as_ref().is_some_and(|asked| *asked != place.pool) {
             return match kept {
                 Some(Mark::Connected(_)) => Next::Done(Joined::Elsewhere(place.pool)),
@@ -314,7 +351,7 @@ impl Join {
             _ => {}
         }
         if !ledger.takes_claims(now) {
-            return self.move_on(server);
+            return self.turned_away(&ledger, now);
         }
         if ledger.is_full() {
             return if ledger.evictable(now).is_empty() {
@@ -333,6 +370,7 @@ impl Protocol for Join {
     fn next(&mut self, now: Time, told: Told) -> Next<Joined> {
         match (std::mem::replace(&mut self.stage, Stage::Over), told) {
             (Stage::Start, Told::Start) | (Stage::MovingOn, Told::Noted) => self.find(),
+            (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
             (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
             (Stage::ReadingSeat { no_name: true }, Told::SeatIs(seat)) => self.on_seat(seat, Self::take_slot),
             (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
@@ -365,9 +403,8 @@ impl Protocol for Join {
             }
             // Another claim has just crossed another mark, and its write came first.
             (Stage::Finishing(placed), Told::Ledger(Answer::Refused(Some(image)))) => {
-                match (image.listing_fix(now), self.races.checked_sub(1)) {
-                    (Some(write), Some(left)) if image.is_full() => {
-                        self.races = left;
+                match image.listing_fix(now).filter(|_| image.is_full()) {
+                    Some(write) if self.tries.race() => {
                         let server = placed.ledger.id.clone();
                         self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
                     }
@@ -375,7 +412,12 @@ impl Protocol for Join {
                 }
             }
             (Stage::Finishing(placed), Told::Ledger(_)) => self.clean_up(placed),
-            (Stage::CleaningUp(placed), Told::Ledger(_)) => Next::Done(Joined::Placed(Box::new(placed))),
+            (Stage::CleaningUp(placed), Told::Ledger(Answer::Written(left))) if left.state == ServerState::Starting => {
+                self.ask(Stage::GivingBack(placed), Ask::GiveBack(Box::new(left)))
+            }
+            (Stage::CleaningUp(placed), Told::Ledger(_)) | (Stage::GivingBack(placed), Told::Noted) => {
+                Next::Done(Joined::Placed(Box::new(placed)))
+            }
             // An answer to another question: a mistake of the caller, never a reason to promise a slot.
             _ => Self::no(NoSlot::Busy),
         }

@@ -93,8 +93,8 @@ impl Mark {
     }
 }
 
-/// How full a ready server is, in thirds. It is the sort key of the index, so it changes three times while a server
-/// fills up, not once a claim. A full server has none and is not listed.
+/// How full a ready server is, in thirds. It is part of the sort key of the index ([`Rank`]), so that changes three times
+/// while a server fills up, not once a claim. A full server has none and is not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fill(u8);
 
@@ -128,6 +128,36 @@ impl Fill {
     pub fn least_room(self, capacity: u32) -> u32 {
         let most_claims = (u32::from(self.0) + 1).saturating_mul(capacity).saturating_sub(1) / 3;
         capacity.saturating_sub(most_claims).max(1)
+    }
+}
+
+/// Where a server stands in the index: newest build first, and among those the fullest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank {
+    /// The generation of the pool's build that the server runs.
+    pub generation: u32,
+    /// How full it is.
+    pub fill: Fill,
+}
+
+impl Rank {
+    /// Numbers of one generation.
+    const A_GENERATION: i64 = 4;
+
+    /// The rank that a number stands for.
+    pub fn from_number(number: i64) -> Option<Self> {
+        let generation = u32::try_from(number.div_euclid(Self::A_GENERATION)).ok()?;
+        Some(Self { generation, fill: Fill::from_number(number.rem_euclid(Self::A_GENERATION))? })
+    }
+
+    /// The number that stands for it in the table.
+    pub fn number(self) -> i64 {
+        i64::from(self.generation) * Self::A_GENERATION + self.fill.number()
+    }
+
+    /// The rank of the fullest server of a generation.
+    pub const fn top(generation: u32) -> Self {
+        Self { generation, fill: Fill::TOP }
     }
 }
 
@@ -206,6 +236,8 @@ pub struct Ledger {
     pub pool: PoolName,
     /// The part of the pool's index that lists it: the number of the frontier that it was started for.
     pub shard: u32,
+    /// The generation of the pool's build that it runs.
+    pub generation: u32,
     /// Where it is in its life.
     pub state: ServerState,
     /// Its slots.
@@ -288,25 +320,35 @@ impl Ledger {
         connected.filter(|(player, _)| !inside.contains(player)).map(|(player, mark)| (player, mark.stamp()))
     }
 
+    /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
+    /// whose ledger does not say connected is a goodbye that got half way: the placement is over.
+    pub fn kept(&self, player: &PlayerId, seat: Mark, now: Time) -> Option<Mark> {
+        self.claims.get(player).copied().filter(|mark| {
+            let agree = mark.stamp() == seat.stamp() && (mark.is_connected() || !seat.is_connected());
+            agree && !self.is_over(*mark, now)
+        })
+    }
+
     /// The write that puts the index right about this server, if it is wrong. A server with an expired claim counts
-    /// as having room, so that its slot is found.
+    /// as having room, so that its slot is found; one whose lease is over takes nobody, and would hide those that do.
     pub fn listing_fix(&self, now: Time) -> Option<LedgerWrite> {
+        let generation = self.generation;
         let fill = match self.state {
-            ServerState::Ready => fill(self.live_claims(now), self.capacity),
+            ServerState::Ready if self.takes_claims(now) => fill(self.live_claims(now), self.capacity),
             _ => None,
         };
         match (self.listed, fill) {
-            (was, Some(fill)) if was != Some(fill) => Some(LedgerWrite::List { was, fill }),
-            (Some(was), None) => Some(LedgerWrite::Unlist { was }),
+            (was, Some(fill)) if was != Some(fill) => Some(LedgerWrite::List { generation, was, fill }),
+            (Some(was), None) => Some(LedgerWrite::Unlist { generation, was, now }),
             _ => None,
         }
     }
 
-    /// The same for whoever has just claimed a slot here: only the claim that crosses a mark puts the index right, not
-    /// every one that sees it wrong until that is done. What is missed the next heartbeat mends.
-    pub fn listing_fix_after_claim(&self, now: Time) -> Option<LedgerWrite> {
+    /// The same for whoever has just claimed `slots` slots here: only the claim that crosses a mark puts the index right,
+    /// not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
+    pub fn listing_fix_after_claim(&self, slots: usize, now: Time) -> Option<LedgerWrite> {
         let live = self.live_claims(now);
-        let crossed = fill(live, self.capacity) != fill(live.saturating_sub(1), self.capacity);
+        let crossed = fill(live, self.capacity) != fill(live.saturating_sub(slots), self.capacity);
         if crossed { self.listing_fix(now) } else { None }
     }
 
@@ -346,17 +388,18 @@ pub enum LedgerWrite {
         /// The last heartbeat may be at most this: later means that this write is a late one.
         seen_by: Time,
     },
-    /// Reserves a slot by removing claims whose time is up, if they are exactly as they were seen.
-    ClaimEvicting {
-        /// The player, who has no claim on this server.
-        player: PlayerId,
-        /// The placement's stamp.
+    /// Reserves a slot for each of these players or for none, if everything that matters is exactly as it was seen. For
+    /// one player who needs the slot of a claim whose time is up, and for a party.
+    ClaimExactly {
+        /// The players, at least one, and the claim that each has on this server, if any.
+        players: Vec<(PlayerId, Option<Mark>)>,
+        /// The placement's stamp, later than any of those claims'.
         stamp: Stamp,
         /// The time of the request.
         now: Time,
         /// As in [`LedgerWrite::Claim`].
         seen_by: Time,
-        /// The claims to remove.
+        /// Claims of others to remove, because their time is up.
         evict: Vec<(PlayerId, Mark)>,
         /// The capacity that was seen: a condition cannot add, so the limit goes out as a number.
         capacity: u32,
@@ -442,15 +485,21 @@ pub enum LedgerWrite {
     },
     /// Lists a ready server in the index.
     List {
+        /// Its generation, as it was seen.
+        generation: u32,
         /// How it was listed.
         was: Option<Fill>,
         /// How it is to be listed.
         fill: Fill,
     },
-    /// Takes a server without room out of the index. Refused if it has room again.
+    /// Takes a server that is full, or whose lease is over, out of the index. Refused if it has room again.
     Unlist {
+        /// Its generation, as it was seen.
+        generation: u32,
         /// How it was listed.
         was: Fill,
+        /// The time of the request.
+        now: Time,
     },
     /// RunTask is about to be called again: whoever wins this calls.
     Recall {
@@ -504,15 +553,18 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::ClaimEvicting { player, stamp, now, seen_by, evict, capacity } => {
-                let room = old.claims.len() < *capacity as usize + evict.len();
-                let exact = evict.iter().all(|(player, mark)| old.claims.get(player) == Some(mark));
-                let mine = old.claims.contains_key(player);
-                (old.is_open(*now, *seen_by) && !mine && old.capacity == *capacity && room && exact).then(|| {
+            Self::ClaimExactly { players, stamp, now, seen_by, evict, capacity } => {
+                let added = players.iter().filter(|(_, held)| held.is_none()).count();
+                let room = old.claims.len() + added <= *capacity as usize + evict.len();
+                let exact = evict.iter().all(|(player, mark)| old.claims.get(player) == Some(mark))
+                    && players.iter().all(|(player, held)| old.claims.get(player) == held.as_ref());
+                (old.is_open(*now, *seen_by) && old.capacity == *capacity && room && exact).then(|| {
                     for (player, _) in evict {
                         new.claims.remove(player);
                     }
-                    new.claims.insert(player.clone(), Mark::Reserved(*stamp));
+                    for (player, _) in players {
+                        new.claims.insert(player.clone(), Mark::Reserved(*stamp));
+                    }
                     new.idle_since = None;
                     new
                 })
@@ -615,13 +667,17 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::List { was, fill } => (old.state == ServerState::Ready && old.listed == *was).then(|| {
-                new.listed = Some(*fill);
-                new
-            }),
-            Self::Unlist { was } => {
-                let no_room = old.state != ServerState::Ready || old.is_full();
-                (old.listed == Some(*was) && no_room).then(|| {
+            Self::List { generation, was, fill } => {
+                let as_seen = old.generation == *generation && old.listed == *was;
+                (old.state == ServerState::Ready && as_seen).then(|| {
+                    new.listed = Some(*fill);
+                    new
+                })
+            }
+            Self::Unlist { generation, was, now } => {
+                let lapsed = old.lease_until.is_some_and(|until| until < *now);
+                let no_room = old.state != ServerState::Ready || old.is_full() || lapsed;
+                (old.generation == *generation && old.listed == Some(*was) && no_room).then(|| {
                     new.listed = None;
                     new
                 })

@@ -9,7 +9,7 @@
 //! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`Fleet`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; [`crate::table`] renders the same value as a DynamoDB expression;
-//! * **protocols** ([`Join`], [`Connect`], [`Goodbye`], [`GiveUp`]): a placement's life as state machines. Each is told
+//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
 mod care;
@@ -19,6 +19,7 @@ mod goodbye;
 mod ids;
 mod join;
 mod ledger;
+mod party;
 mod pool;
 mod protocol;
 mod seat;
@@ -32,9 +33,10 @@ pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
 pub use ledger::{
     Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, Mark, REPEAT_CALL_AFTER,
-    Registration, ServerState, StopBy, fill,
+    Rank, Registration, ServerState, StopBy, fill,
 };
-pub use pool::{Bound, Pool, PoolLimits, TaskPlacement};
+pub use party::{Party, PartyJoined, Together};
+pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
 pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
 pub use seat::{Before, Place, Seat, SeatWrite};
 pub use time::{Span, Stamp, Time};

@@ -11,6 +11,57 @@ pub struct Pool {
     pub limits: PoolLimits,
     /// What is started for it.
     pub task: TaskPlacement,
+    /// The generation of its build: one more each time that the task definition changes.
+    pub generation: u32,
+    /// What becomes of servers of an older generation.
+    pub rollout: Rollout,
+}
+
+impl Pool {
+    /// This configuration in the place of `old`: a new generation if it starts another build.
+    pub fn succeeding(self, old: Option<&Self>) -> Self {
+        let generation = old.map_or(0, |old| {
+            let another = old.task.task_definition != self.task.task_definition;
+            old.generation.saturating_add(another.into())
+        });
+        Self { generation, ..self }
+    }
+
+    /// Whether a server of that generation takes new players.
+    pub const fn takes(&self, generation: u32) -> bool {
+        matches!(self.rollout, Rollout::Lazy) || generation >= self.generation
+    }
+}
+
+/// What becomes of the servers that run an older build than the pool's. Servers of the newest build with room come
+/// first either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rollout {
+    /// They go on as long as somebody is there, take players where no newer one has room, and drain once they are
+    /// empty.
+    #[default]
+    Lazy,
+    /// They take nobody new from now on, and end when the last has left.
+    Drain,
+}
+
+impl Rollout {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Lazy, Self::Drain];
+
+    /// Its name, in the table and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lazy => "lazy",
+            Self::Drain => "drain",
+        }
+    }
+
+    /// The one of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rollout| rollout.as_str() == name)
+    }
 }
 
 /// The numbers of a pool; [`Bound`] has the range and default of each.

@@ -4,7 +4,7 @@
 //! never fails: a call whose outcome is unknown ends the run (the caller is told to ask again), which is the same as
 //! the function being killed there. So every place where a real function can die is a place where a model can stop.
 
-use super::{Ledger, LedgerWrite, NoSlot, Seat, SeatWrite, ServerId, Time};
+use super::{Ledger, LedgerWrite, NoSlot, PlayerId, Seat, SeatWrite, ServerId, Time};
 
 /// What a conditional write came to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,9 +29,9 @@ pub enum Hint {
 /// What a frontier came to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
-    /// A slot on this server.
+    /// The slots are on this server.
     On(ServerId),
-    /// It is used up: a server would have to be started.
+    /// It has not as many: a server would have to be started.
     UsedUp,
     /// There is none.
     No(NoSlot),
@@ -42,6 +42,8 @@ pub enum Slot {
 pub enum Ask {
     /// Where may there be room? `listed` is false when the index has been tried often enough.
     Find {
+        /// Slots that are wanted on one server: one, or a party's.
+        slots: u32,
         /// Servers that this request has found without room.
         tried: Vec<ServerId>,
         /// Whether servers of the index may be named.
@@ -49,19 +51,27 @@ pub enum Ask {
         /// Whether the index is to be asked anew, because a server is about to be started.
         fresh: bool,
     },
-    /// Take a slot from the frontier.
-    TakeSlot {
+    /// Take slots from the frontier.
+    TakeSlots {
+        /// How many, all on one server.
+        slots: u32,
         /// Whether a server may be started: the frontier was seen used up, and the index has been asked anew since.
         may_start: bool,
     },
     /// This server had no room or takes no one: drop it from the hints, and from the frontier if it is named there.
     UsedUp(ServerId),
+    /// A slot was freed on a server that is starting: its frontier may hand it out again.
+    GiveBack(Box<Ledger>),
     /// Read the player's seat.
     ReadSeat,
+    /// Read the seats of these players, each for itself.
+    ReadSeats(Vec<PlayerId>),
     /// Read a server's ledger.
     ReadLedger(ServerId),
     /// Write the player's seat.
     WriteSeat(SeatWrite),
+    /// Write the seats of these players, each for itself and in any order.
+    WriteSeats(Vec<(PlayerId, SeatWrite)>),
     /// Write a server's ledger.
     WriteLedger(ServerId, LedgerWrite),
 }
@@ -73,16 +83,20 @@ pub enum Told {
     Start,
     /// To [`Ask::Find`].
     Found(Hint),
-    /// To [`Ask::TakeSlot`].
+    /// To [`Ask::TakeSlots`].
     Slot(Slot),
-    /// To [`Ask::UsedUp`], which has no answer.
+    /// To [`Ask::UsedUp`] and [`Ask::GiveBack`], which have no answer.
     Noted,
     /// To [`Ask::ReadSeat`].
     SeatIs(Option<Seat>),
+    /// To [`Ask::ReadSeats`], in the order of the question.
+    SeatsAre(Vec<Option<Seat>>),
     /// To [`Ask::ReadLedger`].
     LedgerIs(Option<Ledger>),
     /// To [`Ask::WriteSeat`].
     Seat(Answer<Seat>),
+    /// To [`Ask::WriteSeats`], in the order of the question.
+    Seats(Vec<Answer<Seat>>),
     /// To [`Ask::WriteLedger`].
     Ledger(Answer<Ledger>),
 }

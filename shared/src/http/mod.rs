@@ -12,4 +12,4 @@ pub use problem::{Code, Problem};
 pub use request::{
     MAX_BODY_BYTES, bearer, body, json_body, operator, path, player, present, query, query_text, server_token,
 };
-pub use response::{answer, json, method_not_allowed, no_content, timestamp};
+pub use response::{POLL_SECONDS, answer, json, method_not_allowed, no_content, no_slot, starting, timestamp};

@@ -3,7 +3,11 @@
 
 use lambda_http::http::StatusCode;
 
-use crate::{Failure, ServerOutcome, domain::BadId, table::TableError};
+use crate::{
+    Failure, ServerOutcome,
+    domain::{BadId, PlayerId},
+    table::TableError,
+};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:ident, $title:literal;)*) => {
@@ -88,6 +92,8 @@ pub struct Problem {
     pub detail: String,
     /// When asking again makes sense, in seconds.
     pub retry_after_seconds: Option<i64>,
+    /// The players whom it is about, where not all of the call's are.
+    pub players: Vec<PlayerId>,
     /// What only the log says.
     pub internals: Option<String>,
 }
@@ -95,12 +101,17 @@ pub struct Problem {
 impl Problem {
     /// A refusal with these words.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_after_seconds: None, internals: None }
+        Self { code, detail: detail.into(), retry_after_seconds: None, players: Vec::new(), internals: None }
     }
 
     /// The same, with the time after which asking again makes sense.
     pub fn retry_after(self, seconds: i64) -> Self {
         Self { retry_after_seconds: Some(seconds.max(1)), ..self }
+    }
+
+    /// The same, naming the players whom it is about.
+    pub fn about(self, players: Vec<PlayerId>) -> Self {
+        Self { players, ..self }
     }
 
     /// Ask again; the log says why.

@@ -8,11 +8,11 @@ use lambda_http::{
     },
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Code, Problem};
-use crate::domain::Time;
+use crate::domain::{NoSlot, ServerId, Time};
 
 /// RFC 3339 in UTC, with milliseconds if there are any.
 pub fn timestamp(time: Time) -> String {
@@ -36,6 +36,39 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// How long a client should wait before it asks again whether its server is up, in seconds.
+pub const POLL_SECONDS: i64 = 1;
+/// Before another look at a full pool, in seconds.
+const FULL_SECONDS: i64 = 5;
+
+/// 202: the slot is held on a server that is starting.
+pub fn starting(server: &ServerId, expires: Time, retry_after_seconds: i64) -> Response<Body> {
+    let body = json!({
+        "status": "starting",
+        "server": { "id": server.as_str() },
+        "expiresAt": timestamp(expires),
+        "retryAfterSeconds": retry_after_seconds,
+    });
+    let mut response = json(StatusCode::ACCEPTED, &body);
+    response.headers_mut().insert(RETRY_AFTER, retry_after_seconds.into());
+    response
+}
+
+/// Why there is no slot, as a refusal.
+pub fn no_slot(reason: NoSlot, now: Time) -> Problem {
+    match reason {
+        NoSlot::PoolFull => {
+            let detail = "Every server of the pool is full, and no more may be started.";
+            Problem::new(Code::PoolFull, detail).retry_after(FULL_SECONDS)
+        }
+        NoSlot::LaunchPaused(until) => {
+            let detail = format!("Servers have failed to start repeatedly. The next is tried at {}.", timestamp(until));
+            Problem::new(Code::LaunchPaused, detail).retry_after((until - now).whole_seconds_up())
+        }
+        NoSlot::Busy => Problem::busy("the tries of this request are used up"),
+    }
 }
 
 /// The refusal of a method that the route does not take.
@@ -68,17 +101,19 @@ pub fn answer(request: &Request, outcome: Result<Response<Body>, Problem>) -> Re
 
 fn render(problem: &Problem, request_id: &str) -> Response<Body> {
     let status = problem.code.status();
-    let mut response = json(
-        status,
-        &json!({
-            "type": format!("urn:owmm:problem:{}", problem.code.as_str()),
-            "title": problem.code.title(),
-            "status": status.as_u16(),
-            "detail": problem.detail,
-            "code": problem.code.as_str(),
-            "requestId": request_id,
-        }),
-    );
+    let mut body = json!({
+        "type": format!("urn:owmm:problem:{}", problem.code.as_str()),
+        "title": problem.code.title(),
+        "status": status.as_u16(),
+        "detail": problem.detail,
+        "code": problem.code.as_str(),
+        "requestId": request_id,
+    });
+    if let (Some(body), false) = (body.as_object_mut(), problem.players.is_empty()) {
+        let players = problem.players.iter().map(|player| player.as_str().into()).collect::<Vec<Value>>();
+        body.insert("players".to_owned(), players.into());
+    }
+    let mut response = json(status, &body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = problem.retry_after_seconds {

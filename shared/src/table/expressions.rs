@@ -13,7 +13,8 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Before, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, SeatWrite, ServerState, Span, Stamp, StopBy, Time,
+    Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, Rank, SeatWrite, ServerState, Span, Stamp,
+    StopBy, Time,
 };
 
 /// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
@@ -57,6 +58,29 @@ impl Expression {
         self
     }
 
+    /// The claims of these players become `:stamp`, and they are exactly as they were seen. Ends in a list of what is
+    /// removed.
+    fn place(&mut self, players: &[(PlayerId, Option<Mark>)], condition: &mut String) -> String {
+        let mut update = "SET ".to_owned();
+        for (i, (player, held)) in players.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            // Writing to a string cannot fail.
+            let _ = write!(update, "{comma}#claims.#p{i} = :stamp");
+            self.renamed.push((format!("#p{i}"), player.to_string()));
+            match held {
+                None => {
+                    let _ = write!(condition, " AND attribute_not_exists(#claims.#p{i})");
+                }
+                Some(mark) => {
+                    let _ = write!(condition, " AND #claims.#p{i} = :p{i}");
+                    self.values.insert(format!(":p{i}"), n(mark.number()));
+                }
+            }
+        }
+        update.push_str(" REMOVE #idle");
+        update
+    }
+
     /// Adds the removal of these claims, and that they are exactly so. `update` ends in a list of what is removed.
     fn evict(&mut self, claims: &[(PlayerId, Mark)], update: &mut String, condition: &mut String) {
         for (i, (player, mark)) in claims.iter().enumerate() {
@@ -93,9 +117,8 @@ const OPEN: &str = "(#state = :starting OR (#state = :ready AND #lease >= :now A
 /// The player has no claim and there is room, or the claim that stands is an older one, or this very reservation.
 const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#claims) < #cap) \
                             OR #claims.#player BETWEEN :older AND :stamp)";
-/// The player has no claim, and there is room once the expired claims are gone. The capacity is pinned.
-const ROOM_AFTER_EVICTION: &str =
-    "attribute_not_exists(#claims.#player) AND #cap = :cap AND size(#claims) < :capAndEvicted";
+/// There is room for all once the expired claims are gone. The capacity is pinned.
+const ROOM_FOR_ALL: &str = "#cap = :cap AND size(#claims) <= :limit";
 /// The slot becomes the player's, and the server is not idle.
 const CLAIM: &str = "SET #claims.#player = :stamp REMOVE #idle";
 /// The caller is the server itself.
@@ -110,13 +133,13 @@ const STAMPED: &str = "#claims.#player IN (:reserved, :connected)";
 const FREE: &str = "REMOVE #claims.#player";
 /// The slot is free, and the server is in the index with it: as it was, or else among the fullest.
 const FREE_AND_LIST: &str =
-    "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, :top) REMOVE #claims.#player";
+    "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, #top) REMOVE #claims.#player";
 /// The server is in the index: as it was, or else among the fullest. What is removed follows; a server with claims to
 /// remove is not noted as idle.
-const LIST_AND_FREE: &str = "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, :top) REMOVE #idle";
+const LIST_AND_FREE: &str = "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, #top) REMOVE #idle";
 /// starting → ready, listed, with a lease; the launch with its token is forgotten.
 const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #since = :now, #seen = :now, \
-                        #lease = :now + #beat, #open = #home, #fill = :top";
+                        #lease = :now + #beat, #open = #home, #fill = #top";
 /// The lease runs from now.
 const BEAT: &str = "SET #seen = :now, #lease = :now + #beat";
 /// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
@@ -130,6 +153,10 @@ fn seconds(time: Time) -> AttributeValue {
 
 fn state(state: ServerState) -> AttributeValue {
     s(state.as_str())
+}
+
+fn rank(generation: u32, fill: Fill) -> AttributeValue {
+    n(Rank { generation, fill }.number())
 }
 
 fn reserved(stamp: Stamp) -> AttributeValue {
@@ -165,10 +192,11 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             ],
         )
         .about(player),
-        LedgerWrite::ClaimEvicting { player, stamp, now, seen_by, evict, capacity } => {
-            let mut update = CLAIM.to_owned();
-            let mut condition = format!("{OPEN} AND {ROOM_AFTER_EVICTION}");
-            let limit = i64::from(*capacity) + i64::try_from(evict.len()).unwrap_or(0);
+        LedgerWrite::ClaimExactly { players, stamp, now, seen_by, evict, capacity } => {
+            let mut condition = format!("{OPEN} AND {ROOM_FOR_ALL}");
+            let added = players.iter().filter(|(_, held)| held.is_none()).count();
+            let count = |n: usize| i64::try_from(n).unwrap_or(i64::from(u32::MAX));
+            let limit = i64::from(*capacity) + count(evict.len()) - count(added);
             let mut expression = Expression::new(
                 "",
                 "",
@@ -179,10 +207,10 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                     (":seenBy", n(seen_by.0)),
                     (":stamp", reserved(*stamp)),
                     (":cap", n(*capacity)),
-                    (":capAndEvicted", n(limit)),
+                    (":limit", n(limit)),
                 ],
-            )
-            .about(player);
+            );
+            let mut update = expression.place(players, &mut condition);
             expression.evict(evict, &mut update, &mut condition);
             Expression { update: update.into(), condition: condition.into(), ..expression }
         }
@@ -215,9 +243,6 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             if mark.is_connected() {
                 expression = expression.with(":connected", connected(mark.stamp()));
             }
-            if *ready {
-                expression = expression.with(":top", n(crate::domain::Fill::TOP.number()));
-            }
             by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)
         }
         LedgerWrite::Hold { by: hash, player, from, to } => {
@@ -241,7 +266,6 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                     (":addr", s(&registration.endpoint.address)),
                     (":port", n(registration.endpoint.port)),
                     (":now", n(now.0)),
-                    (":top", n(crate::domain::Fill::TOP.number())),
                 ],
             );
             if let Some(capacity) = registration.capacity {
@@ -276,9 +300,6 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             };
             let mut condition = format!("attribute_exists(#state) AND {in_state}");
             let mut expression = Expression::new("", "", [(":ready", state(ServerState::Ready))]);
-            if *ready {
-                expression = expression.with(":top", n(crate::domain::Fill::TOP.number()));
-            }
             expression.evict(evict, &mut update, &mut condition);
             Expression { update: update.into(), condition: condition.into(), ..expression }
         }
@@ -313,20 +334,22 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":idleBy", n(idle_by.0)),
             ],
         ),
-        LedgerWrite::List { was, fill } => {
-            let values = [(":ready", state(ServerState::Ready)), (":to", n(fill.number()))];
+        LedgerWrite::List { generation, was, fill } => {
+            let values = [(":ready", state(ServerState::Ready)), (":to", rank(*generation, *fill))];
             let update = "SET #open = #home, #fill = :to";
             match was {
-                None => Expression::new(update, "#state = :ready AND attribute_not_exists(#fill)", values),
-                Some(was) => {
-                    Expression::new(update, "#state = :ready AND #fill = :was", values).with(":was", n(was.number()))
+                None => {
+                    Expression::new(update, "#state = :ready AND attribute_not_exists(#fill) AND #top = :top", values)
+                        .with(":top", rank(*generation, Fill::TOP))
                 }
+                Some(was) => Expression::new(update, "#state = :ready AND #fill = :was", values)
+                    .with(":was", rank(*generation, *was)),
             }
         }
-        LedgerWrite::Unlist { was } => Expression::new(
+        LedgerWrite::Unlist { generation, was, now } => Expression::new(
             "REMOVE #open, #fill",
-            "#fill = :was AND (#state <> :ready OR size(#claims) >= #cap)",
-            [(":was", n(was.number())), (":ready", state(ServerState::Ready))],
+            "#fill = :was AND (#state <> :ready OR size(#claims) >= #cap OR #lease < :now)",
+            [(":was", rank(*generation, *was)), (":ready", state(ServerState::Ready)), (":now", n(now.0))],
         ),
         LedgerWrite::Recall { attempt, was, call_at } => Expression::new(
             "SET #launch.#call = :callAt",
@@ -377,6 +400,9 @@ fn stop(now: Time) -> Expression {
 pub const IS_NEW: &str = "attribute_not_exists(pk)";
 /// The condition under which an item may be deleted that must be there, so that only one of many deletes it.
 pub const IS_THERE: &str = "attribute_exists(pk)";
+
+/// The condition under which a pool's configuration may be replaced: no other build has come in between.
+pub const IS_OF_GENERATION: &str = "#gen = :gen";
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {
@@ -437,17 +463,22 @@ pub fn seat(write: &SeatWrite) -> Expression {
 /// A write on a frontier.
 pub fn frontier(write: &FrontierWrite) -> Expression {
     match write {
-        FrontierWrite::Take => {
-            Expression::new("SET #remaining = #remaining - :one", "#remaining >= :one", [(":one", n(1))])
+        FrontierWrite::Take { slots } => {
+            Expression::new("SET #remaining = #remaining - :slots", "#remaining >= :slots", [(":slots", n(*slots))])
         }
+        FrontierWrite::GiveBack { server, seen, slots } => Expression::new(
+            "SET #remaining = :remaining",
+            "#server = :server AND #remaining = :seen",
+            [(":server", s(server.as_str())), (":seen", n(*seen)), (":remaining", n(seen.saturating_add(*slots)))],
+        ),
         FrontierWrite::Roll { from, to, remaining } => {
             let update = "SET #server = :to, #remaining = :remaining";
             let values = [(":to", s(to.as_str())), (":remaining", n(*remaining))];
             match from {
                 None => Expression::new(update, "attribute_not_exists(#server)", values),
-                Some(from) => Expression::new(update, "#server = :from AND #remaining = :zero", values)
-                    .with(":from", s(from.as_str()))
-                    .with(":zero", n(0)),
+                Some(from) => Expression::new(update, "#server = :from AND #remaining = :left", values)
+                    .with(":from", s(from.server.as_str()))
+                    .with(":left", n(from.remaining)),
             }
         }
         FrontierWrite::UsedUp { server } => Expression::new(

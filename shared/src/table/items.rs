@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
 use super::keys::{self, Attributes};
 use crate::domain::{
-    Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Seat, ServerId,
-    ServerState, Span, Time, TokenHash,
+    Endpoint, Fleet, Frontier, Launch, Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Rank, Rollout, Seat,
+    ServerId, ServerState, Span, Time, TokenHash,
 };
 
 /// An item of the table that is not as this version of OWMM writes it.
@@ -103,6 +103,11 @@ fn read_launch(item: &Attributes) -> Result<Launch, Malformed> {
     })
 }
 
+fn rank(item: &Attributes, name: &'static str) -> Result<Option<Rank>, Malformed> {
+    let number = opt_number::<i64>(item, name)?;
+    number.map(|number| Rank::from_number(number).ok_or(Malformed(name))).transpose()
+}
+
 /// A ledger, read.
 pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
     let (pool, shard) = keys::parse_home(text(item, keys::HOME)?).ok_or(Malformed(keys::HOME))?;
@@ -126,6 +131,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         id: keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?,
         pool,
         shard,
+        generation: rank(item, keys::TOP)?.ok_or(Malformed(keys::TOP))?.generation,
         state: ServerState::parse(text(item, keys::STATE)?).ok_or(Malformed(keys::STATE))?,
         capacity: number(item, keys::CAPACITY)?,
         claims: claims.collect::<Result<_, Malformed>>()?,
@@ -142,9 +148,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         attempt: number(item, keys::ATTEMPT)?,
         task: opt_text(item, keys::TASK)?.map(str::to_owned),
         launch: map(item, keys::LAUNCH)?.map(read_launch).transpose()?,
-        listed: opt_number::<i64>(item, keys::FILL)?
-            .map(|fill| Fill::from_number(fill).ok_or(Malformed(keys::FILL)))
-            .transpose()?,
+        listed: rank(item, keys::FILL)?.map(|rank| rank.fill),
     })
 }
 
@@ -159,7 +163,9 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     };
     let home = s(keys::home(&ledger.pool, ledger.shard));
     put(keys::LISTED, ledger.listed.map(|_| home.clone()));
-    put(keys::FILL, ledger.listed.map(|fill| n(fill.number())));
+    let generation = ledger.generation;
+    put(keys::FILL, ledger.listed.map(|fill| n(Rank { generation, fill }.number())));
+    put(keys::TOP, Some(n(Rank::top(generation).number())));
     put(keys::HOME, Some(home));
     put(keys::STATE, Some(s(ledger.state.as_str())));
     put(keys::CAPACITY, Some(n(ledger.capacity)));
@@ -262,6 +268,8 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
             launch: Span(number(item, keys::LAUNCH_FOR)?),
             lease: Span(number(item, keys::LEASE_FOR)?),
         },
+        rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
+        generation: number(item, keys::GENERATION)?,
         task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
     })
 }
@@ -280,6 +288,8 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::HOLD, n(limits.reservation.0)),
             (keys::LAUNCH_FOR, n(limits.launch.0)),
             (keys::LEASE_FOR, n(limits.lease.0)),
+            (keys::ROLLOUT, s(pool.rollout.as_str())),
+            (keys::GENERATION, n(pool.generation)),
             (keys::SPEC, s(serde_json::to_string(&pool.task)?)),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
@@ -288,8 +298,7 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
 }
 
 /// A server of the index, read.
-pub fn read_listed(item: &Attributes) -> Result<(ServerId, Fill), Malformed> {
+pub fn read_listed(item: &Attributes) -> Result<(ServerId, Rank), Malformed> {
     let server = keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?;
-    let fill = Fill::from_number(number(item, keys::FILL)?).ok_or(Malformed(keys::FILL))?;
-    Ok((server, fill))
+    Ok((server, rank(item, keys::FILL)?.ok_or(Malformed(keys::FILL))?))
 }

@@ -74,8 +74,10 @@ pub const DEADLINE: &str = "until";
 pub const SPEC: &str = "spec";
 /// Ledger: partition key of the index.
 pub const LISTED: &str = "open";
-/// Ledger: sort key of the index.
+/// Ledger: sort key of the index: the rank of the server.
 pub const FILL: &str = "fill";
+/// Ledger: the rank of the fullest server of its generation.
+pub const TOP: &str = "top";
 
 /// Seat: the server; absent when the seat is void. Frontier: the server being filled.
 pub const SERVER: &str = "server";
@@ -99,6 +101,10 @@ pub const MAX_SERVERS: &str = "max";
 pub const HEADROOM: &str = "headroom";
 /// Pool: how long a server may be empty, in milliseconds.
 pub const IDLE_FOR: &str = "idleFor";
+/// Pool: the generation of its build, from 0.
+pub const GENERATION: &str = "gen";
+/// Pool: what becomes of servers of an older generation.
+pub const ROLLOUT: &str = "rollout";
 /// Pool: number of frontiers.
 pub const FRONTIERS: &str = "frontiers";
 /// Pool and launch: time to register in, in milliseconds.

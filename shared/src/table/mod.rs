@@ -21,12 +21,12 @@ use aws_sdk_dynamodb::{
     },
 };
 
-use expressions::{Expression, IS_NEW, IS_THERE};
+use expressions::{Expression, IS_NEW, IS_OF_GENERATION, IS_THERE};
 pub use items::Malformed;
 pub use schema::create_table;
 
 use crate::domain::{
-    Answer, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName,
+    Answer, Fleet, FleetWrite, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName, Rank,
     Seat, SeatWrite, ServerId, Time,
 };
 use keys::Attributes;
@@ -245,11 +245,24 @@ impl Table {
         Ok(self.transact(writes).await?.is_ok())
     }
 
-    /// Writes a pool's configuration.
-    pub async fn put_pool(&self, pool: &Pool) -> Result<(), TableError> {
+    /// Writes a pool's configuration in the place of `old`. False if it is of another generation than `old` by now.
+    pub async fn put_pool(&self, pool: &Pool, old: Option<&Pool>) -> Result<bool, TableError> {
         let item = items::write_pool(pool).map_err(|error| TableError::Broken(error.to_string()))?;
         let put = self.client.put_item().table_name(&self.name).set_item(Some(item));
-        put.send().await.map(|_| ()).map_err(TableError::of)
+        let put = match old {
+            None => put.condition_expression(IS_NEW),
+            Some(old) => put
+                .condition_expression(IS_OF_GENERATION)
+                .expression_attribute_names("#gen", keys::GENERATION)
+                .expression_attribute_values(":gen", items::n(old.generation)),
+        };
+        match put.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|it| it.is_conditional_check_failed_exception()) => {
+                Ok(false)
+            }
+            Err(error) => Err(TableError::of(error)),
+        }
     }
 
     /// One conditional update; the item as it is afterwards, or as it is that the condition refused.
@@ -335,8 +348,9 @@ impl Table {
         self.write(keys::fleet(pool), expressions::fleet(write), items::read_fleet)
     }
 
-    /// Ready servers of a pool with room, as one shard of the index lists them, fullest first. The index lags.
-    pub async fn listed(&self, pool: &PoolName, shard: u32) -> Result<Vec<(ServerId, Fill)>, TableError> {
+    /// Ready servers of a pool with room, as one shard of the index lists them, newest build and fullest first. The index
+    /// lags.
+    pub async fn listed(&self, pool: &PoolName, shard: u32) -> Result<Vec<(ServerId, Rank)>, TableError> {
         let query = self
             .client
             .query()
@@ -358,13 +372,14 @@ impl Table {
     pub async fn roll(
         &self,
         k: u32,
-        from: Option<ServerId>,
+        from: Option<Frontier>,
         ledger: &Ledger,
+        slots: u32,
         max_servers: u32,
         now: Time,
     ) -> Result<Rolled, TableError> {
         let to = ledger.id.clone();
-        let roll = FrontierWrite::Roll { from, to, remaining: ledger.capacity.saturating_sub(1) };
+        let roll = FrontierWrite::Roll { from, to, remaining: ledger.capacity.saturating_sub(slots) };
         let started = expressions::fleet(&FleetWrite::Started { max_servers, now });
         let writes = vec![
             self.part(keys::frontier(&ledger.pool, k), &expressions::frontier(&roll))?,

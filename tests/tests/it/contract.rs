@@ -79,7 +79,7 @@ async fn refusals_of_a_join_say_what_to_do() {
     // A player who is inside must leave before another pool is possible.
     let mut other = world.stack.owmm().table().pool(&crate::support::pool("default")).await.unwrap().unwrap();
     other.name = crate::support::pool("arena");
-    world.stack.owmm().table().put_pool(&other).await.unwrap();
+    world.stack.owmm().table().put_pool(&other, None).await.unwrap();
     let arena = || Some(json!({ "pool": "arena" }));
     // A reservation moves, and gives its old slot up.
     let moved = world.call("POST", "/join", Some("alice"), arena()).await.is(202);

@@ -56,6 +56,7 @@ fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
         id: id("s1"),
         pool: pool("default"),
         shard: 0,
+        generation: 1,
         state,
         capacity: 3,
         claims: claims.iter().map(|(name, mark)| (player(name), *mark)).collect(),
@@ -93,14 +94,26 @@ fn claim(name: &str, n: i64) -> LedgerWrite {
 }
 
 fn evicting(name: &str, evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
-    LedgerWrite::ClaimEvicting {
-        player: player(name),
+    together(&[(name, None)], evict, capacity)
+}
+
+fn together(players: &[(&str, Option<Mark>)], evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
+    LedgerWrite::ClaimExactly {
+        players: players.iter().map(|(name, held)| (player(name), *held)).collect(),
         stamp: stamp(50),
         now: NOW,
         seen_by: NOW + Span(20_000),
         evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
         capacity,
     }
+}
+
+fn list(was: Option<i64>, fill: Fill) -> LedgerWrite {
+    LedgerWrite::List { generation: 1, was: was.and_then(Fill::from_number), fill }
+}
+
+fn unlist(was: Fill) -> LedgerWrite {
+    LedgerWrite::Unlist { generation: 1, was, now: NOW }
 }
 
 fn connect(by: TokenHash, n: i64, reserved: bool) -> LedgerWrite {
@@ -178,17 +191,29 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (starting(&[]), register(other, None)),
         (starting(&full), register(hash(), Some(3))),
         (starting(&full), register(hash(), Some(2))),
-        (listed(Some(1), ready(&[])), LedgerWrite::List { was: Fill::from_number(1), fill: Fill::TOP }),
-        (listed(Some(1), ready(&[])), LedgerWrite::List { was: Fill::from_number(0), fill: Fill::TOP }),
-        (listed(Some(1), ready(&[])), LedgerWrite::List { was: None, fill: Fill::TOP }),
-        (ready(&[]), LedgerWrite::List { was: None, fill: Fill::EMPTY }),
-        (ready(&[]), LedgerWrite::List { was: Fill::from_number(1), fill: Fill::EMPTY }),
-        (ledger(Draining, &[]), LedgerWrite::List { was: None, fill: Fill::EMPTY }),
-        (listed(Some(2), ready(&full)), LedgerWrite::Unlist { was: Fill::TOP }),
-        (listed(Some(2), ready(&full[1..])), LedgerWrite::Unlist { was: Fill::TOP }),
-        (listed(Some(1), ready(&full)), LedgerWrite::Unlist { was: Fill::TOP }),
-        (ready(&full), LedgerWrite::Unlist { was: Fill::TOP }),
-        (listed(Some(2), ledger(Draining, &[])), LedgerWrite::Unlist { was: Fill::TOP }),
+        (ready(&[("b", connected(1))]), together(&[("a", None), ("c", None)], &[], 3)),
+        (ready(&full[..2]), together(&[("a", None), ("e", None)], &[], 3)),
+        (ready(&full), together(&[("a", None), ("d", Some(reserved(3)))], &[("c", reserved(2))], 3)),
+        (ready(&full), together(&[("a", None), ("d", None)], &[("c", reserved(2))], 3)),
+        (ready(&full), together(&[("c", Some(reserved(2))), ("d", Some(reserved(3)))], &[], 3)),
+        (ready(&full), together(&[("c", Some(reserved(2))), ("d", Some(reserved(4)))], &[], 3)),
+        (starting(&[]), together(&[("a", None), ("c", None), ("d", None), ("e", None)], &[], 3)),
+        (listed(Some(1), ready(&[])), list(Some(1), Fill::TOP)),
+        (listed(Some(1), ready(&[])), list(Some(0), Fill::TOP)),
+        (listed(Some(1), ready(&[])), list(None, Fill::TOP)),
+        (ready(&[]), list(None, Fill::EMPTY)),
+        (Ledger { generation: 2, ..ready(&[]) }, list(None, Fill::EMPTY)),
+        (Ledger { generation: 0, ..listed(Some(1), ready(&[])) }, list(Some(1), Fill::EMPTY)),
+        (ready(&[]), list(Some(1), Fill::EMPTY)),
+        (ledger(Draining, &[]), list(None, Fill::EMPTY)),
+        (listed(Some(2), ready(&full)), unlist(Fill::TOP)),
+        (Ledger { generation: 2, ..listed(Some(2), ready(&full)) }, unlist(Fill::TOP)),
+        (listed(Some(2), ready(&full[1..])), unlist(Fill::TOP)),
+        (listed(Some(2), Ledger { lease_until: Some(NOW), ..ready(&[]) }), unlist(Fill::TOP)),
+        (listed(Some(2), Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) }), unlist(Fill::TOP)),
+        (listed(Some(1), ready(&full)), unlist(Fill::TOP)),
+        (ready(&full), unlist(Fill::TOP)),
+        (listed(Some(2), ledger(Draining, &[])), unlist(Fill::TOP)),
         (with_task, LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
         (starting(&[]), LedgerWrite::Recall { attempt: 1, was: Time(501), call_at: Time(900) }),
         (second.clone(), LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
@@ -424,12 +449,15 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();
     let name = pool("frontiers");
-    let frontiers = [None, Some(("s1", 2)), Some(("s1", 0)), Some(("s2", 0))];
+    let frontiers = [None, Some(("s1", 2)), Some(("s1", 1)), Some(("s1", 0)), Some(("s2", 0))];
     for frontier in frontiers.map(|it| it.map(|(server, remaining)| Frontier { server: id(server), remaining })) {
         for write in [
-            FrontierWrite::Take,
+            FrontierWrite::Take { slots: 1 },
+            FrontierWrite::Take { slots: 2 },
+            FrontierWrite::GiveBack { server: id("s1"), seen: 1, slots: 1 },
             FrontierWrite::Roll { from: None, to: id("s3"), remaining: 4 },
-            FrontierWrite::Roll { from: Some(id("s1")), to: id("s3"), remaining: 4 },
+            FrontierWrite::Roll { from: Some(Frontier { server: id("s1"), remaining: 0 }), to: id("s3"), remaining: 4 },
+            FrontierWrite::Roll { from: Some(Frontier { server: id("s1"), remaining: 1 }), to: id("s3"), remaining: 4 },
             FrontierWrite::UsedUp { server: id("s1") },
         ] {
             remove(&world, keys::frontier(&name, 0)).await;
@@ -445,7 +473,7 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             }
         }
     }
-    seen.both(3);
+    seen.both(4);
     let mut seen = Seen::default();
     let fleets = [
         None,

@@ -22,5 +22,7 @@ mod launches;
 mod lives;
 mod openapi;
 mod operators;
+mod parties;
 mod races;
+mod rollouts;
 mod support;

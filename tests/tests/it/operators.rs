@@ -3,30 +3,7 @@
 use serde_json::{Value, json};
 use shared::domain::ServerState;
 
-use crate::support::{Reply, World, limits};
-
-const SIGNED: &str =
-    "AWS4-HMAC-SHA256 Credential=x/20261122/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0";
-
-impl World {
-    async fn operate(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
-        self.authorized(method, path, Some(SIGNED), body.map(|body| body.to_string().into_bytes())).await
-    }
-}
-
-fn settings(change: fn(&mut Value)) -> Value {
-    let mut settings = json!({
-        "capacity": 20,
-        "task": {
-            "cluster": "default",
-            "taskDefinition": "game-server:7",
-            "container": "game",
-            "url": "https://owmm.example",
-        },
-    });
-    change(&mut settings);
-    settings
-}
+use crate::support::{Reply, World, limits, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_is_configured_listed_and_used() {

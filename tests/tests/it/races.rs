@@ -8,7 +8,7 @@ use std::{
 use shared::{Place, Slot, domain::PlayerId};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, World, demo_server, limits};
+use crate::support::{Reply, World, demo_server, limits, seconds};
 
 /// Lets `n` players join at once over HTTP.
 async fn herd(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
@@ -39,9 +39,9 @@ async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_ar
         for filler in fillers.iter().take(49) {
             assert_eq!(world.join(filler).await.is(202).server(), server);
         }
-        for player in fillers.iter().take(49).chain([&first]) {
-            world.call("DELETE", "/join", Some(player), None).await.is(204);
-        }
+    }
+    for (player, _) in world.seats().await {
+        world.call("DELETE", "/join", Some(player.as_str()), None).await.is(204);
     }
     for ledger in world.ledgers().await {
         assert!(ledger.claims.is_empty());
@@ -254,4 +254,51 @@ async fn one_player_whose_server_is_gone_and_who_joins_often_at_once_starts_one_
     assert_eq!(started, 1, "one server for one player");
     drop(replies);
     end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_given_up_on_a_starting_server_is_handed_out_again() {
+    let world = World::new(limits(2, 100)).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    for _ in 0..5 {
+        assert_eq!(world.join("bob").await.is(202).server(), server);
+        world.call("DELETE", "/join", Some("bob"), None).await.is(204);
+    }
+    assert_eq!(world.stack.ecs().counts().processes_started, 1, "who comes and goes starts nothing");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_have_fallen_silent_do_not_hide_one_with_room() {
+    let world = World::new(|options| {
+        limits(2, 100)(options);
+        options.limits.lease = seconds(2);
+    })
+    .await;
+    // Five with one player each, so that the index names them before the empty one.
+    let mut silent = Vec::new();
+    for i in 0..5 {
+        let hand = world.ready_server(&format!("first-{i}")).await;
+        world.join(&format!("second-{i}")).await.is(200);
+        silent.push(hand);
+    }
+    let last = world.ready_server("last").await;
+    for (i, hand) in silent.iter().enumerate() {
+        hand.goodbye(&world, &format!("second-{i}"), "").await.is(204);
+    }
+    last.goodbye(&world, "last", "").await.is(204);
+    for hand in &silent {
+        world.until(&hand.id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
+    }
+    last.beat(&world, None).await.is(200);
+    let player = shared::domain::PlayerId::parse("carol").unwrap();
+    let place = world.stack.owmm().another_copy().join(&player, None).await.unwrap();
+    assert!(
+        matches!(&place, shared::Place::Slot(shared::Slot::Ready { server, .. }) if server.as_str() == last.id),
+        "{place:?}"
+    );
+    // A server that beats again is listed again.
+    silent[0].beat(&world, None).await.is(200);
+    assert!(world.ledger(&silent[0].id).await.listed.is_some());
+    world.end().await;
 }

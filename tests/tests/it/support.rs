@@ -12,7 +12,7 @@ use local::{Options, Stack};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
-    domain::{Ledger, PlayerId, PoolLimits, PoolName, Seat, ServerId, ServerState, Span},
+    domain::{Ledger, PlayerId, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span},
     table::{items, keys},
 };
 
@@ -85,6 +85,7 @@ pub fn options() -> Options {
         dynamodb: std::env::var("OWMM_TEST_DYNAMODB").ok(),
         table,
         limits: PoolLimits::DEFAULT,
+        rollout: Rollout::Lazy,
         game_server: idle(),
         start_delay: Duration::ZERO,
         // Tests look after the fleet when they want to.
@@ -145,6 +146,17 @@ impl World {
         };
         crate::openapi::check(&route, &reply);
         reply
+    }
+
+    /// The functions in a process that remembers nothing.
+    pub async fn join_afresh(&self, player: &str) -> String {
+        let player = shared::domain::PlayerId::parse(player).unwrap();
+        match self.stack.owmm().another_copy().join(&player, None).await.unwrap() {
+            shared::Place::Slot(shared::Slot::Ready { server, .. } | shared::Slot::Starting { server, .. }) => {
+                server.to_string()
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     pub async fn join(&self, player: &str) -> Reply {
@@ -263,6 +275,31 @@ impl World {
     pub async fn end(self) {
         self.stack.stop().await;
     }
+}
+
+/// What an operator or a trusted backend sends; the local gateway believes any signature.
+const SIGNED: &str =
+    "AWS4-HMAC-SHA256 Credential=x/20261122/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0";
+
+impl World {
+    pub async fn operate(&self, method: &str, path: &str, body: Option<Value>) -> Reply {
+        self.authorized(method, path, Some(SIGNED), body.map(|body| body.to_string().into_bytes())).await
+    }
+}
+
+/// A pool's configuration.
+pub fn settings(change: impl FnOnce(&mut Value)) -> Value {
+    let mut settings = json!({
+        "capacity": 20,
+        "task": {
+            "cluster": "default",
+            "taskDefinition": "game-server:7",
+            "container": "game",
+            "url": "https://owmm.example",
+        },
+    });
+    change(&mut settings);
+    settings
 }
 
 /// A dedicated server, played by hand over HTTP.

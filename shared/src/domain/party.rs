@@ -1,0 +1,439 @@
+//! Placing a party: all of its players on one server in one write, or none.
+//!
+//! 1. Read everybody's seat, and the ledgers that the seats name. Who holds a live claim already sits there: the others
+//!    come to that server or nobody does, and two who sit apart refuse the call by name. So a repeated call, and the poll
+//!    while a server starts, find everybody placed and answer the same.
+//! 2. Find a server with room for all who do not sit, write their seats (a seat that has changed since: begin anew), and
+//!    claim for all of them in one write that pins what was seen of each ([`LedgerWrite::ClaimExactly`]).
+//! 3. A refusal says why, as in a join. A frontier with slots left, but fewer than the party needs, counts as used up for
+//!    it; what is left there is found once that server is up.
+//!
+//! Calls about the same party at once come to one placement: seats that another call has written are taken as they are,
+//! and moved only once the claim under them has been refused.
+//!
+//! Being killed between the seats and the claim leaves seats that name a server without a claim, which is what a join
+//! leaves when it is killed there: the next call of anybody moves them on.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, NoSlot, PlayerId, PoolName, Protocol, Seat, SeatWrite,
+    ServerId, Slot, Span, Stamp, Time, Told, join::Tries,
+};
+
+/// Everybody's slots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Together {
+    /// The server's ledger with the claims in it.
+    pub ledger: Ledger,
+    /// The players with their claims, in the order of the call.
+    pub players: Vec<(PlayerId, Mark)>,
+}
+
+/// How a party's join ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PartyJoined {
+    /// With a slot for each.
+    Placed(Box<Together>),
+    /// These hold a slot elsewhere, or where there is no room for the others.
+    Elsewhere(Vec<PlayerId>),
+    /// Without a slot for any.
+    No(NoSlot),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Member {
+    player: PlayerId,
+    seat: Option<Seat>,
+    /// Where the player holds a live claim.
+    sits: Option<ServerId>,
+}
+
+impl Member {
+    /// Whether the seat is the reservation of this stamp on this server.
+    fn is_at(&self, server: &ServerId, stamp: Stamp) -> bool {
+        matches!(&self.seat, Some(Seat::At(place)) if place.server == *server && place.mark == Mark::Reserved(stamp))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Start,
+    ReadingSeats,
+    /// The ledgers that are still to be looked at, the last one now.
+    Looking(Vec<ServerId>),
+    Finding,
+    TakingSlots,
+    Seating {
+        server: ServerId,
+        from_frontier: bool,
+    },
+    Claiming(ServerId),
+    Unlisting(ServerId),
+    MovingOn,
+    Finishing(Box<Together>),
+    Over,
+}
+
+/// The protocol of a party's join.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Party {
+    members: Vec<Member>,
+    pool: PoolName,
+    /// Slots of the pool's servers, until a ledger says otherwise.
+    capacity: u32,
+    late_after: Span,
+    /// The ledgers that the seats name, as they were seen.
+    seen: BTreeMap<ServerId, Ledger>,
+    /// The stamp of this placement, once the seats carry it.
+    stamp: Option<Stamp>,
+    /// The server that the seats name.
+    seated: Option<ServerId>,
+    /// A frontier has given slots on this server, and the seats name another.
+    slots_on: Option<ServerId>,
+    /// Seats that put them apart, as they were last seen.
+    apart: Vec<Option<Seat>>,
+    used_up: bool,
+    tried: Vec<ServerId>,
+    tries: Tries,
+    stage: Stage,
+}
+
+impl Party {
+    /// A join of `players`, who are distinct and at least one, into a pool whose servers have `capacity` slots.
+    pub fn new(players: Vec<PlayerId>, pool: PoolName, capacity: u32, heartbeat: Span) -> Self {
+        Self {
+            members: players.into_iter().map(|player| Member { player, seat: None, sits: None }).collect(),
+            pool,
+            capacity,
+            late_after: heartbeat.times(2),
+            seen: BTreeMap::new(),
+            stamp: None,
+            seated: None,
+            slots_on: None,
+            apart: Vec::new(),
+            used_up: false,
+            tried: Vec::new(),
+            tries: Tries::ALL,
+            stage: Stage::Start,
+        }
+    }
+
+    fn ask(&mut self, stage: Stage, ask: Ask) -> Next<PartyJoined> {
+        self.stage = stage;
+        Next::Ask(ask)
+    }
+
+    const fn no(reason: NoSlot) -> Next<PartyJoined> {
+        Next::Done(PartyJoined::No(reason))
+    }
+
+    fn standing(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.sits.is_none())
+    }
+
+    fn slots(&self) -> u32 {
+        u32::try_from(self.standing().count()).unwrap_or(u32::MAX)
+    }
+
+    /// The server where somebody sits already.
+    fn home(&self) -> Option<&ServerId> {
+        self.members.iter().find_map(|member| member.sits.as_ref())
+    }
+
+    fn who(&self, is: impl Fn(&Member) -> bool) -> Next<PartyJoined> {
+        let players = self.members.iter().filter(|member| is(member)).map(|member| member.player.clone());
+        Next::Done(PartyJoined::Elsewhere(players.collect()))
+    }
+
+    fn read_seats(&mut self) -> Next<PartyJoined> {
+        (self.seated, self.stamp, self.slots_on) = (None, None, None);
+        self.seen.clear();
+        let players = self.members.iter().map(|member| member.player.clone()).collect();
+        self.ask(Stage::ReadingSeats, Ask::ReadSeats(players))
+    }
+
+    /// Another call was faster; begins anew, a bounded number of times.
+    fn raced(&mut self) -> Next<PartyJoined> {
+        if self.tries.race() { self.read_seats() } else { Self::no(NoSlot::Busy) }
+    }
+
+    fn on_seats(&mut self, seats: Vec<Option<Seat>>, now: Time) -> Next<PartyJoined> {
+        let mut named = Vec::new();
+        for (member, seat) in self.members.iter_mut().zip(seats) {
+            (member.seat, member.sits) = (seat, None);
+            if let Some(Seat::At(place)) = &member.seat
+                && !named.contains(&place.server)
+            {
+                named.push(place.server.clone());
+            }
+        }
+        self.look(named, now)
+    }
+
+    fn look(&mut self, named: Vec<ServerId>, now: Time) -> Next<PartyJoined> {
+        match named.last() {
+            Some(server) => {
+                let server = server.clone();
+                self.ask(Stage::Looking(named), Ask::ReadLedger(server))
+            }
+            None => self.on_looked(now),
+        }
+    }
+
+    /// Everything is known about where they are.
+    fn on_looked(&mut self, now: Time) -> Next<PartyJoined> {
+        for member in &mut self.members {
+            let Some(Seat::At(place)) = &member.seat else { continue };
+            let ledger = self.seen.get(&place.server);
+            let kept = ledger.and_then(|ledger| ledger.kept(&member.player, place.mark, now));
+            member.sits = kept.map(|_| place.server.clone());
+        }
+        let Some(home) = self.home().cloned() else {
+            return match self.begun(now) {
+                Some((stamp, server)) => self.sit_under(stamp, server, false, now),
+                None => self.find(),
+            };
+        };
+        if self.members.iter().any(|member| member.sits.as_ref().is_some_and(|server| *server != home)) {
+            // Seats are read one by one, and another call about this party may be moving them: seen twice is believed.
+            let seats = self.members.iter().map(|member| member.seat.clone()).collect::<Vec<_>>();
+            if seats == std::mem::replace(&mut self.apart, seats.clone()) {
+                return self.who(|member| member.sits.is_some());
+            }
+            return self.raced();
+        }
+        let Some(ledger) = self.seen.get(&home).filter(|ledger| ledger.pool == self.pool).cloned() else {
+            return self.who(|member| member.sits.is_some());
+        };
+        if self.slots() == 0 {
+            return self.placed(ledger, now);
+        }
+        if self.room_on(&ledger, now) { self.sit(home, false, now) } else { self.who(|member| member.sits.is_some()) }
+    }
+
+    /// What another call has begun for some of them: seats that name a server of the pool with room for all, and no claim
+    /// yet. It is finished, not undone, so that two calls about the same party come to one placement; of several the
+    /// newest, which is the same one for everybody who looks.
+    fn begun(&self, now: Time) -> Option<(Stamp, ServerId)> {
+        let seats = self.members.iter().filter_map(|member| match &member.seat {
+            Some(Seat::At(place)) if !place.mark.is_connected() && place.pool == self.pool => {
+                let ledger = self.seen.get(&place.server)?;
+                let unclaimed = ledger.claims.get(&member.player).is_none_or(|held| held.stamp() < place.mark.stamp());
+                let open = unclaimed && !ledger.is_over(place.mark, now) && self.room_on(ledger, now);
+                open.then(|| (place.mark.stamp(), place.server.clone()))
+            }
+            _ => None,
+        });
+        seats.max()
+    }
+
+    /// Whether all who stand fit on this server, as it was seen.
+    fn room_on(&self, ledger: &Ledger, now: Time) -> bool {
+        let added = self.standing().filter(|member| !ledger.claims.contains_key(&member.player)).count();
+        let kept = ledger.claims.len().saturating_sub(self.evictable(ledger, now).len());
+        ledger.takes_claims(now) && kept + added <= ledger.capacity as usize
+    }
+
+    /// Claims of others whose time is up.
+    fn evictable(&self, ledger: &Ledger, now: Time) -> Vec<(PlayerId, Mark)> {
+        let others = |player: &PlayerId| self.members.iter().all(|member| member.player != *player);
+        ledger.evictable(now).into_iter().filter(|(player, _)| others(player)).collect()
+    }
+
+    fn find(&mut self) -> Next<PartyJoined> {
+        let (tried, fresh, listed) = (self.tried.clone(), self.used_up, self.tries.may_use_index());
+        let slots = self.slots();
+        self.ask(Stage::Finding, Ask::Find { slots, tried, listed, fresh })
+    }
+
+    fn take_slots(&mut self) -> Next<PartyJoined> {
+        if !self.tries.frontier() {
+            return Self::no(NoSlot::Busy);
+        }
+        let (slots, may_start) = (self.slots(), std::mem::take(&mut self.used_up));
+        self.ask(Stage::TakingSlots, Ask::TakeSlots { slots, may_start })
+    }
+
+    /// Writes the seats of all who stand, with one new stamp.
+    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<PartyJoined> {
+        let last = self.members.iter().filter_map(|member| member.seat.as_ref().map(Seat::stamp)).max();
+        self.sit_under(Stamp::next(now, last), server, from_frontier, now)
+    }
+
+    /// Writes the seats that do not carry this stamp for this server yet.
+    fn sit_under(&mut self, stamp: Stamp, server: ServerId, from_frontier: bool, now: Time) -> Next<PartyJoined> {
+        self.stamp = Some(stamp);
+        let writes = self.standing().filter(|member| !member.is_at(&server, stamp)).map(|member| {
+            let from = match &member.seat {
+                Some(Seat::At(place)) => Before::Exactly { server: place.server.clone(), mark: place.mark },
+                Some(Seat::Void(_)) | None => Before::Free,
+            };
+            let write = SeatWrite::Place { from, server: server.clone(), pool: self.pool.clone(), stamp };
+            (member.player.clone(), write)
+        });
+        let writes = writes.collect::<Vec<_>>();
+        if writes.is_empty() {
+            return self.on_seated(server, from_frontier, Vec::new(), now);
+        }
+        self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeats(writes))
+    }
+
+    fn on_seated(
+        &mut self,
+        server: ServerId,
+        from_frontier: bool,
+        answers: Vec<Answer<Seat>>,
+        now: Time,
+    ) -> Next<PartyJoined> {
+        let (mut all, stamp) = (true, self.stamp);
+        let asked =
+            |member: &&mut Member| member.sits.is_none() && stamp.is_some_and(|stamp| !member.is_at(&server, stamp));
+        for (member, answer) in self.members.iter_mut().filter(asked).zip(answers) {
+            match answer {
+                Answer::Written(seat) => member.seat = Some(seat),
+                Answer::Refused(_) => all = false,
+            }
+        }
+        if !all {
+            return self.raced();
+        }
+        self.seated = Some(server.clone());
+        if from_frontier { self.take_slots() } else { self.claim(server, now) }
+    }
+
+    fn claim(&mut self, server: ServerId, now: Time) -> Next<PartyJoined> {
+        let Some(stamp) = self.stamp else { return Self::no(NoSlot::Busy) };
+        let seen = self.seen.get(&server);
+        let held = |player: &PlayerId| seen.and_then(|ledger| ledger.claims.get(player).copied());
+        let write = LedgerWrite::ClaimExactly {
+            players: self.standing().map(|member| (member.player.clone(), held(&member.player))).collect(),
+            stamp,
+            now,
+            seen_by: now + self.late_after,
+            evict: seen.map(|ledger| self.evictable(ledger, now)).unwrap_or_default(),
+            capacity: seen.map_or(self.capacity, |ledger| ledger.capacity),
+        };
+        self.ask(Stage::Claiming(server.clone()), Ask::WriteLedger(server, write))
+    }
+
+    fn on_refused_claim(&mut self, server: ServerId, image: Option<Ledger>, now: Time) -> Next<PartyJoined> {
+        let Some(ledger) = image else {
+            return match self.slots_on.take() {
+                Some(other) => self.sit(other, false, now),
+                None => self.move_on(server),
+            };
+        };
+        let stamp = self.stamp;
+        let held = |member: &Member| ledger.claims.get(&member.player).map(|mark| mark.stamp());
+        if self.standing().all(|member| held(member) == stamp) {
+            // An earlier try of the same write took, and its answer was lost.
+            return self.placed(ledger, now);
+        }
+        if self.standing().any(|member| held(member) >= stamp) {
+            return self.raced();
+        }
+        if self.room_on(&ledger, now) {
+            self.seen.insert(server.clone(), ledger);
+            return if self.tries.race() { self.claim(server, now) } else { Self::no(NoSlot::Busy) };
+        }
+        if self.home().is_some() {
+            return self.who(|member| member.sits.is_some());
+        }
+        if let Some(other) = self.slots_on.take() {
+            return self.sit(other, false, now);
+        }
+        if !ledger.takes_claims(now) {
+            self.tries.gone();
+            if let Some(write) = ledger.listing_fix(now) {
+                return self.ask(Stage::Unlisting(server.clone()), Ask::WriteLedger(server, write));
+            }
+            return self.move_on(server);
+        }
+        if ledger.is_full() {
+            return self.move_on(server);
+        }
+        // Room for some, which others may have.
+        self.tried.push(server);
+        self.find()
+    }
+
+    fn move_on(&mut self, server: ServerId) -> Next<PartyJoined> {
+        self.tried.push(server.clone());
+        self.ask(Stage::MovingOn, Ask::UsedUp(server))
+    }
+
+    fn placed(&mut self, ledger: Ledger, now: Time) -> Next<PartyJoined> {
+        let fix = ledger.listing_fix_after_claim(self.standing().count(), now);
+        let marks = self.members.iter().map(|member| {
+            let mark = ledger.claims.get(&member.player).copied();
+            mark.map(|mark| (member.player.clone(), mark))
+        });
+        // Who is placed and not in the ledger has just left: the answer would be a lie.
+        let Some(players) = marks.collect::<Option<Vec<_>>>() else { return self.raced() };
+        let server = ledger.id.clone();
+        let together = Box::new(Together { ledger, players });
+        match fix {
+            Some(write) => self.ask(Stage::Finishing(together), Ask::WriteLedger(server, write)),
+            None => Next::Done(PartyJoined::Placed(together)),
+        }
+    }
+
+    fn on_hint(&mut self, hint: Hint, now: Time) -> Next<PartyJoined> {
+        match hint {
+            Hint::Listed(server) => {
+                self.tries.listed();
+                self.used_up = false;
+                self.sit(server, false, now)
+            }
+            // The seats first, so that of two calls about the same party only one takes slots.
+            Hint::Frontier(server) if !self.used_up && self.seated.is_none() => self.sit(server, true, now),
+            Hint::Frontier(_) | Hint::Unknown => self.take_slots(),
+        }
+    }
+}
+
+impl Protocol for Party {
+    type Outcome = PartyJoined;
+
+    fn next(&mut self, now: Time, told: Told) -> Next<PartyJoined> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
+            (Stage::Start, Told::Start) => self.read_seats(),
+            (Stage::ReadingSeats, Told::SeatsAre(seats)) => self.on_seats(seats, now),
+            (Stage::Looking(mut named), Told::LedgerIs(ledger)) => {
+                named.pop();
+                self.seen.extend(ledger.map(|ledger| (ledger.id.clone(), ledger)));
+                self.look(named, now)
+            }
+            (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
+            (Stage::TakingSlots, Told::Slot(Slot::On(server))) => {
+                match self.seated.clone() {
+                    // Another call may have seen these seats, and claim under them: they are moved only once that has been
+                    // refused.
+                    Some(seated) => {
+                        self.slots_on = (seated != server).then_some(server);
+                        self.claim(seated, now)
+                    }
+                    None => self.sit(server, false, now),
+                }
+            }
+            (Stage::TakingSlots, Told::Slot(Slot::UsedUp)) => {
+                self.used_up = true;
+                self.find()
+            }
+            (Stage::TakingSlots, Told::Slot(Slot::No(reason))) => Self::no(reason),
+            (Stage::Seating { server, from_frontier }, Told::Seats(answers)) => {
+                self.on_seated(server, from_frontier, answers, now)
+            }
+            (Stage::Claiming(_), Told::Ledger(Answer::Written(ledger))) => self.placed(ledger, now),
+            (Stage::Claiming(server), Told::Ledger(Answer::Refused(image))) => {
+                self.on_refused_claim(server, image, now)
+            }
+            (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
+            (Stage::MovingOn, Told::Noted) => self.find(),
+            (Stage::Finishing(together), Told::Ledger(_)) => Next::Done(PartyJoined::Placed(together)),
+            // An answer to another question: a mistake of the caller, never a reason to promise a slot.
+            _ => Self::no(NoSlot::Busy),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Parties: all of them on one server in one write, or nobody.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use shared::domain::{Seat, ServerState};
+use tokio::task::JoinSet;
+
+use crate::support::{Reply, World, limits, settings};
+
+impl World {
+    async fn party(&self, players: &[impl AsRef<str>]) -> Reply {
+        let players = players.iter().map(AsRef::as_ref).collect::<Vec<_>>();
+        self.operate("POST", "/pools/default/join", Some(json!({ "players": players }))).await
+    }
+
+    /// Asks again while the answer is busy, as every caller should.
+    async fn party_unless_busy(&self, players: &[String]) -> Reply {
+        for _ in 0..20 {
+            let reply = self.party(players).await;
+            if reply.code() != "busy" {
+                return reply;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("busy for ever");
+    }
+
+    /// A ready server with nobody on it.
+    async fn empty_server(&self) -> crate::support::Hand {
+        let server = self.ready_server("nobody").await;
+        server.goodbye(self, "nobody", "").await.is(204);
+        server
+    }
+}
+
+fn tickets(reply: &Reply) -> Vec<(String, String)> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let players = reply.body["players"].as_array().unwrap();
+    players.iter().map(|it| (text(&it["player"]), text(&it["ticket"]))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_is_placed_on_one_server_and_a_repeat_answers_the_same() {
+    let world = World::new(limits(20, 10)).await;
+    let server = world.empty_server().await;
+    let names = (0..16).map(|i| format!("player-{i}")).collect::<Vec<_>>();
+    let first = world.party(&names).await.is(200);
+    assert_eq!(first.server(), server.id);
+    assert_eq!(tickets(&first).iter().map(|(player, _)| player.clone()).collect::<Vec<_>>(), names);
+    let again = world.party(&names).await.is(200);
+    assert_eq!(tickets(&again), tickets(&first));
+    assert_eq!(world.audit().await, 16);
+    for (player, ticket) in tickets(&first) {
+        // Everybody's own join is the same slot, and their ticket lets them in.
+        assert_eq!(world.join(&player).await.is(200).ticket(), ticket);
+        server.connect(&world, &player, Some(&ticket)).await.is(200);
+    }
+    assert_eq!(world.party(&names).await.is(200).server(), server.id, "inside is placed too");
+    assert_eq!(world.audit().await, 16);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_is_placed_into_a_server_that_is_starting() {
+    let world = World::new(limits(4, 10)).await;
+    let first = world.party(&["a", "b", "c"]).await.is(202);
+    assert_eq!(first.retry_after, Some(1));
+    let server = first.server().to_owned();
+    assert_eq!(world.party(&["a", "b", "c"]).await.is(202).server(), server, "the same call is the poll");
+    // One slot is left there: not enough for two, and enough for one.
+    let second = world.party(&["d", "e"]).await.is(202).server().to_owned();
+    assert_ne!(second, server);
+    assert_eq!(world.stack.ecs().counts().processes_started, 2);
+    world.hand(&server).await.register(&world).await.is(200);
+    assert_eq!(world.party(&["a", "b", "c"]).await.is(200).server(), server);
+    assert_eq!(world.join_afresh("f").await, server, "what the party left there is found");
+    assert_eq!(world.audit().await, 6);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sits_elsewhere_is_named_and_nobody_is_placed() {
+    let world = World::new(limits(3, 10)).await;
+    let first = world.empty_server().await;
+    first.let_in(&world, "ann").await;
+    world.operate("PUT", "/pools/arena", Some(settings(|it| it["task"]["cluster"] = json!("default")))).await.is(200);
+    let arena = world.call("POST", "/join", Some("bob"), Some(json!({ "pool": "arena" }))).await.is(202);
+    let refused = world.party(&["carol", "bob", "ann"]).await.problem(409, "placed_elsewhere");
+    assert_eq!(refused.body["players"], json!(["bob", "ann"]));
+    assert_eq!(world.seat("carol").await, None);
+    assert!(world.ledger(arena.server()).await.claims.len() == 1 && world.ledger(&first.id).await.claims.len() == 1);
+    // Ann's server has room for two more, and not for three.
+    let three = world.party(&["ann", "carol", "dave", "erin"]).await.problem(400, "invalid_body");
+    assert!(three.body["detail"].as_str().unwrap().contains("3 slots"));
+    world.join("frank").await.is(200);
+    let refused = world.party(&["ann", "carol", "dave"]).await.problem(409, "placed_elsewhere");
+    assert_eq!(refused.body["players"], json!(["ann"]));
+    assert_eq!(world.party(&["ann", "carol"]).await.is(200).server(), first.id, "beside their friend");
+    assert_eq!(world.ledger(&first.id).await.claims.len(), 3);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_that_nobody_can_read_is_refused() {
+    let world = World::new(|_| {}).await;
+    let many = (0..17).map(|i| format!("player-{i}")).collect::<Vec<_>>();
+    world.party(&many).await.problem(400, "invalid_body");
+    world.party(&[] as &[&str]).await.problem(400, "invalid_body");
+    world.party(&["ann", "ann"]).await.problem(400, "invalid_body");
+    world.party(&["a b"]).await.problem(400, "invalid_body");
+    world.operate("POST", "/pools/default/join", None).await.problem(400, "invalid_body");
+    world
+        .operate("POST", "/pools/nowhere/join", Some(json!({ "players": ["ann"] })))
+        .await
+        .problem(404, "unknown_pool");
+    for bearer in [None, Some("ann")] {
+        let body = json!({ "players": ["ann"] });
+        world.call("POST", "/pools/default/join", bearer, Some(body)).await.problem(403, "forbidden");
+    }
+    assert!(world.seats().await.is_empty() && world.ledgers().await.is_empty());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_party_many_times_at_once_comes_to_one_placement() {
+    let world = Arc::new(World::new(limits(8, 100)).await);
+    let names = (0..8).map(|i| format!("player-{i}")).collect::<Vec<_>>();
+    let mut calls = JoinSet::new();
+    for _ in 0..10 {
+        let (world, names) = (Arc::clone(&world), names.clone());
+        calls.spawn(async move { world.party_unless_busy(&names).await });
+    }
+    for reply in calls.join_all().await {
+        // Whatever races there were: the slots of this answer are in that server's ledger.
+        let ledger = world.ledger(reply.is(202).server()).await;
+        assert!(names.iter().all(|name| ledger.claims.keys().any(|player| player.as_str() == name)), "{ledger:?}");
+    }
+    let settled = world.party_unless_busy(&names).await.is(202);
+    let ledger = world.ledger(settled.server()).await;
+    assert_eq!(ledger.claims.len(), 8);
+    for name in &names {
+        let seat = world.seat(name).await;
+        assert!(matches!(&seat, Some(Seat::At(place)) if place.server == ledger.id), "one place: {seat:?}");
+    }
+    Arc::into_inner(world).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parties_and_single_players_at_once_never_overfill_nor_tear() {
+    let world = Arc::new(World::new(limits(10, 100)).await);
+    let mut calls = JoinSet::new();
+    for p in 0..12 {
+        let world = Arc::clone(&world);
+        calls.spawn(async move {
+            let names = (0..4).map(|i| format!("party-{p}-{i}")).collect::<Vec<_>>();
+            world.party_unless_busy(&names).await.is(202);
+        });
+    }
+    for i in 0..12 {
+        let world = Arc::clone(&world);
+        calls.spawn(async move {
+            world.join_unless_busy(&format!("single-{i}")).await.is(202);
+        });
+    }
+    calls.join_all().await;
+    assert_eq!(world.audit().await, 60);
+    for ledger in world.ledgers().await {
+        assert_eq!(ledger.state, ServerState::Starting);
+        for p in 0..12 {
+            let of_party = format!("party-{p}-");
+            let members = ledger.claims.keys().filter(|player| player.as_str().starts_with(&of_party)).count();
+            assert!(members == 0 || members == 4, "party {p} is torn: {ledger:?}");
+        }
+    }
+    Arc::into_inner(world).unwrap().end().await;
+}

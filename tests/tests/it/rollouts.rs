@@ -1,0 +1,124 @@
+//! Another build: new servers run it, and the old ones end as the pool's roll-out says.
+
+use std::time::Duration;
+
+use serde_json::json;
+use shared::domain::{Rollout, ServerState};
+
+use crate::support::{SOON, World, limits, seconds, settings};
+
+impl World {
+    /// The default pool gets another task definition.
+    async fn new_build(&self, revision: u32, rollout: Rollout) {
+        let body = settings(|it| {
+            it["capacity"] = json!(4);
+            it["idleSeconds"] = json!(86_400);
+            it["rollout"] = json!(rollout.as_str());
+            it["task"]["cluster"] = json!("default");
+            it["task"]["taskDefinition"] = json!(format!("game-server:{revision}"));
+            it["task"]["url"] = json!(self.stack.url());
+        });
+        self.operate("PUT", "/pools/default", Some(body)).await.is(200);
+    }
+
+    /// Looks after the fleet until a server has stopped.
+    async fn reconcile_until_stopped(&self, server: &str) {
+        let begun = std::time::Instant::now();
+        while self.ledger(server).await.state != ServerState::Stopped {
+            assert!(begun.elapsed() < SOON, "{server} does not stop");
+            self.stack.owmm().reconcile().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_begins_only_with_another_task_definition() {
+    let world = World::new(|_| {}).await;
+    let generation = async || world.operate("GET", "/pools/default", None).await.is(200).body["generation"].clone();
+    assert_eq!(generation().await, 0);
+    world.new_build(7, Rollout::Lazy).await;
+    assert_eq!(generation().await, 1);
+    world.new_build(7, Rollout::Drain).await;
+    assert_eq!(generation().await, 1, "the same build, whatever else has changed");
+    world.new_build(8, Rollout::Drain).await;
+    assert_eq!(generation().await, 2);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_build_takes_nobody_new_and_its_players_stay() {
+    let world = World::new(limits(4, 10)).await;
+    let old = world.ready_server("ann").await;
+    old.connect(&world, "ann", None).await.is(200);
+    world.new_build(7, Rollout::Drain).await;
+    // Before anybody has looked after the fleet.
+    assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
+    let new = world.join_afresh("bob").await;
+    assert_ne!(new, old.id);
+    assert_eq!(world.ledger(&new).await.generation, 1);
+    world.stack.owmm().reconcile().await.unwrap();
+    assert_eq!(old.beat(&world, Some(&["ann"])).await.is(200).body["state"], "draining");
+    assert_eq!(world.ledger(&old.id).await.claims.len(), 1, "who is inside stays");
+    old.goodbye(&world, "ann", "").await.is(204);
+    world.reconcile_until_stopped(&old.id).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_starting_server_of_a_drained_build_hands_out_no_more_slots() {
+    let world = World::new(limits(4, 10)).await;
+    let old = world.join("ann").await.is(202).server().to_owned();
+    world.new_build(7, Rollout::Drain).await;
+    let new = world.join_afresh("bob").await;
+    assert_ne!(new, old);
+    assert_eq!(world.join_afresh("carol").await, new);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
+    let world = World::new(|options| {
+        limits(4, 10)(options);
+        options.limits.lease = seconds(600);
+    })
+    .await;
+    let old = world.ready_server("ann").await;
+    for player in ["bob", "carol"] {
+        old.let_in(&world, player).await;
+    }
+    world.new_build(7, Rollout::Lazy).await;
+    assert_eq!(world.join_afresh("dave").await, old.id, "lazy: no new server while an old one has room");
+    old.goodbye(&world, "bob", "").await.is(204);
+    // A server of the new build, asked for ahead of demand.
+    let pool = crate::support::pool("default");
+    let (config, fleet) = world.stack.owmm().pool_and_fleet(&pool).await.unwrap();
+    let headroom =
+        shared::domain::Pool { limits: shared::domain::PoolLimits { headroom: 4, ..config.limits }, ..config };
+    assert_eq!(fleet.live, 1);
+    world.stack.owmm().configure(headroom).await.unwrap();
+    world.stack.owmm().reconcile().await.unwrap();
+    let ledgers = world.ledgers().await;
+    let new = ledgers.iter().find(|ledger| ledger.generation == 1).unwrap().id.to_string();
+    world.hand(&new).await.register(&world).await.is(200);
+    // The old one is the fuller, and has room.
+    assert!(world.ledger(&old.id).await.claims.len() == 3 && world.ledger(&new).await.claims.is_empty());
+    for player in ["erin", "frank", "grace", "heidi"] {
+        assert_eq!(
+            world.join(player).await.is(200).server(),
+            new,
+            "{player}: also for one who remembers an older answer: {:?}",
+            world.ledger(&new).await
+        );
+    }
+    assert_eq!(world.join_afresh("ivan").await, old.id);
+    // It goes on while somebody is there, and ends when it is empty, long before it counts as idle.
+    world.stack.owmm().reconcile().await.unwrap();
+    assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
+    for player in ["ann", "carol", "dave", "ivan"] {
+        let left = old.goodbye(&world, player, "").await.status;
+        assert!(left.is_success());
+    }
+    world.reconcile_until_stopped(&old.id).await;
+    world.end().await;
+}
