@@ -15,8 +15,7 @@
 //!
 //! Where it differs from ECS: there is one cluster, and any task definition is taken to exist, with one container. A
 //! task runs the configured command, whatever an override of `command` says, in the environment of this process plus
-//! the overrides'. Task protection is kept for tasks of `RunTask` too, where ECS answers `TASK_NOT_VALID` for a task
-//! that no ECS service owns. Requests are not authenticated: serve it on loopback only.
+//! the overrides'. Requests are not authenticated: serve it on loopback only.
 
 mod process;
 mod registry;

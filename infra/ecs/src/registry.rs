@@ -120,14 +120,6 @@ impl Registry {
         tell(&self.events, task);
     }
 
-    /// Protects a running task until `until`, or no longer. That is no change of the task itself.
-    pub(crate) fn protect(&mut self, reference: &str, until: Option<EpochMs>) {
-        let id = self.find(reference).map(|(id, _)| id.to_owned());
-        if let Some(entry) = id.and_then(|id| self.tasks.get_mut(&id)) {
-            entry.task.protect(until);
-        }
-    }
-
     /// Has a task stopped, killed at `kill_at` at the latest. A repetition changes nothing but may bring that forward.
     /// Answers with what closes once the runner is done, and `None` for an unknown task.
     pub(crate) fn stop(

@@ -230,27 +230,17 @@ fn describe_clusters(ecs: &Shared, request: DescribeClusters) -> Value {
 
 fn update_task_protection(ecs: &Shared, request: UpdateTaskProtection) -> Result<Value, Refusal> {
     check_cluster(ecs, request.cluster.as_deref())?;
-    let minutes = request.minutes()?;
-    let references = bounded(request.tasks, 10)?;
-    let until = minutes.map(|minutes| now() + u64::from(minutes) * 60_000);
-    let mut registry = ecs.registry();
-    for reference in &references {
-        registry.protect(reference, until);
-    }
-    Ok(protection(ecs, &registry, &references))
+    request.check()?;
+    Ok(protection(ecs, &bounded(request.tasks, 10)?))
 }
 
 fn get_task_protection(ecs: &Shared, request: DescribeTasks) -> Result<Value, Refusal> {
     check_cluster(ecs, request.cluster.as_deref())?;
-    let references = bounded(request.tasks, 100)?;
-    Ok(protection(ecs, &ecs.registry(), &references))
+    Ok(protection(ecs, &bounded(request.tasks, 100)?))
 }
 
-/// Only a task that is wanted to run can be protected.
-fn protection(ecs: &Shared, registry: &Registry, references: &[String]) -> Value {
-    let now = now();
-    let (tasks, failures) = look_up(ecs, registry, references, |task| {
-        if task.is_ending() { Err("TASK_NOT_VALID") } else { Ok(task.protection(now)) }
-    });
-    json!({"protectedTasks": tasks, "failures": failures})
+/// Protection is for tasks of a service, against its deployments and its scaling in. Here every task is on its own.
+fn protection(ecs: &Shared, references: &[String]) -> Value {
+    let (none, failures) = look_up(ecs, &ecs.registry(), references, |_| Err::<Value, _>("TASK_NOT_VALID"));
+    json!({"protectedTasks": none, "failures": failures})
 }

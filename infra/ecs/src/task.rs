@@ -63,7 +63,6 @@ pub(crate) struct Task {
     stopped_at: Option<EpochMs>,
     stop: Option<(StopCode, String)>,
     exit_code: Option<i32>,
-    protected_until: Option<EpochMs>,
 }
 
 impl Task {
@@ -82,7 +81,6 @@ impl Task {
             stopped_at: None,
             stop: None,
             exit_code: None,
-            protected_until: None,
         }
     }
 
@@ -114,11 +112,6 @@ impl Task {
     pub(crate) fn exited(&mut self, exit_code: Option<i32>, now: EpochMs) {
         self.exit_code = exit_code;
         self.execution_stopped_at = Some(now);
-    }
-
-    /// Protects the task until `until`, or no longer.
-    pub(crate) fn protect(&mut self, until: Option<EpochMs>) {
-        self.protected_until = until;
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -163,16 +156,6 @@ impl Task {
             "resources": [self.arn],
             "detail": detail,
         })
-    }
-
-    /// The task's protection in an answer.
-    pub(crate) fn protection(&self, now: EpochMs) -> Value {
-        let until = self.protected_until.filter(|until| *until > now);
-        without_nulls(json!({
-            "taskArn": self.arn,
-            "protectionEnabled": until.is_some(),
-            "expirationDate": until.map(epoch_seconds),
-        }))
     }
 
     fn json(&self, time: fn(EpochMs) -> Value) -> Value {
@@ -269,13 +252,5 @@ mod tests {
         let described = task.describe(false);
         assert_eq!((&described["stopCode"], &described["stoppedReason"]), (&"UserInitiated".into(), &"enough".into()));
         assert_eq!((&described["createdAt"], &described["stoppingAt"]), (&1.5.into(), &2.0.into()));
-    }
-
-    #[test]
-    fn protection_ends_by_itself() {
-        let mut task = task();
-        task.protect(Some(60_000));
-        assert_eq!(task.protection(59_999)["expirationDate"], 60.0);
-        assert_eq!(task.protection(60_000), json!({"taskArn": task.arn, "protectionEnabled": false}));
     }
 }

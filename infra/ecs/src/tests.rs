@@ -578,22 +578,16 @@ async fn a_fault_meets_as_many_calls_as_it_was_injected_for() {
 }
 
 #[tokio::test]
-async fn a_running_task_can_be_protected_for_a_while() {
-    let mut stack = Stack::new(Options::new(["sleep", "600"])).await;
+async fn a_task_of_no_service_cannot_be_protected() {
+    let stack = Stack::new(Options::new(["sleep", "600"])).await;
     let task = stack.start().await;
-    let update = |on| stack.client.update_task_protection().cluster("default").tasks(&task).protection_enabled(on);
-    let protected = update(true).expires_in_minutes(5).send().await.unwrap().protected_tasks()[0].clone();
-    assert!(protected.protection_enabled() && protected.expiration_date().is_some());
-    let get = || stack.client.get_task_protection().cluster("default").tasks(&task).send();
-    assert_eq!(get().await.unwrap().protected_tasks(), [protected]);
-    update(false).send().await.unwrap();
-    assert!(!get().await.unwrap().protected_tasks()[0].protection_enabled());
-    assert_eq!(code(&update(true).expires_in_minutes(2881).send().await.unwrap_err()), "InvalidParameterException");
-
-    stack.client.stop_task().task(&task).send().await.unwrap();
-    stack.until(&task, "STOPPED").await;
-    let failed = stack.client.get_task_protection().cluster("default").tasks(&task).tasks("x").send().await.unwrap();
-    let reasons: Vec<_> = failed.failures().iter().map(|failure| failure.reason().unwrap()).collect();
+    let update = || stack.client.update_task_protection().cluster("default").tasks(&task).protection_enabled(true);
+    let refused = update().send().await.unwrap();
+    assert_eq!(refused.protected_tasks(), []);
+    assert_eq!(refused.failures()[0].reason(), Some("TASK_NOT_VALID"));
+    assert_eq!(code(&update().expires_in_minutes(2881).send().await.unwrap_err()), "InvalidParameterException");
+    let get = stack.client.get_task_protection().cluster("default").tasks(&task).tasks("x").send().await.unwrap();
+    let reasons: Vec<_> = get.failures().iter().map(|failure| failure.reason().unwrap()).collect();
     assert_eq!(reasons, ["TASK_NOT_VALID", "MISSING"]);
 }
 

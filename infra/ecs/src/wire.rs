@@ -384,11 +384,9 @@ pub(crate) struct UpdateTaskProtection {
 }
 
 impl UpdateTaskProtection {
-    /// For how many minutes the tasks are to be protected, `None` for not at all.
-    pub(crate) fn minutes(&self) -> Result<Option<u32>, Refusal> {
-        let enabled = self.protection_enabled.ok_or_else(|| Refusal::invalid("protectionEnabled is required."))?;
-        let minutes = number("expiresInMinutes", self.expires_in_minutes, 120, 1..=2880)?;
-        Ok(enabled.then_some(minutes))
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        self.protection_enabled.ok_or_else(|| Refusal::invalid("protectionEnabled is required."))?;
+        number("expiresInMinutes", self.expires_in_minutes, 120, 1..=2880).map(|_| ())
     }
 }
 
