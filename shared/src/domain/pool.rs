@@ -181,6 +181,11 @@ impl PoolLimits {
     }
 }
 
+/// What is there must be of its type: `null` is not the same as nothing.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(Some)
+}
+
 /// What RunTask is called with, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -201,7 +206,7 @@ pub struct TaskPlacement {
     #[serde(default)]
     pub assign_public_ip: bool,
     /// `FARGATE` or `EC2`; without it the cluster's default capacity provider strategy decides.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub launch_type: Option<String>,
     /// The URL at which the server reaches OWMM.
     pub url: String,

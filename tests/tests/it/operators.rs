@@ -28,7 +28,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
     let world = World::new(|_| {}).await;
     let before = world.operate("GET", "/pools/default", None).await.is(200).body;
     type Change = fn(&mut Value);
-    let bad: [(&str, Change); 16] = [
+    let bad: [(&str, Change); 17] = [
         ("capacity", |it| it["capacity"] = json!(0)),
         ("capacity", |it| it["capacity"] = json!(1_001)),
         ("maxServers", |it| it["maxServers"] = json!(0)),
@@ -42,6 +42,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
         ("task.cluster", |it| it["task"]["cluster"] = json!("")),
         ("task.url", |it| it["task"]["url"] = json!("owmm.example")),
         ("task.launchType", |it| it["task"]["launchType"] = json!("MOON")),
+        ("expected a string", |it| it["task"]["launchType"] = json!(null)),
         ("task.subnets", |it| it["task"]["subnets"] = json!(vec!["subnet-1"; 17])),
         ("surprise", |it| it["surprise"] = json!(1)),
         ("task", |it| it["task"] = json!(null)),
