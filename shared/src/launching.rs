@@ -251,20 +251,20 @@ impl Launcher {
         Err(TableError::Busy(format!("server {server} could not be counted out")))
     }
 
-    /// Starts a server ahead of demand. It is in no frontier: its slots are found once it is ready. False if the fleet is
+    /// Starts a server ahead of demand. It is in no frontier: its slots are found once it is ready. `None` if the fleet is
     /// not as it was seen, or may not grow.
     ///
     /// # Errors
     /// The table gave no answer.
-    pub async fn start_ahead(&self, pool: &Pool, seen: &Fleet) -> Result<bool, TableError> {
+    pub async fn start_ahead(&self, pool: &Pool, seen: &Fleet) -> Result<Option<ServerId>, TableError> {
         let shard = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
         let ledger = self.new_server(pool, shard)?;
         if !self.table.start_ahead(&ledger, seen, pool.limits.max_servers, self.clock.now()).await? {
-            return Ok(false);
+            return Ok(None);
         }
         tracing::info!(server = %ledger.id, pool = %pool.name, "a server is started ahead of demand");
         self.call(&ledger).await?;
-        Ok(true)
+        Ok(Some(ledger.id))
     }
 
     /// The tasks of this table in a cluster that run, or are on their way to, by ARN; `None` if ECS does not say.

@@ -25,5 +25,8 @@ pub mod table;
 pub mod telemetry;
 pub mod ticket;
 
-pub use owmm::{Failure, Heartbeat, Owmm, PartyPlace, Place, Registered, ServerOutcome, Slot, UnknownPlayer};
+pub use owmm::{
+    Failure, Heartbeat, LaunchOutcome, Owmm, PartyPlace, Place, PlayerView, Registered, ServerOutcome, Slot,
+    UnknownPlayer,
+};
 pub use reconcile::Reconciled;

@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Ask, Connect, Connected, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join,
-        Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined, PlayerId, Pool,
-        PoolLimits, PoolName, PresentedTicket, Protocol, Registration, ServerId, ServerState, Slot as TakenSlot, Span,
-        Stamp, StopBy, Time, Together, TokenHash, Told,
+        Answer, Ask, Connect, Connected, Dismiss, Dismissed, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp,
+        Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined,
+        PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, Seat, ServerId, ServerState,
+        Slot as TakenSlot, Span, Stamp, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
     },
     hints::{Hints, Pass, Pick},
     launching::Launcher,
@@ -24,6 +24,13 @@ const LAUNCHES_OUTLIVED: u32 = 2;
 const FRONTIER_TURNS: u32 = 4;
 /// Callers of other processes that moved the frontier first are kept apart by up to this.
 const RACE_JITTER: Span = Span(100);
+
+/// Servers that one call by hand starts at the most, and for how long it goes on starting them: each is a transaction and
+/// a call to ECS, and the function that does it has 30 seconds.
+const LAUNCHES_AT_MOST: usize = 20;
+const LAUNCHING_AT_MOST: Span = Span::seconds(10);
+/// Times that a call by hand begins anew because somebody else was faster.
+const BY_HAND_TURNS: u32 = 5;
 
 /// Times that a configuration is read again because somebody else has changed it since.
 const CONFIGURE_TURNS: u32 = 4;
@@ -122,6 +129,31 @@ pub struct Registered {
     pub lease_until: Time,
     /// How often it should beat.
     pub heartbeat: Span,
+}
+
+/// What starting servers by hand came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchOutcome {
+    /// The pool has as many servers as were asked for, or is closer to it.
+    Started {
+        /// The servers that this call has started.
+        started: Vec<ServerId>,
+        /// Servers that live now.
+        live: u32,
+    },
+    /// None was started, and none may be now.
+    No(NoLaunch),
+    /// Others start and stop servers of the pool all the time; ask again.
+    Busy,
+}
+
+/// What is known of a player.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlayerView {
+    /// Where the player is placed.
+    pub seat: Seat,
+    /// The ledger of the server that the seat names, if it is still there.
+    pub ledger: Option<Ledger>,
 }
 
 /// A player whom the ledger holds as connected and the server did not name.
@@ -722,6 +754,106 @@ impl Owmm {
             }
         }
         Ok(())
+    }
+
+    /// An operator pauses launching, for a time or until it is resumed. A server that registers does not end this pause.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn pause(&self, name: &PoolName, within: Option<Span>) -> Result<(Pool, Fleet), Failure> {
+        let until = within.map_or(UNTIL_RESUMED, |span| self.clock.now() + span);
+        self.say(name, |at| FleetWrite::Hold { at, until }).await
+    }
+
+    /// An operator resumes launching, whatever had paused it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn resume(&self, name: &PoolName) -> Result<(Pool, Fleet), Failure> {
+        self.say(name, |at| FleetWrite::Resume { at }).await
+    }
+
+    /// Writes an operator's word down as the last one that was said.
+    async fn say(&self, name: &PoolName, word: impl Fn(Time) -> FleetWrite) -> Result<(Pool, Fleet), Failure> {
+        let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
+        let mut at = self.clock.now();
+        for _ in 0..BY_HAND_TURNS {
+            let word = word(at);
+            match self.table.write_fleet(name, &word).await? {
+                Answer::Written(fleet) => {
+                    tracing::info!(pool = %name, ?word, "an operator's word");
+                    return Ok((pool, fleet));
+                }
+                Answer::Refused(Some(fleet)) if word.stands(&fleet) => return Ok((pool, fleet)),
+                Answer::Refused(fleet) => at = fleet.unwrap_or_default().next_word(self.clock.now()),
+            }
+        }
+        Err(TableError::Busy("others pause and resume the pool".to_owned()).into())
+    }
+
+    /// Starts servers until at least so many live: a repeat starts no more, because it says how many there shall be and
+    /// not how many to add. At most twenty a call.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Servers may have been started then; the same call goes on from there.
+    pub async fn launch(&self, name: &PoolName, at_least: u32) -> Result<LaunchOutcome, Failure> {
+        let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
+        if at_least > pool.limits.max_servers {
+            return Ok(LaunchOutcome::No(NoLaunch::AtMaximum));
+        }
+        let (begun, mut turns) = (self.clock.now(), BY_HAND_TURNS);
+        let mut started = Vec::new();
+        loop {
+            let (fleet, now) = (self.table.fleet(name).await?, self.clock.now());
+            let enough = fleet.live >= at_least || started.len() >= LAUNCHES_AT_MOST;
+            let refused = fleet.no_launch(pool.limits.max_servers, now);
+            if enough || now - begun > LAUNCHING_AT_MOST || (refused.is_some() && !started.is_empty()) {
+                return Ok(LaunchOutcome::Started { started, live: fleet.live });
+            }
+            if let Some(reason) = refused {
+                return Ok(LaunchOutcome::No(reason));
+            }
+            match (self.launcher.start_ahead(&pool, &fleet).await?, turns.checked_sub(1)) {
+                (Some(server), _) => started.push(server),
+                (None, Some(left)) => {
+                    turns = left;
+                    tokio::time::sleep(self.dice.jitter(RACE_JITTER)).await;
+                }
+                (None, None) if started.is_empty() => return Ok(LaunchOutcome::Busy),
+                (None, None) => return Ok(LaunchOutcome::Started { started, live: fleet.live }),
+            }
+        }
+    }
+
+    /// A server, as its ledger has it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn server(&self, server: &ServerId) -> Result<Option<Ledger>, Failure> {
+        Ok(self.table.ledger(server).await?)
+    }
+
+    /// What is known of a player; `None` if nobody has placed them for long.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn player(&self, player: &PlayerId) -> Result<Option<PlayerView>, Failure> {
+        let Some(seat) = self.table.seat(player).await? else { return Ok(None) };
+        let ledger = match &seat {
+            Seat::At(place) => self.table.ledger(&place.server).await?,
+            Seat::Void(_) => None,
+        };
+        Ok(Some(PlayerView { seat, ledger }))
+    }
+
+    /// An operator releases a player. One who is inside a server that lives stays there.
+    ///
+    /// # Errors
+    /// See [`Failure`]. The same call goes on from where this one ended.
+    pub async fn dismiss(&self, player: &PlayerId) -> Result<Dismissed, Failure> {
+        let dismissed = self.run(Dismiss::new(player.clone()), self.begin(Some(player), None)).await?;
+        tracing::info!(%player, ?dismissed, "an operator releases a player");
+        Ok(dismissed)
     }
 
     /// A page of a pool's servers, oldest first, and where the next one begins.

@@ -246,7 +246,7 @@ impl Owmm {
     async fn grow(&self, pool: &Pool, mut fleet: Fleet, free: u32, report: &mut Reconciled) -> Result<(), Failure> {
         for _ in 0..servers_wanted(&pool.limits, free).min(STARTS_AT_MOST) {
             let allowed = fleet.no_launch(pool.limits.max_servers, self.time()).is_none();
-            if !allowed || !self.launcher().start_ahead(pool, &fleet).await? {
+            if !allowed || self.launcher().start_ahead(pool, &fleet).await?.is_none() {
                 break;
             }
             fleet.live = fleet.live.saturating_add(1);

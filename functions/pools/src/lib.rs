@@ -1,18 +1,29 @@
-//! `GET /pools`, `GET` and `PUT /pools/{pool}`, `GET /pools/{pool}/servers`: operators configure pools and look at them.
+//! `GET /pools`, `GET` and `PUT /pools/{pool}`, `POST /pools/{pool}/pause` and `resume`: operators configure pools, look
+//! at them, and pause launching.
 
 use std::convert::Infallible;
 
-use lambda_http::http::StatusCode;
+use lambda_http::{RequestExt, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::{
     Owmm,
-    domain::{Bound, Fleet, Ledger, Pool, PoolLimits, PoolName, Rollout, ServerId, Span, TaskPlacement, Time},
+    domain::{Bound, Fleet, Pool, PoolLimits, PoolName, Rollout, Span, TaskPlacement, Time, UNTIL_RESUMED},
     http::{
         Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, operator, path,
-        query_text, timestamp,
+        present, resource, timestamp,
     },
 };
+
+/// How long launching may be paused; without a number, until it is resumed.
+const PAUSE_SECONDS: Bound = Bound { name: "seconds", least: 1, most: 604_800, default: 0 };
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pause {
+    #[serde(default, deserialize_with = "present")]
+    seconds: Option<i64>,
+}
 
 /// A pool as operators write it. What is not said has its default.
 #[derive(Debug, Deserialize, Serialize)]
@@ -104,36 +115,39 @@ pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Inf
 
 async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
     operator(request)?;
-    let on_servers = request.uri().path().ends_with("/servers");
-    let one = request.uri().path().trim_start_matches('/').contains('/');
-    match (request.method(), one, on_servers) {
-        (&Method::GET, false, _) => {
+    match resource(request) {
+        Some("pause" | "resume") if *request.method() != Method::POST => Err(method_not_allowed("POST")),
+        Some("pause") => {
+            let name = name(request)?;
+            let within = json_body::<Pause>(request)?.unwrap_or_default().seconds;
+            let within = within.map(|seconds| PAUSE_SECONDS.count(seconds).map(Span::seconds)).transpose();
+            let within = within.map_err(|error| Problem::new(Code::InvalidBody, error))?;
+            shown(owmm, owmm.pause(&name, within).await?)
+        }
+        Some("resume") => shown(owmm, owmm.resume(&name(request)?).await?),
+        _ => pool(owmm, request).await,
+    }
+}
+
+async fn pool(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
+    let all = request.path_parameters_ref().is_none_or(|parameters| parameters.first("pool").is_none());
+    match *request.method() {
+        Method::GET if all => {
+            let now = owmm.time();
             let pools = owmm.pools().await?;
-            let pools = pools.iter().map(|(pool, fleet)| shown(pool, fleet)).collect::<Vec<_>>();
+            let pools = pools.iter().map(|(pool, fleet)| view(pool, fleet, now)).collect::<Vec<_>>();
             Ok(json(StatusCode::OK, &json!({ "pools": pools })))
         }
-        (&Method::GET, true, false) => {
-            let (pool, fleet) = owmm.pool_and_fleet(&name(request)?).await?;
-            Ok(json(StatusCode::OK, &shown(&pool, &fleet)))
-        }
-        (&Method::PUT, true, false) => {
+        _ if all => Err(method_not_allowed("GET")),
+        Method::GET => shown(owmm, owmm.pool_and_fleet(&name(request)?).await?),
+        Method::PUT => {
             let name = name(request)?;
             let wish = json_body::<Wish>(request)?;
             let wish = wish.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with at least `task`."))?;
-            let pool = wish.parse(name)?;
-            let name = pool.name.clone();
-            owmm.configure(pool).await?;
-            let (pool, fleet) = owmm.pool_and_fleet(&name).await?;
-            Ok(json(StatusCode::OK, &shown(&pool, &fleet)))
+            owmm.configure(wish.parse(name.clone())?).await?;
+            shown(owmm, owmm.pool_and_fleet(&name).await?)
         }
-        (&Method::GET, true, true) => {
-            let after = query_text(request, "after", ServerId::parse)?;
-            let (servers, next) = owmm.servers(&name(request)?, after.as_ref()).await?;
-            let servers = servers.iter().map(|ledger| server(ledger, owmm.time())).collect::<Vec<_>>();
-            Ok(json(StatusCode::OK, &json!({ "servers": servers, "next": next.map(|id| id.to_string()) })))
-        }
-        (_, false, _) | (_, true, true) => Err(method_not_allowed("GET")),
-        (_, true, false) => Err(method_not_allowed("GET, PUT")),
+        _ => Err(method_not_allowed("GET, PUT")),
     }
 }
 
@@ -141,7 +155,12 @@ fn name(request: &Request) -> Result<PoolName, Problem> {
     path(request, "pool", PoolName::parse)
 }
 
-fn shown(pool: &Pool, fleet: &Fleet) -> Value {
+fn shown(owmm: &Owmm, (pool, fleet): (Pool, Fleet)) -> Result<Response<Body>, Problem> {
+    Ok(json(StatusCode::OK, &view(&pool, &fleet, owmm.time())))
+}
+
+fn view(pool: &Pool, fleet: &Fleet, now: Time) -> Value {
+    let by_operator = fleet.held(now);
     json!({
         "name": pool.name.as_str(),
         "settings": Wish::of(pool),
@@ -149,25 +168,8 @@ fn shown(pool: &Pool, fleet: &Fleet) -> Value {
         "liveServers": fleet.live,
         "failedLaunches": fleet.failures,
         "launchPausedUntil": fleet.paused_until.map(timestamp),
-    })
-}
-
-fn server(ledger: &Ledger, now: Time) -> Value {
-    let connected = ledger.claims.values().filter(|mark| mark.is_connected()).count();
-    json!({
-        "id": ledger.id.as_str(),
-        "state": ledger.state.as_str(),
-        "capacity": ledger.capacity,
-        "players": connected,
-        "reserved": ledger.live_claims(now).saturating_sub(connected),
-        "address": ledger.endpoint.as_ref().map(|endpoint| &endpoint.address),
-        "port": ledger.endpoint.as_ref().map(|endpoint| endpoint.port),
-        "generation": ledger.generation,
-        "attempt": ledger.attempt,
-        "task": ledger.task,
-        "readyAt": ledger.ready_at.map(timestamp),
-        "leaseExpiresAt": ledger.lease_until.map(timestamp),
-        "drainDeadline": ledger.drain_by.map(timestamp),
-        "metadata": ledger.metadata,
+        "operatorPause": by_operator.map(|until| {
+            json!({ "until": (until < UNTIL_RESUMED).then(|| timestamp(until)) })
+        }),
     })
 }

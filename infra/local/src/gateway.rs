@@ -50,6 +50,9 @@ enum Function {
     Pools,
     Drain,
     Party,
+    Launch,
+    Servers,
+    Players,
 }
 
 /// Who may call a route.
@@ -74,7 +77,13 @@ const ROUTES: &[(&str, &str, Authorizer, Function)] = &[
     ("GET", "/pools", Authorizer::Iam, Function::Pools),
     ("GET", "/pools/{pool}", Authorizer::Iam, Function::Pools),
     ("PUT", "/pools/{pool}", Authorizer::Iam, Function::Pools),
-    ("GET", "/pools/{pool}/servers", Authorizer::Iam, Function::Pools),
+    ("POST", "/pools/{pool}/pause", Authorizer::Iam, Function::Pools),
+    ("POST", "/pools/{pool}/resume", Authorizer::Iam, Function::Pools),
+    ("POST", "/pools/{pool}/launch", Authorizer::Iam, Function::Launch),
+    ("GET", "/pools/{pool}/servers", Authorizer::Iam, Function::Servers),
+    ("GET", "/servers/{serverId}", Authorizer::Iam, Function::Servers),
+    ("GET", "/players/{playerId}", Authorizer::Iam, Function::Players),
+    ("DELETE", "/players/{playerId}", Authorizer::Iam, Function::Players),
     ("POST", "/pools/{pool}/join", Authorizer::Iam, Function::Party),
     ("PUT", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::RegisterPlayer),
     ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::DeregisterPlayer),
@@ -253,6 +262,9 @@ impl Gateway {
             Function::Pools => pools::handle(owmm, request).await,
             Function::Drain => drain::handle(owmm, request).await,
             Function::Party => party::handle(owmm, request).await,
+            Function::Launch => launch::handle(owmm, request).await,
+            Function::Servers => servers::handle(owmm, request).await,
+            Function::Players => players::handle(owmm, request).await,
         };
         match answered {
             Ok(response) => response,

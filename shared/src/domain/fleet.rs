@@ -9,6 +9,12 @@ pub const PAUSE_AFTER_FAILURES: u32 = 3;
 /// The longest pause.
 const LONGEST_PAUSE: Span = Span::seconds(600);
 
+/// Until when an operator's pause holds that names no end.
+pub const UNTIL_RESUMED: Time = Time(i64::MAX);
+
+/// An operator may end a pause at any moment, so nobody is told to wait for longer than this.
+const LOOK_AGAIN: Span = Span::seconds(30);
+
 /// The image of a frontier: the one place that decides when a server is started.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Frontier {
@@ -82,8 +88,12 @@ pub struct Fleet {
     pub live: u32,
     /// Launches that have failed since a server last registered.
     pub failures: u32,
-    /// No server is started before this.
+    /// No server is started before this, because launches have failed.
     pub paused_until: Option<Time>,
+    /// No server is started before this, because an operator says so.
+    pub held_until: Option<Time>,
+    /// When an operator last paused or resumed. Newer wins, late loses.
+    pub word_at: Option<Time>,
 }
 
 /// Why no server may be started now.
@@ -91,17 +101,33 @@ pub struct Fleet {
 pub enum NoLaunch {
     /// As many servers live as the pool allows.
     AtMaximum,
-    /// Launches have failed repeatedly; the time at which the next may be tried.
+    /// Launches have failed repeatedly, or an operator has paused launching; the time at which to ask again.
     Paused(Time),
 }
 
 impl Fleet {
     /// Why a server may not be started now, if so.
     pub fn no_launch(&self, max_servers: u32, now: Time) -> Option<NoLaunch> {
-        match self.paused_until {
-            Some(until) if until > now => Some(NoLaunch::Paused(until)),
-            _ => (self.live >= max_servers).then_some(NoLaunch::AtMaximum),
+        let held = self.held(now).map(|until| until.min(now + LOOK_AGAIN));
+        match self.paused_until.filter(|until| *until > now).max(held) {
+            Some(until) => Some(NoLaunch::Paused(until)),
+            None => (self.live >= max_servers).then_some(NoLaunch::AtMaximum),
         }
+    }
+
+    /// Until when an operator's pause holds, if one does; [`UNTIL_RESUMED`] if it has no end.
+    pub fn held(&self, now: Time) -> Option<Time> {
+        self.held_until.filter(|until| *until > now)
+    }
+
+    /// The time of an operator's next word: now, or just after the last one, if that was said by a clock ahead of ours.
+    pub fn next_word(&self, now: Time) -> Time {
+        self.word_at.map_or(now, |last| now.max(last + Span(1)))
+    }
+
+    /// Whether a word of that time, or a later one, has been heard.
+    fn has_heard(&self, at: Time) -> bool {
+        self.word_at.is_some_and(|last| last >= at)
     }
 }
 
@@ -147,11 +173,33 @@ pub enum FleetWrite {
         /// Until when launching pauses, if it does.
         paused_until: Option<Time>,
     },
-    /// A server has registered: failures are forgotten, a pause is over.
+    /// A server has registered: failures are forgotten, and a pause for them is over. An operator's pause is not.
     Recovered,
+    /// An operator pauses launching. Refused once this word, or a later one, has been heard.
+    Hold {
+        /// The time of the word.
+        at: Time,
+        /// Until when.
+        until: Time,
+    },
+    /// An operator resumes launching: no pause of either kind, and failures are forgotten. Refused like
+    /// [`FleetWrite::Hold`].
+    Resume {
+        /// The time of the word.
+        at: Time,
+    },
 }
 
 impl FleetWrite {
+    /// Whether an operator's word is the one that stands: it has been heard, and its answer was lost.
+    pub fn stands(&self, fleet: &Fleet) -> bool {
+        match self {
+            Self::Hold { at, until } => fleet.word_at == Some(*at) && fleet.held_until == Some(*until),
+            Self::Resume { at } => fleet.word_at == Some(*at) && fleet.held_until.is_none(),
+            _ => false,
+        }
+    }
+
     /// What the table makes of this write: the new fleet, or `None` when the condition refuses it.
     pub fn apply(&self, fleet: Option<&Fleet>) -> Option<Fleet> {
         let old = fleet.cloned().unwrap_or_default();
@@ -169,14 +217,26 @@ impl FleetWrite {
             Self::Ended => old.live.checked_sub(1).map(|live| Fleet { live, ..old }),
             Self::Failed { was, paused_until } => {
                 let live = old.live.checked_sub(1).filter(|_| old.failures == *was)?;
-                Some(Fleet { live, failures: was.saturating_add(1), paused_until: paused_until.or(old.paused_until) })
+                let paused_until = paused_until.or(old.paused_until);
+                Some(Fleet { live, failures: was.saturating_add(1), paused_until, ..old })
             }
-            Self::Recovered => (old.failures > 0).then_some(Fleet { live: old.live, failures: 0, paused_until: None }),
+            Self::Recovered => (old.failures > 0).then_some(Fleet { failures: 0, paused_until: None, ..old }),
+            Self::Hold { at, until } => {
+                (!old.has_heard(*at)).then_some(Fleet { held_until: Some(*until), word_at: Some(*at), ..old })
+            }
+            Self::Resume { at } => (!old.has_heard(*at)).then_some(Fleet {
+                failures: 0,
+                paused_until: None,
+                held_until: None,
+                word_at: Some(*at),
+                ..old
+            }),
         }
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
 
@@ -187,5 +247,29 @@ mod tests {
         assert_eq!(pause_after(PAUSE_AFTER_FAILURES), Some(Span::seconds(30)));
         assert_eq!(pause_after(PAUSE_AFTER_FAILURES + 1), Some(Span::seconds(60)));
         assert_eq!(pause_after(u32::MAX), Some(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn an_operators_pause_is_asked_about_again_soon_and_outlives_one_for_failures() {
+        let (now, soon) = (Time(1_000), Time(1_000) + LOOK_AGAIN);
+        let held = |until| Fleet { held_until: Some(until), ..Fleet::default() };
+        assert_eq!(held(UNTIL_RESUMED).no_launch(1, now), Some(NoLaunch::Paused(soon)));
+        assert_eq!(held(Time(1_001)).no_launch(1, now), Some(NoLaunch::Paused(Time(1_001))));
+        assert_eq!(held(now).no_launch(1, now), None);
+        let both = Fleet { paused_until: Some(soon + Span(1)), ..held(UNTIL_RESUMED) };
+        assert_eq!(both.no_launch(1, now), Some(NoLaunch::Paused(soon + Span(1))));
+        let failed = Fleet { failures: 3, ..both };
+        assert_eq!(FleetWrite::Recovered.apply(Some(&failed)), Some(held(UNTIL_RESUMED)));
+    }
+
+    #[test]
+    fn of_two_words_the_later_counts_in_whichever_order_they_arrive() {
+        let (pause, resume) =
+            (FleetWrite::Hold { at: Time(5), until: UNTIL_RESUMED }, FleetWrite::Resume { at: Time(6) });
+        let paused = pause.apply(None).unwrap();
+        assert!(paused.held(Time(9)).is_some());
+        let resumed = resume.apply(Some(&paused)).unwrap();
+        assert_eq!(pause.apply(Some(&resumed)), None, "a late repeat");
+        assert_eq!(resumed.next_word(Time(2)), Time(7), "a clock that is behind is heard all the same");
     }
 }

@@ -67,7 +67,7 @@ impl Tries {
 pub enum NoSlot {
     /// As many servers live as the pool allows, and none has room.
     PoolFull,
-    /// Servers of the pool have repeatedly failed to start; no other is started before this time.
+    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this time.
     LaunchPaused(Time),
     /// The tries that one request has are used up. Nothing is held.
     Busy,

@@ -9,11 +9,12 @@
 //! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`Fleet`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; [`crate::table`] renders the same value as a DynamoDB expression;
-//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`]): a placement's life as state machines. Each is told
+//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`], [`Dismiss`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
 mod care;
 mod connect;
+mod dismiss;
 mod fleet;
 mod goodbye;
 mod ids;
@@ -27,7 +28,10 @@ mod time;
 
 pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
-pub use fleet::{Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, pause_after};
+pub use dismiss::{Dismiss, Dismissed};
+pub use fleet::{
+    Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, UNTIL_RESUMED, pause_after,
+};
 pub use goodbye::{GiveUp, Goodbye, Left};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};

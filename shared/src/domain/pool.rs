@@ -155,6 +155,20 @@ impl TaskPlacement {
         if self.subnets.len() > 16 || self.security_groups.len() > 5 {
             return Err("`task.subnets` has at most 16 entries, `task.securityGroups` at most 5.".to_owned());
         }
+        let entries = [("subnets", &self.subnets), ("securityGroups", &self.security_groups)];
+        for (name, ids) in entries {
+            if !ids.iter().all(|id| (1..=512).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())) {
+                return Err(format!(
+                    "`task.{name}` has entries of 1 to 512 printable ASCII characters without blanks."
+                ));
+            }
+        }
+        // All three are about the task's own network interface, which Fargate always has.
+        let fargate = self.launch_type.as_deref() == Some("FARGATE");
+        if self.subnets.is_empty() && (fargate || self.assign_public_ip || !self.security_groups.is_empty()) {
+            let who = "`task.launchType` FARGATE, `task.securityGroups` and `task.assignPublicIp`";
+            return Err(format!("`task.subnets` must be there for {who}."));
+        }
         if self.launch_type.as_deref().is_some_and(|launch_type| !matches!(launch_type, "FARGATE" | "EC2")) {
             return Err("`task.launchType` must be FARGATE or EC2.".to_owned());
         }

@@ -54,6 +54,8 @@ codes! {
     NotFound = "not_found", NOT_FOUND, "There is no such route";
     /// No operator has configured this pool.
     UnknownPool = "unknown_pool", NOT_FOUND, "There is no such pool";
+    /// No player of this id has been placed, or not for long.
+    UnknownPlayer = "unknown_player", NOT_FOUND, "There is no such player";
     /// No server has this id, or it has been gone for long.
     UnknownServer = "unknown_server", NOT_FOUND, "There is no such server";
     /// The route takes other methods.
@@ -62,6 +64,10 @@ codes! {
     NoClaim = "no_claim", CONFLICT, "The player holds no live claim on this server";
     /// The player is placed elsewhere: inside another pool, or by seat on another server.
     PlacedElsewhere = "placed_elsewhere", CONFLICT, "The player is placed elsewhere";
+    /// The player is inside a server, which alone can let them go; nothing was written.
+    PlayerInside = "player_inside", CONFLICT, "The player is inside a server";
+    /// The pool may not have as many servers as that; nothing was started.
+    AtMaximum = "at_maximum", CONFLICT, "The pool may not have that many servers";
     /// The server has not registered itself yet.
     NotRegistered = "not_registered", CONFLICT, "The server has not registered itself";
     /// The server has registered with another address or port.
@@ -74,7 +80,7 @@ codes! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// As many servers live as the pool allows, and none has room. Nothing is held.
     PoolFull = "pool_full", SERVICE_UNAVAILABLE, "The pool is full";
-    /// Servers of the pool have failed to start repeatedly. Nothing is held.
+    /// Servers of the pool have failed to start repeatedly, or an operator has paused launching. Nothing is held.
     LaunchPaused = "launch_paused", SERVICE_UNAVAILABLE, "Launching is paused";
     /// Tries are used up, or a dependency does not answer. Ask again: every call may be repeated.
     Busy = "busy", SERVICE_UNAVAILABLE, "Busy, ask again";

@@ -80,6 +80,15 @@ pub fn path<T>(request: &Request, name: &str, parse: impl FnOnce(&str) -> Result
     Ok(parse(&text)?)
 }
 
+/// What of a pool a path is about: `servers` of `/pools/{pool}/servers`; `None` if it is about something else, or about
+/// the pool as a whole. Names of pools may be any of these words.
+pub fn resource(request: &Request) -> Option<&str> {
+    match request.uri().path().split('/').collect::<Vec<_>>().as_slice() {
+        [.., "pools", _, what] => Some(what),
+        _ => None,
+    }
+}
+
 /// A query parameter as a whole number in a range; `None` if it is not there.
 ///
 /// # Errors
@@ -139,6 +148,16 @@ pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Pr
     if bytes.is_empty() {
         return Ok(None);
     }
-    let parsed = serde_json::from_slice(bytes);
-    parsed.map(Some).map_err(|error| Problem::new(Code::InvalidBody, format!("The body is refused: {error}.")))
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (at, why) = (error.path().to_string(), error.into_inner());
+        // An unknown or missing field is named by the error itself, what encloses it by the path.
+        match at.as_str() {
+            "." => format!("The body is refused: {why}."),
+            at => format!("`{at}` is refused: {why}."),
+        }
+    });
+    let whole =
+        parsed.and_then(|parsed| json.end().map(|()| parsed).map_err(|why| format!("The body is refused: {why}.")));
+    whole.map(Some).map_err(|detail| Problem::new(Code::InvalidBody, detail))
 }

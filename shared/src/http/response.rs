@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Code, Problem};
-use crate::domain::{NoSlot, ServerId, Time};
+use crate::domain::{Ledger, Mark, NoSlot, ServerId, Time};
 
 /// RFC 3339 in UTC, with milliseconds if there are any.
 pub fn timestamp(time: Time) -> String {
@@ -56,6 +56,23 @@ pub fn starting(server: &ServerId, expires: Time, retry_after_seconds: i64) -> R
     response
 }
 
+/// A claim of a ledger, as operators see it.
+pub fn claim(ledger: &Ledger, mark: Mark, now: Time) -> Value {
+    json!({
+        "state": if mark.is_connected() { "connected" } else { "reserved" },
+        "placement": mark.stamp().get(),
+        "live": !ledger.is_over(mark, now),
+        "expiresAt": ledger.expires(mark).map(timestamp),
+    })
+}
+
+/// No server is started now: ask again then.
+pub fn launch_paused(until: Time, now: Time) -> Problem {
+    let why = "No server is started now: servers have failed to start repeatedly, or an operator has paused it.";
+    let detail = format!("{why} Ask again at {}.", timestamp(until));
+    Problem::new(Code::LaunchPaused, detail).retry_after((until - now).whole_seconds_up())
+}
+
 /// Why there is no slot, as a refusal.
 pub fn no_slot(reason: NoSlot, now: Time) -> Problem {
     match reason {
@@ -63,10 +80,7 @@ pub fn no_slot(reason: NoSlot, now: Time) -> Problem {
             let detail = "Every server of the pool is full, and no more may be started.";
             Problem::new(Code::PoolFull, detail).retry_after(FULL_SECONDS)
         }
-        NoSlot::LaunchPaused(until) => {
-            let detail = format!("Servers have failed to start repeatedly. The next is tried at {}.", timestamp(until));
-            Problem::new(Code::LaunchPaused, detail).retry_after((until - now).whole_seconds_up())
-        }
+        NoSlot::LaunchPaused(until) => launch_paused(until, now),
         NoSlot::Busy => Problem::busy("the tries of this request are used up"),
     }
 }

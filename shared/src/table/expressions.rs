@@ -489,12 +489,18 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
     }
 }
 
+/// Launching is paused neither for failures nor by an operator.
+const NOT_PAUSED: &str =
+    "(attribute_not_exists(#paused) OR #paused <= :now) AND (attribute_not_exists(#held) OR #held <= :now)";
+/// Neither this word of an operator nor a later one has been heard.
+const UNHEARD: &str = "(attribute_not_exists(#word) OR #word < :at)";
+
 /// A write on a fleet.
 pub fn fleet(write: &FleetWrite) -> Expression {
     match write {
         FleetWrite::Started { max_servers, now } => Expression::new(
             "ADD #live :one",
-            "(attribute_not_exists(#live) OR #live < :max) AND (attribute_not_exists(#paused) OR #paused <= :now)",
+            format!("(attribute_not_exists(#live) OR #live < :max) AND {NOT_PAUSED}"),
             [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
         ),
         FleetWrite::StartedAhead { live, max_servers, now } => {
@@ -505,7 +511,7 @@ pub fn fleet(write: &FleetWrite) -> Expression {
             };
             Expression::new(
                 "SET #live = :live",
-                format!("{as_seen} AND (attribute_not_exists(#paused) OR #paused <= :now)"),
+                format!("{as_seen} AND {NOT_PAUSED}"),
                 [
                     (":was", n(*live)),
                     (":live", n(live.saturating_add(1))),
@@ -537,5 +543,15 @@ pub fn fleet(write: &FleetWrite) -> Expression {
             }
         }
         FleetWrite::Recovered => Expression::new("REMOVE #failures, #paused", "attribute_exists(#failures)", []),
+        FleetWrite::Hold { at, until } => Expression::new(
+            "SET #held = :until, #word = :at, #live = if_not_exists(#live, :zero)",
+            UNHEARD,
+            [(":until", n(until.0)), (":at", n(at.0)), (":zero", n(0))],
+        ),
+        FleetWrite::Resume { at } => Expression::new(
+            "SET #word = :at, #live = if_not_exists(#live, :zero) REMOVE #held, #failures, #paused",
+            UNHEARD,
+            [(":at", n(at.0)), (":zero", n(0))],
+        ),
     }
 }

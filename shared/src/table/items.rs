@@ -242,6 +242,12 @@ pub fn write_fleet(pool: &PoolName, fleet: &Fleet) -> Attributes {
     if let Some(until) = fleet.paused_until {
         item.insert(keys::PAUSED.into(), n(until.0));
     }
+    if let Some(until) = fleet.held_until {
+        item.insert(keys::HELD.into(), n(until.0));
+    }
+    if let Some(at) = fleet.word_at {
+        item.insert(keys::WORD_AT.into(), n(at.0));
+    }
     item
 }
 
@@ -251,6 +257,8 @@ pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
         live: opt_number(item, keys::LIVE)?.unwrap_or(0),
         failures: opt_number(item, keys::FAILURES)?.unwrap_or(0),
         paused_until: time(item, keys::PAUSED)?,
+        held_until: time(item, keys::HELD)?,
+        word_at: time(item, keys::WORD_AT)?,
     })
 }
 

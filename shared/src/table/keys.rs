@@ -94,6 +94,10 @@ pub const LIVE: &str = "live";
 pub const FAILURES: &str = "failures";
 /// Fleet: launching is paused until then, in milliseconds.
 pub const PAUSED: &str = "paused";
+/// Fleet: launching is paused by an operator until then, in milliseconds.
+pub const HELD: &str = "held";
+/// Fleet: when an operator last paused or resumed launching, in milliseconds.
+pub const WORD_AT: &str = "word";
 
 /// Pool: servers that may live.
 pub const MAX_SERVERS: &str = "max";

@@ -7,6 +7,7 @@ use shared::{
     domain::{
         Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
         Place, PlayerId, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time, TokenHash,
+        UNTIL_RESUMED,
     },
     table::{items, keys},
 };
@@ -477,10 +478,13 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     let mut seen = Seen::default();
     let fleets = [
         None,
-        Some(Fleet { live: 2, failures: 0, paused_until: None }),
-        Some(Fleet { live: 0, failures: 0, paused_until: None }),
-        Some(Fleet { live: 1, failures: 2, paused_until: Some(NOW) }),
-        Some(Fleet { live: 1, failures: 3, paused_until: Some(NOW + Span(1)) }),
+        Some(Fleet { live: 2, failures: 0, paused_until: None, ..Fleet::default() }),
+        Some(Fleet { live: 0, failures: 0, paused_until: None, ..Fleet::default() }),
+        Some(Fleet { live: 1, failures: 2, paused_until: Some(NOW), ..Fleet::default() }),
+        Some(Fleet { live: 1, failures: 3, paused_until: Some(NOW + Span(1)), ..Fleet::default() }),
+        Some(Fleet { live: 1, failures: 1, held_until: Some(UNTIL_RESUMED), word_at: Some(NOW), ..Fleet::default() }),
+        Some(Fleet { live: 1, held_until: Some(NOW), word_at: Some(NOW - Span(1)), ..Fleet::default() }),
+        Some(Fleet { live: 1, failures: 2, paused_until: Some(NOW), word_at: Some(NOW + Span(1)), ..Fleet::default() }),
     ];
     for fleet in fleets {
         for write in [
@@ -493,6 +497,9 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             FleetWrite::Failed { was: 0, paused_until: None },
             FleetWrite::Failed { was: 2, paused_until: Some(NOW + Span(9)) },
             FleetWrite::Recovered,
+            FleetWrite::Hold { at: NOW, until: NOW + Span(5) },
+            FleetWrite::Hold { at: NOW + Span(1), until: UNTIL_RESUMED },
+            FleetWrite::Resume { at: NOW },
         ] {
             remove(&world, keys::fleet(&name)).await;
             if let Some(fleet) = &fleet {
@@ -507,6 +514,6 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             }
         }
     }
-    seen.both(6);
+    seen.both(8);
     world.end().await;
 }

@@ -9,7 +9,7 @@ use std::{
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
-use shared::http::Code;
+use shared::{domain::Bound, http::Code};
 
 use crate::support::Reply;
 
@@ -137,4 +137,27 @@ fn every_answer_names_only_codes_that_have_its_status() {
             }
         }
     }
+}
+
+#[test]
+fn every_setting_of_a_pool_is_documented_with_its_range_and_default() {
+    let settings = &document()["components"]["schemas"]["PoolSettings"]["properties"];
+    let bounds = [
+        Bound::CAPACITY,
+        Bound::MAX_SERVERS,
+        Bound::FRONTIERS,
+        Bound::HEADROOM,
+        Bound::IDLE_SECONDS,
+        Bound::RESERVATION_SECONDS,
+        Bound::LAUNCH_SECONDS,
+        Bound::LEASE_SECONDS,
+    ];
+    for Bound { name, least, most, default } in bounds {
+        let setting = &settings[name];
+        let range = (&setting["minimum"], &setting["maximum"], &setting["default"]);
+        assert_eq!(range, (&json!(least), &json!(most), &json!(default)), "{name}");
+        assert!(!name.ends_with("Seconds") || setting["description"].as_str().unwrap().contains("econds"), "{name}");
+    }
+    let numbers = settings.as_object().unwrap().values().filter(|setting| setting["type"] == "integer");
+    assert_eq!(numbers.count(), bounds.len());
 }

@@ -1,9 +1,11 @@
 //! What operators do: pools, a look at the servers, a drain.
 
-use serde_json::{Value, json};
-use shared::domain::ServerState;
+use std::time::{Duration, Instant};
 
-use crate::support::{Reply, World, limits, settings};
+use serde_json::{Value, json};
+use shared::domain::{FleetWrite, LedgerWrite, Mark, PlayerId, Seat, ServerId, ServerState, Span, Stamp, TokenHash};
+
+use crate::support::{Reply, SOON, World, limits, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_is_configured_listed_and_used() {
@@ -28,7 +30,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
     let world = World::new(|_| {}).await;
     let before = world.operate("GET", "/pools/default", None).await.is(200).body;
     type Change = fn(&mut Value);
-    let bad: [(&str, Change); 17] = [
+    let bad: [(&str, Change); 27] = [
         ("capacity", |it| it["capacity"] = json!(0)),
         ("capacity", |it| it["capacity"] = json!(1_001)),
         ("maxServers", |it| it["maxServers"] = json!(0)),
@@ -44,13 +46,23 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
         ("task.launchType", |it| it["task"]["launchType"] = json!("MOON")),
         ("expected a string", |it| it["task"]["launchType"] = json!(null)),
         ("task.subnets", |it| it["task"]["subnets"] = json!(vec!["subnet-1"; 17])),
+        ("task.subnets", |it| it["task"]["subnets"] = json!(["subnet 1"])),
+        ("task.securityGroups", |it| it["task"]["securityGroups"] = json!(["sg-1"])),
+        ("task.assignPublicIp", |it| it["task"]["assignPublicIp"] = json!(true)),
+        ("task.subnets", |it| it["task"]["launchType"] = json!("FARGATE")),
+        ("capacity", |it| it["capacity"] = json!("many")),
+        ("headroom", |it| it["headroom"] = json!(1.5)),
+        ("rollout", |it| it["rollout"] = json!("later")),
+        ("task.container", |it| it["task"]["container"] = json!(null)),
+        ("task.subnets[1]", |it| it["task"]["subnets"] = json!(["subnet-1", 2])),
+        ("task.surprise", |it| it["task"]["surprise"] = json!(1)),
         ("surprise", |it| it["surprise"] = json!(1)),
         ("task", |it| it["task"] = json!(null)),
     ];
     for (name, change) in bad {
         let reply = world.operate("PUT", "/pools/default", Some(settings(change))).await.problem(400, "invalid_body");
         let detail = reply.body["detail"].as_str().unwrap();
-        assert!(detail.contains(name) || name == "task", "{name}: {detail}");
+        assert!(detail.contains(&format!("`{name}`")), "{name}: {detail}");
     }
     world.operate("PUT", "/pools/default", None).await.problem(400, "invalid_body");
     world.operate("PUT", "/pools/a%20b", Some(settings(|_| {}))).await.problem(400, "invalid_parameter");
@@ -62,13 +74,20 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
 async fn only_the_signed_operate() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
-    let drain = format!("/servers/{}/drain", server.id);
+    let (one, drain) = (format!("/servers/{}", server.id), format!("/servers/{}/drain", server.id));
+    let before = world.scan().await.len();
     let calls = [
         ("GET", "/pools"),
         ("GET", "/pools/default"),
         ("PUT", "/pools/default"),
         ("GET", "/pools/default/servers"),
         ("POST", &drain),
+        ("POST", "/pools/default/pause"),
+        ("POST", "/pools/default/resume"),
+        ("POST", "/pools/default/launch"),
+        ("GET", &one),
+        ("GET", "/players/alice"),
+        ("DELETE", "/players/alice"),
     ];
     for (method, path) in calls {
         let body = (method == "PUT").then(|| settings(|_| {}));
@@ -77,6 +96,8 @@ async fn only_the_signed_operate() {
         }
     }
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready);
+    assert_eq!(world.ledger(&server.id).await.claims.len(), 1);
+    assert_eq!(world.scan().await.len(), before, "nothing was written");
     world.end().await;
 }
 
@@ -145,5 +166,255 @@ async fn a_deadline_ends_a_drain_with_players_inside() {
     world.stack.owmm().reconcile().await.unwrap();
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Stopped);
     assert_ne!(world.join("alice").await.is(202).server(), server.id);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_shown_whole_and_without_its_token() {
+    let world = World::new(|_| {}).await;
+    let starting = world.join("alice").await.is(202).server().to_owned();
+    let path = format!("/servers/{starting}");
+    let shown = world.operate("GET", &path, None).await.is(200).body;
+    assert_eq!(
+        (&shown["state"], &shown["pool"], &shown["attempt"]),
+        (&json!("starting"), &json!("default"), &json!(1))
+    );
+    assert!(shown["launchDeadline"].is_string() && shown["task"].is_string(), "{shown}");
+    assert_eq!(shown["claims"][0]["player"], "alice");
+    assert_eq!(shown["claims"][0]["expiresAt"], Value::Null, "not before it is ready");
+    let hand = world.hand(&starting).await;
+    assert!(!shown.to_string().contains(&hand.token));
+    hand.register(&world).await.is(200);
+    let placement = hand.let_in(&world, "alice").await;
+    world.join("bob").await.is(200);
+    let shown = world.operate("GET", &path, None).await.is(200).body;
+    assert_eq!((&shown["players"], &shown["reserved"], &shown["port"]), (&json!(1), &json!(1), &json!(7777)));
+    assert_eq!(shown["launchDeadline"], Value::Null);
+    let alice =
+        json!({ "player": "alice", "state": "connected", "placement": placement, "live": true, "expiresAt": null });
+    assert_eq!(shown["claims"][0], alice);
+    assert_eq!(shown["claims"][1]["state"], "reserved");
+    assert!(shown["claims"][1]["expiresAt"].is_string());
+    hand.close(&world).await.is(204);
+    let shown = world.operate("GET", &path, None).await.is(200).body;
+    assert_eq!((&shown["state"], &shown["claims"]), (&json!("stopped"), &json!([])));
+    world.operate("GET", "/servers/nobody", None).await.problem(404, "unknown_server");
+    world.operate("GET", "/servers/a%20b", None).await.problem(400, "invalid_parameter");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_may_be_called_like_what_is_asked_of_them() {
+    let world = World::new(|_| {}).await;
+    for name in ["servers", "pools", "pause", "launch"] {
+        let path = format!("/pools/{name}");
+        world.operate("PUT", &path, Some(settings(|_| {}))).await.is(200);
+        assert_eq!(world.operate("GET", &path, None).await.is(200).body["name"], name);
+        assert_eq!(world.operate("GET", &format!("{path}/servers"), None).await.is(200).body["servers"], json!([]));
+        let paused = world.operate("POST", &format!("{path}/pause"), None).await.is(200).body;
+        assert_eq!((&paused["name"], &paused["operatorPause"]), (&json!(name), &json!({ "until": null })));
+    }
+    assert_eq!(world.operate("GET", "/pools", None).await.is(200).body["pools"].as_array().unwrap().len(), 5);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside() {
+    let world = World::new(|_| {}).await;
+    let path = "/players/alice";
+    for method in ["GET", "DELETE"] {
+        world.operate(method, path, None).await.problem(404, "unknown_player");
+        world.operate(method, "/players/a%20b", None).await.problem(400, "invalid_parameter");
+    }
+    let server = world.ready_server("alice").await;
+    let shown = world.operate("GET", path, None).await.is(200).body;
+    assert_eq!((&shown["seat"]["state"], &shown["seat"]["server"]), (&json!("reserved"), &json!(server.id)));
+    assert_eq!((&shown["claim"]["live"], &shown["claim"]["placement"]), (&json!(true), &shown["seat"]["placement"]));
+    // A reservation goes, and again is as good as once.
+    for _ in 0..2 {
+        world.operate("DELETE", path, None).await.is(204);
+        assert!(world.ledger(&server.id).await.claims.is_empty());
+        let shown = world.operate("GET", path, None).await.is(200).body;
+        assert_eq!((&shown["seat"]["state"], &shown["seat"]["server"]), (&json!("void"), &Value::Null));
+        assert_eq!((&shown["claim"], &shown["serverState"]), (&Value::Null, &Value::Null));
+    }
+    // Who is inside stays inside, whatever the server's lease says, and the refusal names the way.
+    let placement = server.let_in(&world, "alice").await;
+    let (ledger, seat) = (world.ledger(&server.id).await, world.seat("alice").await);
+    let refused = world.operate("DELETE", path, None).await.problem(409, "player_inside");
+    assert!(refused.body["detail"].as_str().unwrap().contains(&format!("/servers/{}/drain", server.id)));
+    assert_eq!((world.ledger(&server.id).await, world.seat("alice").await), (ledger, seat), "nothing was written");
+    // That way works: the server hangs, an operator drains it with a deadline, and the player is free.
+    let drain = format!("/servers/{}/drain", server.id);
+    world.operate("POST", &drain, Some(json!({ "deadlineSeconds": 0 }))).await.is(200);
+    world.operate("DELETE", path, None).await.problem(409, "player_inside");
+    world.stack.owmm().reconcile().await.unwrap();
+    let shown = world.operate("GET", path, None).await.is(200).body;
+    assert_eq!((&shown["seat"]["state"], &shown["serverState"]), (&json!("connected"), &json!("stopped")));
+    assert_eq!(shown["claim"], Value::Null);
+    world.operate("DELETE", path, None).await.is(204);
+    let void = world.operate("GET", path, None).await.is(200).body;
+    assert_eq!((&void["seat"]["state"], &void["seat"]["placement"]), (&json!("void"), &json!(placement)));
+    assert_ne!(world.join("alice").await.is(202).server(), server.id);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_that_died_half_way_is_finished_by_a_release() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    let placement = server.let_in(&world, "alice").await;
+    let mark = Mark::Connected(Stamp::new(placement).unwrap());
+    let alice = PlayerId::parse("alice").unwrap();
+    let by = Some(TokenHash::of(&server.token));
+    let release = LedgerWrite::Release { by, player: alice, mark, ready: true };
+    let id = ServerId::parse(&server.id).unwrap();
+    world.stack.owmm().table().write_ledger(&id, &release).await.unwrap();
+    assert!(matches!(world.seat("alice").await, Some(Seat::At(_))), "the second half is missing");
+    world.operate("DELETE", "/players/alice", None).await.is(204);
+    assert_eq!(world.seat("alice").await, Some(Seat::Void(mark.stamp())));
+    // The server's own repeat changes nothing any more, also once the player is back.
+    let back = server.let_in(&world, "alice").await;
+    server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
+    assert_eq!(world.ledger(&server.id).await.claims.len(), 1);
+    assert!(back > placement);
+    assert_eq!(world.audit().await, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_and_a_registration_of_the_same_player_cannot_both_win() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("first").await;
+    let (mut released, mut let_in) = (0, 0);
+    for i in 0..60 {
+        let player = format!("player-{i}");
+        let ticket = world.join(&player).await.is(200).ticket().to_owned();
+        let path = format!("/players/{player}");
+        let head_start = async |is_late: bool| {
+            if is_late {
+                tokio::time::sleep(Duration::from_millis(i / 6)).await;
+            }
+        };
+        let connect = async {
+            head_start(i % 2 == 0).await;
+            server.connect(&world, &player, Some(&ticket)).await
+        };
+        let release = async {
+            head_start(i % 2 == 1).await;
+            world.operate("DELETE", &path, None).await
+        };
+        let (connect, release) = tokio::join!(connect, release);
+        match (connect.status.as_u16(), release.status.as_u16()) {
+            (200, 409) => let_in += 1,
+            (409, 204) => released += 1,
+            other => panic!("{other:?}: {connect:?} {release:?}"),
+        }
+        let inside = matches!(world.seat(&player).await, Some(Seat::At(place)) if place.mark.is_connected());
+        assert_eq!(inside, connect.status == 200);
+        if inside {
+            server.goodbye(&world, &player, "").await.is(204);
+        }
+    }
+    assert!(released > 0 && let_in > 0, "the race was no race: {released} released, {let_in} let in");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_by_hand_says_how_many_there_shall_be_so_a_repeat_starts_no_more() {
+    let world = World::new(limits(10, 3)).await;
+    let launch = async |body: Value| world.operate("POST", "/pools/default/launch", Some(body)).await;
+    let first = world.operate("POST", "/pools/default/launch", None).await.is(200).body;
+    assert_eq!((first["started"].as_array().unwrap().len(), &first["liveServers"]), (1, &json!(1)), "one by default");
+    // Four operators at once, and each of them twice.
+    let twice = async || {
+        for _ in 0..2 {
+            let reply = launch(json!({ "atLeast": 3 })).await;
+            assert!(reply.status == 200 || reply.code() == "busy", "{reply:?}");
+        }
+    };
+    tokio::join!(twice(), twice(), twice(), twice());
+    let done = launch(json!({ "atLeast": 3 })).await.is(200).body;
+    assert_eq!((&done["started"], &done["liveServers"], &done["missing"]), (&json!([]), &json!(3), &json!(0)));
+    assert_eq!(world.stack.ecs().counts().processes_started, 3);
+    launch(json!({ "atLeast": 4 })).await.problem(409, "at_maximum");
+    for bad in
+        [json!({ "atLeast": 0 }), json!({ "atLeast": 10_001 }), json!({ "atLeast": null }), json!({ "servers": 1 })]
+    {
+        launch(bad).await.problem(400, "invalid_body");
+    }
+    world.operate("POST", "/pools/nowhere/launch", None).await.problem(404, "unknown_pool");
+    // They are servers like any other: once they are up, players find them.
+    let server = first["started"][0].as_str().unwrap();
+    world.hand(server).await.register(&world).await.is(200);
+    assert_eq!(world.join_for_good("alice").await.is(200).server(), server);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
+    let world = World::new(|options| {
+        limits(1, 10)(options);
+        options.limits.headroom = 2;
+    })
+    .await;
+    let (pause, resume) = ("/pools/default/pause", "/pools/default/resume");
+    let first = world.join("alice").await.is(202).server().to_owned();
+    let paused = world.operate("POST", pause, None).await.is(200).body;
+    assert_eq!((&paused["operatorPause"], &paused["launchPausedUntil"]), (&json!({ "until": null }), &Value::Null));
+    // Neither players nor headroom nor an operator start a server now.
+    let refused = world.join("bob").await.problem(503, "launch_paused");
+    assert!((1..=30).contains(&refused.retry_after.unwrap()), "{refused:?}");
+    world.operate("POST", "/pools/default/launch", Some(json!({ "atLeast": 2 }))).await.problem(503, "launch_paused");
+    world.stack.owmm().reconcile().await.unwrap();
+    // What is starting goes on, and its registration does not end the pause; nor does one that forgets failures.
+    let hand = world.hand(&first).await;
+    let failed = FleetWrite::Failed { was: 0, paused_until: Some(world.stack.owmm_now() + Span(60_000)) };
+    let name = crate::support::pool("default");
+    world.stack.owmm().table().write_fleet(&name, &failed).await.unwrap();
+    assert!(world.operate("GET", "/pools/default", None).await.is(200).body["launchPausedUntil"].is_string());
+    hand.register(&world).await.is(200);
+    let shown = world.operate("GET", "/pools/default", None).await.is(200).body;
+    assert_eq!((&shown["operatorPause"], &shown["launchPausedUntil"]), (&json!({ "until": null }), &Value::Null));
+    world.join("bob").await.problem(503, "launch_paused");
+    assert_eq!(world.join("alice").await.is(200).server(), first, "room that is there is given away");
+    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    // Resuming ends both kinds.
+    let now = world.stack.owmm_now();
+    let again = FleetWrite::Recount { was: 0, live: 1 };
+    world.stack.owmm().table().write_fleet(&name, &again).await.unwrap();
+    let failed = FleetWrite::Failed { was: 0, paused_until: Some(now + Span(60_000)) };
+    world.stack.owmm().table().write_fleet(&name, &failed).await.unwrap();
+    let resumed = world.operate("POST", resume, None).await.is(200).body;
+    let nothing = (&Value::Null, &Value::Null, &json!(0));
+    assert_eq!((&resumed["operatorPause"], &resumed["launchPausedUntil"], &resumed["failedLaunches"]), nothing);
+    world.join("bob").await.is(202);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_for_a_time_ends_by_itself() {
+    let world = World::new(|_| {}).await;
+    let pause = "/pools/default/pause";
+    let paused = world.operate("POST", pause, Some(json!({ "seconds": 3_600 }))).await.is(200).body;
+    assert!(paused["operatorPause"]["until"].is_string());
+    let refused = world.join("alice").await.problem(503, "launch_paused");
+    assert!(refused.retry_after.unwrap() <= 30, "it may be resumed at any moment: {refused:?}");
+    world.operate("POST", pause, Some(json!({ "seconds": 1 }))).await.is(200);
+    let begun = Instant::now();
+    while world.join("alice").await.code() == "launch_paused" {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_millis(500));
+    assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["operatorPause"], Value::Null);
+    for bad in
+        [json!({ "seconds": 0 }), json!({ "seconds": 604_801 }), json!({ "seconds": null }), json!({ "hours": 1 })]
+    {
+        world.operate("POST", pause, Some(bad)).await.problem(400, "invalid_body");
+    }
+    for path in ["/pools/nowhere/pause", "/pools/nowhere/resume"] {
+        world.operate("POST", path, None).await.problem(404, "unknown_pool");
+    }
     world.end().await;
 }

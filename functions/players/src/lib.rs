@@ -1,0 +1,71 @@
+//! `GET` and `DELETE /players/{playerId}`: operators look where a player is, and release one whom something still holds.
+
+use std::convert::Infallible;
+
+use lambda_http::http::StatusCode;
+use serde_json::{Value, json};
+use shared::{
+    Owmm, PlayerView,
+    domain::{Dismissed, PlayerId, Seat, Time},
+    http::{
+        Body, Code, Method, Problem, Request, Response, answer, claim, json, method_not_allowed, no_content, operator,
+        path,
+    },
+};
+
+/// Handles one request.
+///
+/// # Errors
+/// Never: a refusal is a response.
+pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Infallible> {
+    let outcome = route(owmm, &request).await;
+    Ok(answer(&request, outcome))
+}
+
+async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
+    operator(request)?;
+    let player = path(request, "playerId", PlayerId::parse)?;
+    match *request.method() {
+        Method::GET => {
+            let view = owmm.player(&player).await?.ok_or_else(unknown)?;
+            Ok(json(StatusCode::OK, &shown(&player, &view, owmm.time())))
+        }
+        Method::DELETE => match owmm.dismiss(&player).await? {
+            Dismissed::Free => Ok(no_content()),
+            Dismissed::Unknown => Err(unknown()),
+            Dismissed::Inside(server) => {
+                let detail = format!(
+                    "The player is inside `{server}`, which alone can let them go. If it hangs, drain it with a \
+                     deadline (POST /servers/{server}/drain): once it is stopped, all its players are free."
+                );
+                Err(Problem::new(Code::PlayerInside, detail))
+            }
+            Dismissed::Busy => Err(Problem::busy("other calls about the player were faster")),
+        },
+        _ => Err(method_not_allowed("GET, DELETE")),
+    }
+}
+
+fn unknown() -> Problem {
+    Problem::new(Code::UnknownPlayer, "No player of this id has been placed within the last day.")
+}
+
+fn shown(player: &PlayerId, PlayerView { seat, ledger }: &PlayerView, now: Time) -> Value {
+    let (state, place) = match seat {
+        Seat::Void(_) => ("void", None),
+        Seat::At(place) if place.mark.is_connected() => ("connected", Some(place)),
+        Seat::At(place) => ("reserved", Some(place)),
+    };
+    let held = ledger.as_ref().and_then(|ledger| Some((ledger, *ledger.claims.get(player)?)));
+    json!({
+        "player": player.as_str(),
+        "seat": {
+            "state": state,
+            "placement": seat.stamp().get(),
+            "server": place.map(|place| place.server.as_str()),
+            "pool": place.map(|place| place.pool.as_str()),
+        },
+        "serverState": ledger.as_ref().map(|ledger| ledger.state.as_str()),
+        "claim": held.map(|(ledger, mark)| claim(ledger, mark, now)),
+    })
+}
