@@ -13,6 +13,7 @@
     reason = "a test may fail by panicking, and its name is its documentation"
 )]
 
+mod authority;
 mod contract;
 mod counts;
 mod expressions;

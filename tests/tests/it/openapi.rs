@@ -30,7 +30,7 @@ fn resolve(value: &'static Value) -> &'static Value {
     }
 }
 
-fn operations() -> impl Iterator<Item = (String, &'static str, &'static Value)> {
+pub fn operations() -> impl Iterator<Item = (String, &'static str, &'static Value)> {
     let paths = document()["paths"].as_object().unwrap();
     paths.iter().flat_map(|(path, item)| {
         let methods =

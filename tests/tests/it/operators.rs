@@ -44,7 +44,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
         ("task.cluster", |it| it["task"]["cluster"] = json!("")),
         ("task.url", |it| it["task"]["url"] = json!("owmm.example")),
         ("task.launchType", |it| it["task"]["launchType"] = json!("MOON")),
-        ("expected a string", |it| it["task"]["launchType"] = json!(null)),
+        ("task.launchType", |it| it["task"]["launchType"] = json!(null)),
         ("task.subnets", |it| it["task"]["subnets"] = json!(vec!["subnet-1"; 17])),
         ("task.subnets", |it| it["task"]["subnets"] = json!(["subnet 1"])),
         ("task.securityGroups", |it| it["task"]["securityGroups"] = json!(["sg-1"])),

@@ -278,7 +278,7 @@ impl World {
 }
 
 /// What an operator or a trusted backend sends; the local gateway believes any signature.
-const SIGNED: &str =
+pub const SIGNED: &str =
     "AWS4-HMAC-SHA256 Credential=x/20261122/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0";
 
 impl World {
