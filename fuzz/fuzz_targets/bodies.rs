@@ -1,0 +1,7 @@
+//! Any bytes as the body of any route: the first byte names the route.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Some((route, body)) = data.split_first() else { return };
+    fuzz::call(fuzz::ROUTES[usize::from(*route) % fuzz::ROUTES.len()], body);
+});

@@ -1,0 +1,119 @@
+//! The functions' real handlers over a table and an ECS that never answer: whatever a caller sends comes to a refusal or to
+//! `busy`, and never to a panic.
+
+use std::sync::OnceLock;
+
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+    orchestrator::HttpRequest,
+    result::ConnectorError,
+};
+use lambda_http::{
+    RequestExt,
+    request::RequestContext,
+};
+use serde_json::json;
+use shared::{
+    Owmm,
+    clock::{Clock, Dice},
+    config::{Config, assemble},
+    domain::PoolName,
+    http::{Body, Request},
+};
+
+#[derive(Debug)]
+struct Nobody;
+
+impl HttpConnector for Nobody {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        HttpConnectorFuture::ready(Err(ConnectorError::io("nobody is there".into())))
+    }
+}
+
+fn owmm() -> &'static Owmm {
+    static OWMM: OnceLock<Owmm> = OnceLock::new();
+    OWMM.get_or_init(|| {
+        macro_rules! client {
+            ($sdk:ident) => {{
+                let credentials = $sdk::config::Credentials::new("any", "any", None, None, "fuzz");
+                let config = $sdk::Config::builder()
+                    .behavior_version($sdk::config::BehaviorVersion::v2026_01_12())
+                    .region($sdk::config::Region::from_static("any"))
+                    .credentials_provider(credentials)
+                    .retry_config($sdk::config::retry::RetryConfig::disabled())
+                    .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Nobody)));
+                $sdk::Client::from_conf(config.build())
+            }};
+        }
+        let pool = PoolName::parse("default").expect("a pool's name");
+        let config = Config { table: "owmm".to_owned(), default_pool: pool };
+        let (dynamodb, ecs) = (client!(aws_sdk_dynamodb), client!(aws_sdk_ecs));
+        assemble(config, dynamodb, ecs, Clock::system(), Dice::seeded(1))
+    })
+}
+
+/// What calls a route with a body.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("POST", "/join"),
+    ("POST", "/pools/default/join"),
+    ("POST", "/pools/default/launch"),
+    ("POST", "/pools/default/pause"),
+    ("PUT", "/pools/default"),
+    ("PUT", "/servers/s1"),
+    ("POST", "/servers/s1/heartbeat"),
+    ("POST", "/servers/s1/drain"),
+    ("PUT", "/servers/s1/players/p1"),
+];
+
+/// The server's token in [`call`].
+pub const TOKEN: &str = "token";
+
+/// Calls a route and asserts that the answer is one that a caller can expect. Its status.
+pub fn call((method, path): (&str, &str), body: &[u8]) -> u16 {
+    let body = match std::str::from_utf8(body) {
+        Ok(text) => Body::Text(text.to_owned()),
+        Err(_) => Body::Binary(body.to_vec()),
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = method.parse().expect("a method");
+    *request.uri_mut() = path.parse().expect("a path");
+    if path.starts_with("/servers/") && !path.ends_with("/drain") {
+        request.headers_mut().insert("authorization", format!("Bearer {TOKEN}").parse().expect("a header"));
+    }
+    let parameters = [("serverId", "s1"), ("playerId", "p1"), ("pool", "default")];
+    let parameters = parameters.map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+    let request = request
+        .with_path_parameters(std::collections::HashMap::from(parameters))
+        .with_request_context(RequestContext::ApiGatewayV2(authorized()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let response = runtime.block_on(async {
+        let owmm = owmm();
+        match (method, path) {
+            (_, "/join") => join::handle(owmm, request).await,
+            (_, "/pools/default/join") => party::handle(owmm, request).await,
+            (_, "/pools/default/launch") => launch::handle(owmm, request).await,
+            ("PUT", "/pools/default") | (_, "/pools/default/pause") => pools::handle(owmm, request).await,
+            ("PUT", "/servers/s1") => register_server::handle(owmm, request).await,
+            (_, "/servers/s1/heartbeat") => heartbeat::handle(owmm, request).await,
+            (_, "/servers/s1/drain") => drain::handle(owmm, request).await,
+            _ => register_player::handle(owmm, request).await,
+        }
+    });
+    let status = match response {
+        Ok(response) => response.status().as_u16(),
+    };
+    assert!(matches!(status, 400 | 403 | 413 | 503), "{method} {path}: {status}");
+    status
+}
+
+fn authorized() -> lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequestContext {
+    let context = json!({
+        "accountId": "0", "apiId": "any", "stage": "$default", "routeKey": "any", "requestId": "1", "timeEpoch": 0,
+        "http": { "method": "POST", "path": "/", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "" },
+        "authorizer": {
+            "jwt": { "claims": { "sub": "p1" }, "scopes": null },
+            "iam": { "userArn": "any" },
+        },
+    });
+    serde_json::from_value(context).expect("API Gateway's context")
+}
