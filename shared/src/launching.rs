@@ -26,6 +26,7 @@ use crate::{
     domain::{
         Answer, Due, Fleet, FleetWrite, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName,
         REPEAT_CALL_AFTER, ServerId, ServerState, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
+        teeth::{self, Mistake},
     },
     table::{Rolled, Table, TableError},
 };
@@ -331,6 +332,14 @@ impl Launcher {
         }
     }
 
+    /// One per server and attempt.
+    fn client_token(&self, ledger: &Ledger) -> String {
+        if teeth::has(Mistake::FreshRunTaskToken) {
+            return self.dice.token();
+        }
+        format!("{}-{}", ledger.id, ledger.attempt)
+    }
+
     async fn run_task(&self, ledger: &Ledger, launch: &Launch) -> Called {
         let task: TaskPlacement = match serde_json::from_str(&launch.spec) {
             Ok(task) => task,
@@ -343,7 +352,7 @@ impl Launcher {
             .run_task()
             .cluster(&task.cluster)
             .task_definition(&task.task_definition)
-            .client_token(client_token(ledger))
+            .client_token(self.client_token(ledger))
             .started_by(started_by(ledger))
             .group(self.group())
             .count(1)
@@ -392,11 +401,6 @@ fn started_by(ledger: &Ledger) -> String {
 pub fn parse_started_by(started_by: &str) -> Option<(ServerId, u32)> {
     let (server, attempt) = started_by.rsplit_once('/')?;
     Some((ServerId::parse(server).ok()?, attempt.parse().ok()?))
-}
-
-/// One per server and attempt.
-fn client_token(ledger: &Ledger) -> String {
-    format!("{}-{}", ledger.id, ledger.attempt)
 }
 
 /// What a server finds in its environment.

@@ -11,6 +11,7 @@ use crate::{
         Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined,
         PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, Seat, ServerId, ServerState,
         Slot as TakenSlot, Span, Stamp, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
+        teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
     launching::Launcher,
@@ -372,7 +373,12 @@ impl Owmm {
             if let Some(another) = gate.speak_for(k, slots) {
                 pass = another;
             }
-            let seen = match self.take(&pool, slots, &mut pass).await? {
+            let taken = if teeth::has(Mistake::LaunchOnEmptyIndex) {
+                Err(self.table.frontier(&pool.name, k).await?)
+            } else {
+                self.take(&pool, slots, &mut pass).await?
+            };
+            let seen = match taken {
                 Ok(frontier) => {
                     run.pass = Some(pass);
                     return Ok(TakenSlot::On(frontier.server));

@@ -1,6 +1,9 @@
 //! What a server needs from somebody who looks after it, decided from its ledger and what ECS says of its task.
 
-use super::{Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, Time};
+use super::{
+    Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, Time,
+    teeth::{self, Mistake},
+};
 
 /// Servers whose leases may have lapsed at once before nothing is believed any more: five, or a fifth, whichever is
 /// more. Beyond that it is the table or the network that is ill, not the servers.
@@ -92,7 +95,7 @@ impl Ledger {
         // A lapse alone ends no game: players may well be inside.
         let long = self.lease_for.times(LEASES_MISSED);
         let silent = lapsed && self.lease_until.is_none_or(|until| until + long < now);
-        if silent && !self.has_players() {
+        if silent && (!self.has_players() || teeth::has(Mistake::LapseStopsPlayers)) {
             return Care::Stop(Reason::Silent);
         }
         let over = self.evictable(now);

@@ -14,6 +14,7 @@
 use super::{
     Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, PoolName, Protocol, Seat, SeatWrite,
     ServerId, ServerState, Slot, Span, Stamp, Time, Told,
+    teeth::{self, Mistake},
 };
 
 /// What one request may still try: everything is bounded, and where it ends the caller asks again.
@@ -278,6 +279,10 @@ impl Join {
                 self.sit(server, false, now)
             }
             _ if self.used_up => self.take_slot(),
+            _ if teeth::has(Mistake::LaunchOnEmptyIndex) => {
+                self.used_up = true;
+                self.take_slot()
+            }
             _ if self.mine => self.take_slot(),
             Hint::Frontier(server) => self.sit(server, true, now),
             // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
@@ -327,6 +332,9 @@ impl Join {
         }
         // From here on the player stays in the pool of the seat.
         self.pool = place.pool;
+        if teeth::has(Mistake::ReserveAgain) && kept.is_some_and(Mark::is_connected) {
+            return self.claim(place.server, stamp, now);
+        }
         if let Some(mark) = kept {
             return self.placed(ledger, mark, now);
         }

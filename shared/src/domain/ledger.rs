@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{PlayerId, PoolName, ServerId, Span, Stamp, Time, TokenHash};
+use super::{
+    PlayerId, PoolName, ServerId, Span, Stamp, Time, TokenHash,
+    teeth::{self, Mistake},
+};
 
 /// Expired claims that one write removes at the most. DynamoDB takes an expression of at most 4 KB and 300 operators
 /// ("Expression parameters" in the developer guide's page on service quotas); 50 use about half of each.
@@ -545,7 +548,10 @@ impl LedgerWrite {
             Self::Claim { player, stamp, now, seen_by } => {
                 let slot = match old.claims.get(player) {
                     None => !old.is_full(),
-                    Some(mark) => mark.stamp() < *stamp || *mark == Mark::Reserved(*stamp),
+                    Some(mark) => {
+                        let mine = *mark == Mark::Reserved(*stamp) || teeth::has(Mistake::ReserveAgain);
+                        mark.stamp() < *stamp || mark.stamp() == *stamp && mine
+                    }
                 };
                 (old.is_open(*now, *seen_by) && slot).then(|| {
                     new.claims.insert(player.clone(), Mark::Reserved(*stamp));
@@ -556,7 +562,7 @@ impl LedgerWrite {
             Self::ClaimExactly { players, stamp, now, seen_by, evict, capacity } => {
                 let added = players.iter().filter(|(_, held)| held.is_none()).count();
                 let room = old.claims.len() + added <= *capacity as usize + evict.len();
-                let exact = evict.iter().all(|(player, mark)| old.claims.get(player) == Some(mark))
+                let exact = old.holds_exactly(evict)
                     && players.iter().all(|(player, held)| old.claims.get(player) == held.as_ref());
                 (old.is_open(*now, *seen_by) && old.capacity == *capacity && room && exact).then(|| {
                     for (player, _) in evict {
@@ -582,15 +588,15 @@ impl LedgerWrite {
                 })
             }
             Self::Release { by, player, mark, ready } => {
-                let held = old
-                    .claims
-                    .get(player)
-                    .is_some_and(|held| held == mark || (mark.is_connected() && held.stamp() == mark.stamp()));
+                let held = old.claims.get(player).is_some_and(|held| {
+                    let same = held == mark || (mark.is_connected() && held.stamp() == mark.stamp());
+                    same || teeth::has(Mistake::ReleaseAnyStamp)
+                });
                 let as_said = (old.state == ServerState::Ready) == *ready;
                 (by.as_ref().is_none_or(knows) && as_said && held).then(|| {
                     new.claims.remove(player);
                     if *ready {
-                        new.listed = old.listed.or(Some(Fill::TOP));
+                        new.listed = old.listed_with_room();
                     }
                     new
                 })
@@ -633,7 +639,7 @@ impl LedgerWrite {
                 (entitled && old.state != ServerState::Stopped).then(|| new.stopped())
             }
             Self::Sweep { evict, ready } => {
-                let exact = evict.iter().all(|(player, mark)| old.claims.get(player) == Some(mark));
+                let exact = old.holds_exactly(evict);
                 let as_said = (old.state == ServerState::Ready) == *ready;
                 (exact && as_said).then(|| {
                     for (player, _) in evict {
@@ -641,7 +647,7 @@ impl LedgerWrite {
                     }
                     new.idle_since = None;
                     if *ready {
-                        new.listed = old.listed.or(Some(Fill::TOP));
+                        new.listed = old.listed_with_room();
                     }
                     new
                 })
@@ -661,7 +667,8 @@ impl LedgerWrite {
             }),
             Self::DrainIdle { idle_by } => {
                 let idle = old.idle_since.is_some_and(|since| since <= *idle_by);
-                (old.state == ServerState::Ready && old.claims.is_empty() && idle).then(|| {
+                let unused = old.claims.is_empty() && idle || teeth::has(Mistake::CheckedScaleIn);
+                (old.state == ServerState::Ready && unused).then(|| {
                     new.state = ServerState::Draining;
                     new.listed = None;
                     new
@@ -710,6 +717,17 @@ impl LedgerWrite {
 impl Ledger {
     fn is_open(&self, now: Time, seen_by: Time) -> bool {
         self.state == ServerState::Starting || self.takes_claims(now) && self.seen.is_some_and(|seen| seen <= seen_by)
+    }
+
+    /// Whether these claims are exactly as they were seen.
+    fn holds_exactly(&self, claims: &[(PlayerId, Mark)]) -> bool {
+        let held = |(player, mark): &(PlayerId, Mark)| self.claims.get(player) == Some(mark);
+        claims.iter().all(held) || teeth::has(Mistake::EvictInexactly)
+    }
+
+    /// How the index lists it once a slot is free: as it did, or else among the fullest.
+    fn listed_with_room(&self) -> Option<Fill> {
+        if teeth::has(Mistake::FreeUnlisted) { self.listed } else { self.listed.or(Some(Fill::TOP)) }
     }
 
     fn is_attempt(&self, attempt: u32) -> bool {

@@ -24,6 +24,7 @@ mod party;
 mod pool;
 mod protocol;
 mod seat;
+pub mod teeth;
 mod time;
 
 pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};

@@ -3,7 +3,10 @@
 //! The seat is the truth of which server a player may be inside. Only compare-and-swap changes it, and only on the
 //! exact stamp that was seen; a connected seat is moved by its server's goodbye alone, or once that server is stopped.
 
-use super::{Mark, PoolName, ServerId, Stamp};
+use super::{
+    Mark, PoolName, ServerId, Stamp,
+    teeth::{self, Mistake},
+};
 
 /// Where a player is placed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +114,8 @@ impl SeatWrite {
             }
             Self::Connect { server, stamp } => {
                 let place = names(server).filter(|place| place.mark.stamp() == *stamp)?;
-                Some(Seat::At(Place { mark: Mark::Connected(*stamp), ..place.clone() }))
+                let mark = if teeth::has(Mistake::ReadOnlySeat) { place.mark } else { Mark::Connected(*stamp) };
+                Some(Seat::At(Place { mark, ..place.clone() }))
             }
             Self::Void { server, mark } => {
                 let place = names(server)?;

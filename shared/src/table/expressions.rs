@@ -15,6 +15,7 @@ use super::{
 use crate::domain::{
     Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, Rank, SeatWrite, ServerState, Span, Stamp,
     StopBy, Time,
+    teeth::{self, Mistake},
 };
 
 /// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
@@ -86,8 +87,11 @@ impl Expression {
         for (i, (player, mark)) in claims.iter().enumerate() {
             // Writing to a string cannot fail.
             let _ = write!(update, ", #claims.#e{i}");
-            let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
             self.renamed.push((format!("#e{i}"), player.to_string()));
+            if teeth::has(Mistake::EvictInexactly) {
+                continue;
+            }
+            let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
             self.values.insert(format!(":e{i}"), n(mark.number()));
         }
     }
@@ -187,7 +191,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":ready", state(ServerState::Ready)),
                 (":now", n(now.0)),
                 (":seenBy", n(seen_by.0)),
-                (":older", n(1 - stamp.get())),
+                (":older", n(if teeth::has(Mistake::ReserveAgain) { 0 } else { 1 } - stamp.get())),
                 (":stamp", reserved(*stamp)),
             ],
         )
@@ -231,9 +235,17 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             by(Some(hash), &format!("{REGISTERED} AND {held}"), expression)
         }
         LedgerWrite::Release { by: hash, player, mark, ready } => {
-            let (update, in_state) =
-                if *ready { (FREE_AND_LIST, "#state = :ready") } else { (FREE, "#state <> :ready") };
-            let held = if mark.is_connected() { STAMPED } else { "#claims.#player = :reserved" };
+            let (update, in_state) = match ready {
+                true if teeth::has(Mistake::FreeUnlisted) => (FREE, "#state = :ready"),
+                true => (FREE_AND_LIST, "#state = :ready"),
+                false => (FREE, "#state <> :ready"),
+            };
+            let held = match mark {
+                // Holds for every stamp there is.
+                _ if teeth::has(Mistake::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
+                Mark::Connected(_) => STAMPED,
+                Mark::Reserved(_) => "#claims.#player = :reserved",
+            };
             let mut expression = Expression::new(
                 update,
                 "",
@@ -242,6 +254,9 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             .about(player);
             if mark.is_connected() {
                 expression = expression.with(":connected", connected(mark.stamp()));
+            }
+            if teeth::has(Mistake::ReleaseAnyStamp) {
+                expression = expression.with(":connected", n(i64::MIN)).with(":reserved", n(i64::MAX));
             }
             by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)
         }
@@ -295,6 +310,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         }
         LedgerWrite::Sweep { evict, ready } => {
             let (mut update, in_state) = match ready {
+                true if teeth::has(Mistake::FreeUnlisted) => ("REMOVE #idle".to_owned(), "#state = :ready"),
                 true => (LIST_AND_FREE.to_owned(), "#state = :ready"),
                 false => ("REMOVE #idle".to_owned(), "#state <> :ready"),
             };
@@ -324,6 +340,11 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 .with(":drainBy", n(by.0)),
             }
         }
+        LedgerWrite::DrainIdle { .. } if teeth::has(Mistake::CheckedScaleIn) => Expression::new(
+            "SET #state = :draining REMOVE #open, #fill",
+            "#state = :ready",
+            [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))],
+        ),
         LedgerWrite::DrainIdle { idle_by } => Expression::new(
             "SET #state = :draining REMOVE #open, #fill",
             "#state = :ready AND size(#claims) = :zero AND #idle <= :idleBy",
@@ -430,6 +451,11 @@ pub fn seat(write: &SeatWrite) -> Expression {
                 }
             }
         }
+        SeatWrite::Connect { server, stamp } if teeth::has(Mistake::ReadOnlySeat) => Expression::new(
+            "SET #server = :server",
+            "#server = :server AND #stamp IN (:reserved, :connected)",
+            [(":server", s(server.as_str())), (":reserved", reserved(*stamp)), (":connected", connected(*stamp))],
+        ),
         // A connected seat has no TTL: it must outlast the visit.
         SeatWrite::Connect { server, stamp } => Expression::new(
             "SET #stamp = :connected REMOVE #ttl",
