@@ -8,7 +8,10 @@ use serde_json::json;
 use shared::{
     Owmm,
     domain::{Endpoint, Registration, ServerId},
-    http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, present, server_token, timestamp},
+    http::{
+        Body, Code, Problem, Request, Response, answer, json, json_body, path, present, server_token, source_address,
+        timestamp,
+    },
 };
 
 /// Slots that a server may have: what one item bears, see ARCHITECTURE.md.
@@ -17,6 +20,8 @@ const MAX_CAPACITY: u32 = 1_000;
 const MAX_METADATA_PAIRS: usize = 8;
 const MAX_METADATA_KEY: usize = 32;
 const MAX_METADATA_VALUE: usize = 128;
+/// For an address: the one that the registration comes from.
+const AUTO: &str = "auto";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,7 +72,10 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let server = path(request, "serverId", ServerId::parse)?;
     let token = server_token(request)?;
     let hello = json_body::<Hello>(request)?;
-    let hello = hello.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with `address` and `port`."))?;
+    let mut hello = hello.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with `address` and `port`."))?;
+    if hello.address == AUTO {
+        hello.address = source_address(request)?.to_string();
+    }
     let registered = owmm.register_server(token, &server, hello.try_into()?).await??;
     Ok(json(
         StatusCode::OK,

@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +19,7 @@ use std::{
 use axum::{
     Router,
     body::{Body as HttpBody, to_bytes},
-    extract::{Request as HttpRequest, State},
+    extract::{ConnectInfo, Request as HttpRequest, State},
     http::{HeaderMap, Method, header::AUTHORIZATION},
     response::Response as HttpResponse,
 };
@@ -130,6 +131,8 @@ fn matching<'a>(pattern: &'a str, path: &'a str) -> Option<HashMap<&'a str, &'a 
 async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> HttpResponse {
     let id = format!("local-{}", gateway.requests.fetch_add(1, Ordering::Relaxed));
     let (parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| address.ip());
     // The body first, within a time: who sends half of one takes nobody's place.
     let body = match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(body) => body.ok(),
@@ -146,7 +149,7 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
                 let authorized = authorize(*authorizer, &parts.headers);
                 let route = format!("{method} {pattern}");
                 let event =
-                    event(&id, &route, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
+                    event(&id, &route, peer, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
                 match from_str(&event.to_string()) {
                     Ok(request) => return response(gateway.call(*function, with_id(request, &id)).await),
                     Err(error) => Problem::internal(error.to_string()),
@@ -198,6 +201,7 @@ fn authorize(authorizer: Authorizer, headers: &HeaderMap) -> Option<Value> {
 fn event(
     id: &str,
     route: &str,
+    peer: IpAddr,
     method: &Method,
     uri: &axum::http::Uri,
     headers: &HeaderMap,
@@ -223,7 +227,7 @@ fn event(
             "method": method.as_str(),
             "path": uri.path(),
             "protocol": "HTTP/1.1",
-            "sourceIp": "127.0.0.1",
+            "sourceIp": peer.to_string(),
             "userAgent": "",
         },
         "requestId": id,
@@ -296,12 +300,13 @@ mod tests {
     #[test]
     fn an_event_has_the_authorizers_sub_and_only_then_one() {
         let uri = "/join?a=b".parse().unwrap();
-        let empty = (HeaderMap::new(), HashMap::new());
+        let (empty, peer) = ((HeaderMap::new(), HashMap::new()), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let jwt = |sub: &str| {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {sub}").parse().unwrap())]);
             authorize(Authorizer::Jwt, &headers)
         };
-        let event = |authorized| event("1", "POST /join", &Method::POST, &uri, &empty.0, &empty.1, authorized, b"{}");
+        let event =
+            |authorized| event("1", "POST /join", peer, &Method::POST, &uri, &empty.0, &empty.1, authorized, b"{}");
         assert_eq!(event(jwt("p")).pointer("/requestContext/authorizer/jwt/claims/sub").unwrap(), "p");
         assert_eq!(event(None).pointer("/requestContext/authorizer"), None);
         assert_eq!(event(None).pointer("/queryStringParameters/a").unwrap(), "b");

@@ -73,7 +73,8 @@ async fn listen(port: u16) -> Result<(TcpListener, SocketAddr), Error> {
 
 fn serve(listener: TcpListener, router: axum::Router) -> JoinHandle<()> {
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        if let Err(error) = axum::serve(listener, service).await {
             tracing::error!(%error, "a listener has ended");
         }
     })

@@ -1,5 +1,7 @@
 //! From API Gateway's request to types.
 
+use std::net::IpAddr;
+
 use lambda_http::{Body, Request, RequestExt, http::header::AUTHORIZATION, request::RequestContext};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -115,6 +117,20 @@ pub fn query_text<T>(
     Ok(parameters.and_then(|parameters| parameters.first(name)).map(parse).transpose()?)
 }
 
+/// The address that the request came from, as API Gateway has seen it: a caller cannot choose it, but what stands between
+/// (NAT, a proxy) may have put its own there.
+///
+/// # Errors
+/// The gateway does not say.
+pub fn source_address(request: &Request) -> Result<IpAddr, Problem> {
+    let source = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.as_deref(),
+        _ => None,
+    };
+    let unknown = || Problem::new(Code::InvalidBody, "Where the request came from is not known: name the address.");
+    source.and_then(|source| source.parse().ok()).ok_or_else(unknown)
+}
+
 /// For an optional field of a body: absent is `None`, and `null` is not absent but of the wrong type.
 ///
 /// # Errors
@@ -160,4 +176,15 @@ pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Pr
     let whole =
         parsed.and_then(|parsed| json.end().map(|()| parsed).map_err(|why| format!("The body is refused: {why}.")));
     whole.map(Some).map_err(|detail| Problem::new(Code::InvalidBody, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_came_from_nowhere_has_no_address() {
+        let problem = source_address(&Request::new(Body::Empty)).err();
+        assert_eq!(problem.map(|problem| problem.code), Some(Code::InvalidBody));
+    }
 }

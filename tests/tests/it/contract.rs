@@ -46,6 +46,25 @@ async fn a_registration_is_repeated_safely_and_its_address_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_address_is_auto_is_found_where_its_registration_came_from() {
+    let mut world = World::new(|_| {}).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let hand = world.hand(&server).await;
+    // All of 127/8 is this machine, so the server may come from an address that nothing else here has.
+    let from = |last| reqwest::Client::builder().no_proxy().local_address(std::net::IpAddr::from([127, 0, 0, last]));
+    let auto = json!({ "address": "auto", "port": 7777 });
+    world.http = from(77).build().unwrap();
+    hand.register_as(&world, auto.clone()).await.is(200);
+    hand.register_as(&world, auto.clone()).await.is(200);
+    let ready = world.join("alice").await.is(200);
+    assert_eq!(ready.body["server"]["address"], "127.0.0.77");
+    // Behind a NAT with several addresses, say: it is another address, and a server keeps its first.
+    world.http = from(78).build().unwrap();
+    hand.register_as(&world, auto).await.problem(409, "already_registered");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_have_another_capacity_than_its_pool_but_not_less_than_is_held() {
     let world = World::new(limits(3, 1)).await;
     let server = world.join("a").await.is(202).server().to_owned();
