@@ -9,6 +9,7 @@
 //! | [`hints`] | what a warm process remembers | HTTP, ECS |
 //! | [`http`] | requests, answers, problem codes | the table |
 //! | [`ticket`] | what a player shows to a server | everything else |
+//! | [`metrics`] | names of metrics, and their record | what is measured |
 //! | [`clock`], [`config`], [`telemetry`] | the surroundings | the domain's rules |
 //!
 //! [`Owmm`] puts them together: one method an operation, which is what a function's handler calls.
@@ -19,6 +20,7 @@ pub mod domain;
 pub mod hints;
 pub mod http;
 pub mod launching;
+pub mod metrics;
 mod owmm;
 mod reconcile;
 pub mod table;
