@@ -1,0 +1,410 @@
+//! What each command asks of the API, and what it says of the answer.
+
+use std::{io::Read, path::Path};
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use crate::{
+    api::{Answer, Api, optional},
+    args::{Command, Global, PlayerCommand, PoolCommand, ServerCommand, Watch, Yes},
+    ask,
+    failure::{Failure, say},
+    settings::{self, Patch},
+    show::{NOTHING, View, age, field, left, list, long, moment, table, text, time},
+    watch::watch,
+};
+
+/// Does what was asked for.
+pub(crate) async fn run(global: &Global, command: Command) -> Result<(), Failure> {
+    let api = Api::new(global).await?;
+    let json = global.json;
+    match command {
+        Command::Pools { watch } => looked(api, watch, json, async |api| pools(api).await).await,
+        Command::Servers { pool, watch } => {
+            looked(api, watch, json, async |api| servers(api, pool.as_deref()).await).await
+        }
+        Command::Pool(PoolCommand::Show { pool }) => pool_view(&api.get(&["pools", &pool]).await?).told(json),
+        Command::Pool(PoolCommand::Set { pool, patches, file, dry_run, yes }) => {
+            let wish = Wish { patches, file: file.as_deref().map(read).transpose()?, dry_run, yes };
+            set(&api, &pool, wish, json).await
+        }
+        Command::Server(ServerCommand::Show { server }) => server_view(&api.get(&["servers", &server]).await?).told(json),
+        Command::Server(ServerCommand::Drain { server, deadline, yes }) => {
+            drain(&api, &server, deadline, yes).await?.told(json)
+        }
+        Command::Player(PlayerCommand::Show { player }) => player_view(&api.get(&["players", &player]).await?).told(json),
+        Command::Player(PlayerCommand::Release { player, yes }) => release(&api, &player, yes, json).await,
+        Command::Launch { pool, at_least, yes } => launch(&api, &pool, at_least, yes).await?.told(json),
+        Command::Pause { pool, seconds, yes } => pause(&api, &pool, seconds, yes).await?.told(json),
+        Command::Resume { pool } => {
+            let answer = api.send(Method::POST, &["pools", &pool, "resume"], None).await?;
+            let text = format!("{pool}: launching goes on\n");
+            View { json: answer.body, text }.told(json)
+        }
+        // Is done without an API.
+        Command::Completion { .. } => Ok(()),
+    }
+}
+
+/// Shows a view once, or again and again.
+async fn looked(
+    api: Api,
+    again: Watch,
+    json: bool,
+    look: impl AsyncFn(&Api) -> Result<View, Failure>,
+) -> Result<(), Failure> {
+    let Some(every) = again.every() else { return look(&api).await?.told(json) };
+    let api = api.impatient();
+    watch(every, json, async || look(&api).await).await
+}
+
+fn entries<'a>(of: &'a Value, name: &str) -> &'a [Value] {
+    of.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn number(of: &Value, name: &str) -> i64 {
+    of.get(name).and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// A table, or the word for none.
+fn table_or_none(heading: &[&str], numbers: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
+    if rows.is_empty() { format!("{none}\n") } else { table(heading, numbers, rows) }
+}
+
+// Pools.
+
+async fn pools(api: &Api) -> Result<View, Failure> {
+    let Answer { body, now } = api.get(&["pools"]).await?;
+    let rows = entries(&body, "pools").iter().map(|pool| {
+        let settings = &pool["settings"];
+        let servers = format!("{}/{}", field(pool, "liveServers"), field(settings, "maxServers"));
+        vec![
+            field(pool, "name"),
+            servers,
+            field(settings, "capacity"),
+            field(settings, "headroom"),
+            launching(pool, now),
+            field(&settings["task"], "taskDefinition"),
+            field(pool, "generation"),
+            field(settings, "rollout"),
+        ]
+    });
+    let heading = ["POOL", "SERVERS", "CAPACITY", "HEADROOM", "LAUNCHING", "BUILD", "GENERATION", "ROLLOUT"];
+    let numbers = ["SERVERS", "CAPACITY", "HEADROOM", "GENERATION"];
+    let text = table_or_none(&heading, &numbers, rows.collect(), "no pool is configured");
+    Ok(View { json: body, text })
+}
+
+/// Whether servers are started, and if not, why and how long.
+fn launching(pool: &Value, now: OffsetDateTime) -> String {
+    let failed = number(pool, "failedLaunches");
+    let by_operator = &pool["operatorPause"];
+    if let Some(until) = time(by_operator, "until") {
+        return format!("paused by operator for {}", left(Some(until), now));
+    }
+    if !by_operator.is_null() {
+        return "paused by operator".to_owned();
+    }
+    match time(pool, "launchPausedUntil").filter(|until| *until > now) {
+        Some(until) => format!("paused for {}: {failed} failed", left(Some(until), now)),
+        None if failed > 0 => format!("on, {failed} failed"),
+        None => "on".to_owned(),
+    }
+}
+
+fn pool_view(Answer { body, now }: &Answer) -> View {
+    let mut rows = vec![
+        ("pool".to_owned(), field(body, "name")),
+        ("live servers".to_owned(), field(body, "liveServers")),
+        ("launching".to_owned(), launching(body, *now)),
+        ("generation".to_owned(), field(body, "generation")),
+    ];
+    rows.extend(body["settings"].as_object().map(settings::all).unwrap_or_default());
+    View { json: body.clone(), text: list(rows) }
+}
+
+/// How a pool shall be.
+struct Wish {
+    patches: Vec<Patch>,
+    file: Option<Map<String, Value>>,
+    dry_run: bool,
+    yes: Yes,
+}
+
+/// A file of settings; `-` is stdin.
+fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let wrong = |why: String| Failure::Usage(format!("`--file {}`: {why}", path.display()));
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| wrong(error.to_string()))?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(settings)) => Ok(settings),
+        Ok(_) => Err(wrong("it must be one JSON object, the settings".to_owned())),
+        Err(error) => Err(wrong(format!("it is not JSON: {error}"))),
+    }
+}
+
+/// The pool's settings, if there is such a pool.
+async fn current(api: &Api, pool: &str) -> Result<Option<Map<String, Value>>, Failure> {
+    match api.get(&["pools", pool]).await {
+        Ok(answer) => Ok(answer.body["settings"].as_object().cloned()),
+        Err(Failure::Problem(problem)) if problem.code() == Some("unknown_pool") => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn set(api: &Api, pool: &str, wish: Wish, json: bool) -> Result<(), Failure> {
+    if !wish.dry_run {
+        ask::possible(&wish.yes)?;
+    }
+    let old = current(api, pool).await?;
+    let mut new = wish.file.or_else(|| old.clone()).unwrap_or_default();
+    for patch in &wish.patches {
+        patch.apply(&mut new);
+    }
+    let rows = settings::difference(old.as_ref(), &new);
+    let count = rows.len();
+    if old.is_none() {
+        say(&format!("There is no pool `{pool}` yet."));
+    }
+    if count == 0 {
+        say(&format!("{pool} has these settings already."));
+    } else {
+        say(table(&["SETTING", "IS", "WOULD BE"], &[], rows).trim_end());
+    }
+    if wish.dry_run {
+        let text = format!("{pool}: {count} settings would be different\n");
+        return View { json: new.into(), text }.told(json);
+    }
+    if count > 0 && !wish.yes.yes {
+        ask::sure(&format!("Set these {count} settings of `{pool}`?"))?;
+        // Settings are sent whole: what another operator has set while this one was asked would be undone unseen.
+        if current(api, pool).await? != old {
+            let why = format!("somebody else has set `{pool}` meanwhile; nothing was done.\n  hint: look again");
+            return Err(Failure::Stale(why));
+        }
+    }
+    let answer = if count > 0 {
+        api.send(Method::PUT, &["pools", pool], Some(&new.into())).await?
+    } else {
+        api.get(&["pools", pool]).await?
+    };
+    let text = format!("{pool}: {count} settings are different now, in force within ten seconds\n");
+    View { json: answer.body, text }.told(json)
+}
+
+async fn launch(api: &Api, pool: &str, at_least: u32, yes: Yes) -> Result<View, Failure> {
+    ask::possible(&yes)?;
+    if !yes.yes {
+        let live = number(&api.get(&["pools", pool]).await?.body, "liveServers");
+        ask::sure(&format!("{live} servers of `{pool}` live. Start as many as it takes for {at_least} to live?"))?;
+    }
+    let mut started = Vec::new();
+    loop {
+        let sent = api.send(Method::POST, &["pools", pool, "launch"], optional("atLeast", Some(at_least)).as_ref()).await;
+        let answer = sent.inspect_err(|_| {
+            if !started.is_empty() {
+                say(&format!("Before this, {} were started: {}", started.len(), text(&started.clone().into())));
+            }
+        })?;
+        let now = entries(&answer.body, "started");
+        started.extend_from_slice(now);
+        let (live, missing) = (number(&answer.body, "liveServers"), number(&answer.body, "missing"));
+        // One call starts so many at most. One that has started none has said all that it can.
+        if missing > 0 && !now.is_empty() {
+            continue;
+        }
+        let lines = started.iter().map(|server| format!("started {}\n", text(server))).collect::<String>();
+        let wanting = if missing > 0 { format!(", {missing} are wanting: ask again") } else { String::new() };
+        let text = format!("{lines}{pool}: {live} servers live{wanting}\n");
+        return Ok(View { json: json!({ "started": started, "liveServers": live, "missing": missing }), text });
+    }
+}
+
+async fn pause(api: &Api, pool: &str, seconds: Option<u32>, yes: Yes) -> Result<View, Failure> {
+    let long = seconds.map_or_else(|| "until it is resumed".to_owned(), |seconds| format!("for {}", long(seconds.into())));
+    ask::possible(&yes)?;
+    if !yes.yes {
+        ask::sure(&format!("Start no more servers for `{pool}` {long}?"))?;
+    }
+    let body = optional("seconds", seconds);
+    let answer = api.send(Method::POST, &["pools", pool, "pause"], body.as_ref()).await?;
+    let text = format!("{pool}: no server is started {long}\n");
+    Ok(View { json: answer.body, text })
+}
+
+// Servers.
+
+async fn servers(api: &Api, pool: Option<&str>) -> Result<View, Failure> {
+    let names = match pool {
+        Some(pool) => vec![pool.to_owned()],
+        None => {
+            let pools = api.get(&["pools"]).await?.body;
+            entries(&pools, "pools").iter().filter_map(|pool| Some(pool.get("name")?.as_str()?.to_owned())).collect()
+        }
+    };
+    let (mut all, mut rows) = (Vec::new(), Vec::new());
+    for name in names {
+        let (servers, now) = api.servers(&name).await?;
+        for mut server in servers {
+            rows.push(server_row(&name, &server, now));
+            if let Some(server) = server.as_object_mut() {
+                // As `GET /servers/{serverId}` has it: a listing's servers do not say.
+                server.insert("pool".to_owned(), name.as_str().into());
+            }
+            all.push(server);
+        }
+    }
+    let heading = ["POOL", "SERVER", "STATE", "INSIDE", "COMING", "SLOTS", "ADDRESS", "UP", "LEASE", "NOTES"];
+    let numbers = ["INSIDE", "COMING", "SLOTS"];
+    let text = table_or_none(&heading, &numbers, rows, "there is no server");
+    Ok(View { json: json!({ "servers": all, "next": null }), text })
+}
+
+fn server_row(pool: &str, server: &Value, now: OffsetDateTime) -> Vec<String> {
+    vec![
+        pool.to_owned(),
+        field(server, "id"),
+        field(server, "state"),
+        field(server, "players"),
+        field(server, "reserved"),
+        field(server, "capacity"),
+        address(server),
+        age(time(server, "readyAt"), now),
+        left(time(server, "leaseExpiresAt"), now),
+        notes(server, now),
+    ]
+}
+
+fn address(server: &Value) -> String {
+    match server.get("address").and_then(Value::as_str) {
+        Some(address) if address.contains(':') => format!("[{}]:{}", text(&address.into()), field(server, "port")),
+        Some(address) => format!("{}:{}", text(&address.into()), field(server, "port")),
+        None => NOTHING.to_owned(),
+    }
+}
+
+fn notes(server: &Value, now: OffsetDateTime) -> String {
+    let mut notes = Vec::new();
+    if let Some(deadline) = time(server, "drainDeadline").filter(|_| server["state"] == "draining") {
+        notes.push(format!("ends in {}", left(Some(deadline), now)));
+    }
+    if number(server, "generation") > 0 {
+        notes.push(format!("generation {}", number(server, "generation")));
+    }
+    if number(server, "attempt") > 1 {
+        notes.push(format!("attempt {}", number(server, "attempt")));
+    }
+    notes.join(", ")
+}
+
+fn server_view(Answer { body, now }: &Answer) -> View {
+    let rows = [
+        ("server", field(body, "id")),
+        ("pool", field(body, "pool")),
+        ("state", field(body, "state")),
+        ("slots", field(body, "capacity")),
+        ("inside", field(body, "players")),
+        ("coming", field(body, "reserved")),
+        ("address", address(body)),
+        ("ready", moment(body, "readyAt", *now)),
+        ("last heartbeat", moment(body, "lastHeartbeatAt", *now)),
+        ("lease until", moment(body, "leaseExpiresAt", *now)),
+        ("idle since", moment(body, "idleSince", *now)),
+        ("launch deadline", moment(body, "launchDeadline", *now)),
+        ("drain deadline", moment(body, "drainDeadline", *now)),
+        ("generation", field(body, "generation")),
+        ("attempt", field(body, "attempt")),
+        ("task", field(body, "task")),
+        ("metadata", field(body, "metadata")),
+    ];
+    let claims = entries(body, "claims").iter().map(|claim| {
+        vec![
+            field(claim, "player"),
+            field(claim, "state"),
+            field(claim, "live"),
+            moment(claim, "expiresAt", *now),
+            field(claim, "placement"),
+        ]
+    });
+    let heading = ["PLAYER", "STATE", "LIVE", "EXPIRES", "PLACEMENT"];
+    let claims = table_or_none(&heading, &[], claims.collect(), "nobody holds a slot on it");
+    let rows = rows.map(|(name, value)| (name.to_owned(), value));
+    View { json: body.clone(), text: format!("{}\n{claims}", list(rows.into())) }
+}
+
+async fn drain(api: &Api, server: &str, deadline: Option<u32>, yes: Yes) -> Result<View, Failure> {
+    ask::possible(&yes)?;
+    if !yes.yes {
+        let is = api.get(&["servers", server]).await?.body;
+        let end = match deadline {
+            Some(0) => "at once, with whoever is inside".to_owned(),
+            Some(seconds) => format!("once it is empty, in {} at the latest, with whoever is inside then", long(seconds.into())),
+            None => "once it is empty".to_owned(),
+        };
+        let (pool, state) = (field(&is, "pool"), field(&is, "state"));
+        let (inside, coming) = (field(&is, "players"), field(&is, "reserved"));
+        say(&format!("{server} of `{pool}` is {state}: {inside} inside, {coming} coming."));
+        ask::sure(&format!("Drain it: nobody new comes, and it is stopped {end}?"))?;
+    }
+    let body = optional("deadlineSeconds", deadline);
+    let Answer { body, now } = api.send(Method::POST, &["servers", server, "drain"], body.as_ref()).await?;
+    let (inside, coming) = (field(&body, "players"), field(&body, "reserved"));
+    let end = match time(&body, "deadline") {
+        Some(_) => format!("once it is empty, at the latest {}", moment(&body, "deadline", now)),
+        None => "once it is empty".to_owned(),
+    };
+    let text = format!("{server} is draining: {inside} inside, {coming} coming; it is stopped {end}\n");
+    Ok(View { json: body, text })
+}
+
+// Players.
+
+fn player_view(Answer { body, now }: &Answer) -> View {
+    let (seat, claim) = (&body["seat"], &body["claim"]);
+    let held = if claim.is_null() { "nothing".to_owned() } else { field(claim, "state") };
+    let rows = [
+        ("player", field(body, "player")),
+        ("is", whereabouts(body)),
+        ("seat", field(seat, "state")),
+        ("seat's pool", field(seat, "pool")),
+        ("seat's server", field(seat, "server")),
+        ("seat's placement", field(seat, "placement")),
+        ("server is", field(body, "serverState")),
+        ("server holds", held),
+        ("held live", field(claim, "live")),
+        ("held until", moment(claim, "expiresAt", *now)),
+        ("held placement", field(claim, "placement")),
+    ];
+    View { json: body.clone(), text: list(rows.map(|(name, value)| (name.to_owned(), value)).into()) }
+}
+
+/// What seat and claim come to: only where they agree is the player anywhere.
+fn whereabouts(player: &Value) -> String {
+    let (seat, claim) = (&player["seat"], &player["claim"]);
+    let server = field(seat, "server");
+    let held = claim["live"] == true && claim["placement"] == seat["placement"] && claim["state"] == seat["state"];
+    match seat["state"].as_str() {
+        Some("void") => "nowhere".to_owned(),
+        Some("connected") if held => format!("inside {server}"),
+        Some("reserved") if held => format!("on the way to {server}"),
+        _ => format!("nowhere: the seat names {server}, which holds nothing that counts"),
+    }
+}
+
+async fn release(api: &Api, player: &str, yes: Yes, json: bool) -> Result<(), Failure> {
+    ask::possible(&yes)?;
+    if !yes.yes {
+        let is = api.get(&["players", player]).await?.body;
+        ask::sure(&format!("{player} is {}. Release?", whereabouts(&is)))?;
+    }
+    api.send(Method::DELETE, &["players", player], None).await?;
+    // The API answers without a body, and a script gets what the API answers.
+    if json { Ok(()) } else { crate::show::out(&format!("nothing holds {player}\n")) }
+}

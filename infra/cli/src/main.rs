@@ -1,0 +1,5 @@
+//! `owmm`: OWMM's operators' command line.
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,253 @@
+//! A pool's settings as the contract has them: their names and kinds, changes to them, and what a change makes different.
+//!
+//! Which values are in range, the API says.
+
+use std::{fmt::Write, str::FromStr};
+
+use serde_json::{Map, Value, json};
+
+use crate::show::{NOTHING, text};
+
+/// What a setting is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Number,
+    Flag,
+    Text,
+    List,
+}
+
+/// A setting.
+#[derive(Debug)]
+struct Setting {
+    key: &'static str,
+    kind: Kind,
+    /// What the API takes where nothing is said; empty if it is nothing.
+    default: &'static str,
+    says: &'static str,
+}
+
+const fn setting(key: &'static str, kind: Kind, default: &'static str, says: &'static str) -> Setting {
+    Setting { key, kind, default, says }
+}
+
+/// Every setting of the contract. A test holds it against openapi.yaml.
+const SETTINGS: &[Setting] = &[
+    setting("capacity", Kind::Number, "50", "slots of one server, 1-1000"),
+    setting("maxServers", Kind::Number, "100", "servers that may live at once, 1-10000"),
+    setting("frontiers", Kind::Number, "1", "servers that may be filling at once while they start, 1-16"),
+    setting("headroom", Kind::Number, "0", "free slots to keep ready ahead of demand, 0-100000"),
+    setting("idleSeconds", Kind::Number, "300", "how long a server may be empty before it is stopped, 1-86400"),
+    setting("reservationSeconds", Kind::Number, "60", "how long a slot is held for a player who is to come, 1-3600"),
+    setting("launchSeconds", Kind::Number, "120", "how long a server may take to register, 1-3600"),
+    setting("leaseSeconds", Kind::Number, "30", "how long a heartbeat keeps a server in use, 1-600"),
+    setting("rollout", Kind::Text, "lazy", "servers of an older build: lazy (go on until empty) or drain"),
+    setting("task.cluster", Kind::Text, "", "the ECS cluster"),
+    setting("task.taskDefinition", Kind::Text, "", "the build, with its revision, as in game-server:7"),
+    setting("task.container", Kind::Text, "", "the container that gets the server's environment"),
+    setting("task.subnets", Kind::List, "", "subnets of the task, with commas between them"),
+    setting("task.securityGroups", Kind::List, "", "security groups of the task, with commas between them"),
+    setting("task.assignPublicIp", Kind::Flag, "false", "whether the task gets a public address: true or false"),
+    setting("task.launchType", Kind::Text, "", "FARGATE or EC2; without it the cluster's strategy decides"),
+    setting("task.url", Kind::Text, "", "where servers reach OWMM"),
+];
+
+/// The keys, for `--help`.
+pub(crate) fn help() -> String {
+    let mut help = "Keys (a pool that is new needs those of `task` without a default, but for subnets, securityGroups and \
+                    launchType):\n"
+        .to_owned();
+    for Setting { key, default, says, .. } in SETTINGS {
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        let _ = writeln!(help, "  {key:20}  {says}{default}");
+    }
+    help
+}
+
+impl Setting {
+    fn parse(&self, value: &str) -> Result<Value, String> {
+        let key = self.key;
+        match self.kind {
+            Kind::Number => value.parse::<i64>().map(Value::from).map_err(|_| format!("`{key}` takes a whole number")),
+            Kind::Flag => value.parse::<bool>().map(Value::from).map_err(|_| format!("`{key}` takes true or false")),
+            Kind::Text => Ok(value.into()),
+            Kind::List => Ok(value.split(',').map(str::trim).collect()),
+        }
+    }
+}
+
+/// `KEY=VALUE`: one setting as it shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Patch {
+    key: &'static str,
+    /// None goes back to the default.
+    value: Option<Value>,
+}
+
+impl FromStr for Patch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE, as in capacity=60")?;
+        let setting = SETTINGS.iter().find(|setting| setting.key == key).ok_or_else(|| {
+            let keys = SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>().join(", ");
+            format!("there is no setting `{key}`; there are {keys}")
+        })?;
+        let value = if value.is_empty() { None } else { Some(setting.parse(value)?) };
+        Ok(Self { key: setting.key, value })
+    }
+}
+
+impl Patch {
+    /// Changes the settings.
+    pub(crate) fn apply(&self, settings: &mut Map<String, Value>) {
+        match self.key.split_once('.') {
+            None => set(settings, self.key, self.value.clone()),
+            Some((group, key)) => {
+                let group = settings.entry(group).or_insert_with(|| json!({}));
+                if !group.is_object() {
+                    *group = json!({});
+                }
+                if let Some(group) = group.as_object_mut() {
+                    set(group, key, self.value.clone());
+                }
+            }
+        }
+    }
+}
+
+fn set(of: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+    match value {
+        Some(value) => of.insert(key.to_owned(), value),
+        None => of.remove(key),
+    };
+}
+
+/// Every setting with its value as text, in the order of the contract; what is not said has its default, what the
+/// contract does not have comes last.
+pub(crate) fn all(settings: &Map<String, Value>) -> Vec<(String, String)> {
+    let mut said = Map::new();
+    flatten("", settings, &mut said);
+    let mut rows = Vec::new();
+    for Setting { key, default, .. } in SETTINGS {
+        let default = if default.is_empty() { NOTHING } else { default };
+        let value = said.remove(*key).map_or_else(|| default.to_owned(), |value| text(&value));
+        rows.push(((*key).to_owned(), value));
+    }
+    rows.extend(said.iter().map(|(key, value)| (text(&key.as_str().into()), text(value))));
+    rows
+}
+
+fn flatten(prefix: &str, of: &Map<String, Value>, into: &mut Map<String, Value>) {
+    for (key, value) in of {
+        match value.as_object() {
+            Some(group) => flatten(&format!("{prefix}{key}."), group, into),
+            None => {
+                into.insert(format!("{prefix}{key}"), value.clone());
+            }
+        }
+    }
+}
+
+/// What is different: setting, value as it is, value as it would be.
+pub(crate) fn difference(old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Vec<Vec<String>> {
+    let (old, new) = (old.map(all).unwrap_or_default(), all(new));
+    let find = |of: &[(String, String)], key: &str| {
+        of.iter().find(|(name, _)| name == key).map_or_else(|| NOTHING.to_owned(), |(_, value)| value.clone())
+    };
+    let gone = old.iter().filter(|(key, _)| !new.iter().any(|(name, _)| name == key));
+    let keys = new.iter().chain(gone).map(|(key, _)| key.clone());
+    let rows = keys.map(|key| {
+        let (was, becomes) = (find(&old, &key), find(&new, &key));
+        vec![key, was, becomes]
+    });
+    rows.filter(|row| row.get(1) != row.get(2)).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    fn patched(settings: &Value, patches: &[&str]) -> Value {
+        let mut settings = settings.as_object().unwrap().clone();
+        for patch in patches {
+            patch.parse::<Patch>().unwrap().apply(&mut settings);
+        }
+        settings.into()
+    }
+
+    #[test]
+    fn a_patch_has_the_kind_of_its_setting() {
+        let patches = ["capacity=60", "rollout=drain", "task.cluster=12", "task.assignPublicIp=true", "task.url=a=b"];
+        let made = patched(&json!({}), &[&patches[..], &["task.subnets=subnet-1, subnet-2"]].concat());
+        let task =
+            json!({ "cluster": "12", "assignPublicIp": true, "url": "a=b", "subnets": ["subnet-1", "subnet-2"] });
+        assert_eq!(made, json!({ "capacity": 60, "rollout": "drain", "task": task }));
+    }
+
+    #[test]
+    fn a_patch_without_a_value_goes_back_to_the_default_and_touches_nothing_else() {
+        let settings = json!({ "capacity": 9, "later": 1, "task": { "launchType": "EC2", "url": "u" } });
+        let made = patched(&settings, &["capacity=", "task.launchType=", "headroom="]);
+        assert_eq!(made, json!({ "later": 1, "task": { "url": "u" } }));
+    }
+
+    #[test]
+    fn a_patch_that_cannot_be_meant_is_refused_and_named() {
+        for (patch, why) in [
+            ("capacity", "KEY=VALUE"),
+            ("capacity=many", "`capacity` takes a whole number"),
+            ("capacity=1.5", "`capacity` takes a whole number"),
+            ("task.assignPublicIp=yes", "`task.assignPublicIp` takes true or false"),
+            ("Capacity=1", "there is no setting `Capacity`"),
+            ("task=x", "there is no setting `task`"),
+            ("=1", "there is no setting ``"),
+        ] {
+            let error = patch.parse::<Patch>().unwrap_err();
+            assert!(error.contains(why), "{patch}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_difference_knows_the_defaults_and_what_the_contract_does_not_have() {
+        let old = json!({ "capacity": 50, "old": 1, "task": { "url": "u", "subnets": ["a", "b"] } });
+        let new = json!({ "headroom": 5, "new": true, "task": { "url": "u", "subnets": ["a"] } });
+        let rows = difference(old.as_object(), new.as_object().unwrap());
+        let rows = rows.iter().map(|row| row.join(" ")).collect::<Vec<_>>();
+        assert_eq!(rows, ["headroom 0 5", "task.subnets a,b a", "new - true", "old 1 -"]);
+        assert_eq!(difference(old.as_object(), old.as_object().unwrap()), Vec::<Vec<String>>::new());
+    }
+
+    #[test]
+    fn the_settings_are_those_of_the_contract() {
+        let contract = include_str!("../../../openapi.yaml");
+        let contract = serde_yaml_ng::from_str::<Value>(contract).unwrap();
+        let schemas = &contract["components"]["schemas"];
+        let mut due = Vec::new();
+        for (prefix, schema) in [("", &schemas["PoolSettings"]), ("task.", &schemas["Task"])] {
+            for (key, value) in schema["properties"].as_object().unwrap() {
+                let kind = match value["type"].as_str() {
+                    Some("integer") => Kind::Number,
+                    Some("boolean") => Kind::Flag,
+                    Some("array") => Kind::List,
+                    _ if value["$ref"].is_string() => continue,
+                    _ => Kind::Text,
+                };
+                let default = if value["default"].is_null() { String::new() } else { text(&value["default"]) };
+                due.push((format!("{prefix}{key}"), format!("{kind:?}"), default));
+                let says = SETTINGS.iter().find(|setting| setting.key == format!("{prefix}{key}")).unwrap().says;
+                if kind == Kind::Number {
+                    assert!(says.ends_with(&format!(", {}-{}", value["minimum"], value["maximum"])), "{key}: {says}");
+                }
+            }
+        }
+        let mut have = SETTINGS
+            .iter()
+            .map(|setting| (setting.key.to_owned(), format!("{:?}", setting.kind), setting.default.to_owned()))
+            .collect::<Vec<_>>();
+        due.sort();
+        have.sort();
+        assert_eq!(have, due);
+    }
+}

@@ -1,0 +1,178 @@
+//! How things look: tables, ages, and text that cannot do anything to a terminal.
+
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+use time::{
+    OffsetDateTime,
+    format_description::well_known::{Rfc2822, Rfc3339},
+};
+
+use crate::failure::Failure;
+
+/// What there is not.
+pub(crate) const NOTHING: &str = "-";
+
+/// Something to look at, for scripts and for people.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// As the API has it.
+    pub(crate) json: Value,
+    /// As people read it, ending with a line break.
+    pub(crate) text: String,
+}
+
+impl View {
+    /// The one of the two that was asked for.
+    pub(crate) fn told(&self, json: bool) -> Result<(), Failure> {
+        if json { out(&format!("{:#}\n", self.json)) } else { out(&self.text) }
+    }
+}
+
+/// Writes to stdout.
+pub(crate) fn out(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
+}
+
+/// The machine's clock.
+#[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
+pub(crate) fn system_time() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The same, as a date.
+pub(crate) fn now() -> OffsetDateTime {
+    system_time().into()
+}
+
+/// The time in an HTTP answer's `Date`.
+pub(crate) fn http_date(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc2822).ok()
+}
+
+/// Text from elsewhere without what a terminal would obey: game servers choose their metadata themselves.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        Cow::Owned(text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// A field as text, whatever its type.
+pub(crate) fn field(of: &Value, name: &str) -> String {
+    of.get(name).map_or_else(|| NOTHING.to_owned(), text)
+}
+
+/// A value as text.
+pub(crate) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => NOTHING.to_owned(),
+        Value::String(text) => plain(text).into_owned(),
+        Value::Array(entries) if entries.is_empty() => NOTHING.to_owned(),
+        Value::Array(entries) => entries.iter().map(text).collect::<Vec<_>>().join(","),
+        other => plain(&other.to_string()).into_owned(),
+    }
+}
+
+/// A field as a time.
+pub(crate) fn time(of: &Value, name: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(of.get(name)?.as_str()?, &Rfc3339).ok()
+}
+
+/// How long, in the two units that matter.
+pub(crate) fn long(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// How long ago.
+pub(crate) fn age(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
+    then.map_or_else(|| NOTHING.to_owned(), |then| long((now - then).whole_seconds()))
+}
+
+/// How long still, or how long over.
+pub(crate) fn left(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
+    match then.map(|then| (then - now).whole_seconds()) {
+        None => NOTHING.to_owned(),
+        Some(seconds) if seconds < 0 => format!("over {}", long(-seconds)),
+        Some(seconds) => long(seconds),
+    }
+}
+
+/// A moment, and how far it is from now: `2026-11-22T15:30:30Z, 25s ago`.
+pub(crate) fn moment(of: &Value, name: &str, now: OffsetDateTime) -> String {
+    let Some(then) = time(of, name) else { return NOTHING.to_owned() };
+    let seconds = (then - now).whole_seconds();
+    let distance = if seconds < 0 { format!("{} ago", long(-seconds)) } else { format!("in {}", long(seconds)) };
+    format!("{}, {distance}", field(of, name))
+}
+
+/// A table with a heading; the columns that it names are numbers and stand to the right.
+pub(crate) fn table(heading: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(heading.iter().copied()).add_rows(rows);
+    for (column, name) in table.column_iter_mut().zip(heading) {
+        column.set_padding((0, 2));
+        if numbers.contains(name) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Names and what is said of each.
+pub(crate) fn list(rows: Vec<(String, String)>) -> String {
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units_and_are_never_negative() {
+        let shown = [-5, 0, 59, 60, 192, 3_599, 3_600, 14_700, 86_399, 86_400, 1_000_000].map(long);
+        let due = ["0s", "0s", "59s", "1m00s", "3m12s", "59m59s", "1h00m", "4h05m", "23h59m", "1d00h", "11d13h"];
+        assert_eq!(shown, due);
+    }
+
+    #[test]
+    fn a_moment_says_on_which_side_of_now_it_is() {
+        let now = http_date("Sun, 22 Nov 2026 15:30:30 GMT").unwrap();
+        let of = json!({ "then": "2026-11-22T15:30:05.5Z", "soon": "2026-11-22T15:31:30Z", "never": null });
+        assert_eq!(moment(&of, "then", now), "2026-11-22T15:30:05.5Z, 24s ago");
+        assert_eq!(moment(&of, "soon", now), "2026-11-22T15:31:30Z, in 1m00s");
+        assert_eq!(moment(&of, "never", now), "-");
+        assert_eq!((left(time(&of, "then"), now), age(time(&of, "then"), now)), ("over 24s".into(), "24s".into()));
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_has_no_blanks_at_the_end() {
+        let rows = vec![vec!["default".into(), "3".into(), "-".into()], vec!["a".into(), "120".into(), "x".into()]];
+        let text = table(&["POOL", "SERVERS", "NOTES"], &["SERVERS"], rows);
+        assert_eq!(text, "POOL     SERVERS  NOTES\ndefault        3  -\na            120  x\n");
+    }
+
+    #[test]
+    fn what_a_game_server_says_cannot_move_the_cursor() {
+        assert_eq!(text(&json!({ "map": "x" })), r#"{"map":"x"}"#);
+        assert_eq!(text(&json!("a\u{1b}[2Jb\n")), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(text(&json!(["a", "b"])), "a,b");
+    }
+}
