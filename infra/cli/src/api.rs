@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::{
     args::Global,
     failure::{Failure, Problem, say},
-    show::{http_date, now},
+    show::{now, time_of_answer},
     sign::{Signer, causes, is_loopback},
 };
 
@@ -163,7 +163,10 @@ impl Api {
     fn lost(&self, error: &reqwest::Error) -> Failure {
         let base = &self.base;
         Failure::Unknown(if error.is_connect() {
-            format!("{base} cannot be reached: {}.\n  hint: is `--url` (or OWMM_URL) right, and is it up?", causes(error))
+            format!(
+                "{base} cannot be reached: {}.\n  hint: is `--url` (or OWMM_URL) right, and is it up?",
+                causes(error)
+            )
         } else if error.is_timeout() {
             let seconds = self.timeout.as_secs();
             format!(
@@ -186,7 +189,7 @@ async fn answered(response: Response) -> Result<Outcome, reqwest::Error> {
     let text = response.text().await?;
     let read = if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str::<Value>(&text) };
     if status.is_success() {
-        let now = header(&headers, "date").and_then(http_date).unwrap_or_else(now);
+        let now = time_of_answer(header(&headers, "date"), now());
         return Ok(match read {
             Ok(body) => Ok(Ok(Answer { body, now })),
             Err(error) => Err(not_owmm(&format!("{status}, but no JSON: {error}"))),
@@ -194,7 +197,8 @@ async fn answered(response: Response) -> Result<Outcome, reqwest::Error> {
     }
     let body = read.unwrap_or_default();
     let request = body.get("requestId").and_then(Value::as_str);
-    let request = request.or_else(|| header(&headers, "apigw-requestid")).or_else(|| header(&headers, "x-amzn-requestid"));
+    let request =
+        request.or_else(|| header(&headers, "apigw-requestid")).or_else(|| header(&headers, "x-amzn-requestid"));
     let retry_after = header(&headers, "retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let request = request.map(str::to_owned);
     Ok(Ok(Err(Problem { status: status.as_u16(), body, request, retry_after })))
@@ -224,7 +228,9 @@ fn base(said: Option<&str>) -> Result<Url, Failure> {
     match url.scheme() {
         "https" => Ok(url),
         "http" if is_loopback(&url) => Ok(url),
-        "http" => Err(wrong("http is for this machine only; the session token would be readable on the way: use https")),
+        "http" => {
+            Err(wrong("http is for this machine only; the session token would be readable on the way: use https"))
+        }
         _ => Err(wrong("it must begin with https://")),
     }
 }

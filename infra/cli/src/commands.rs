@@ -30,11 +30,15 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<(), Failure
             let wish = Wish { patches, file: file.as_deref().map(read).transpose()?, dry_run, yes };
             set(&api, &pool, wish, json).await
         }
-        Command::Server(ServerCommand::Show { server }) => server_view(&api.get(&["servers", &server]).await?).told(json),
+        Command::Server(ServerCommand::Show { server }) => {
+            server_view(&api.get(&["servers", &server]).await?).told(json)
+        }
         Command::Server(ServerCommand::Drain { server, deadline, yes }) => {
             drain(&api, &server, deadline, yes).await?.told(json)
         }
-        Command::Player(PlayerCommand::Show { player }) => player_view(&api.get(&["players", &player]).await?).told(json),
+        Command::Player(PlayerCommand::Show { player }) => {
+            player_view(&api.get(&["players", &player]).await?).told(json)
+        }
         Command::Player(PlayerCommand::Release { player, yes }) => release(&api, &player, yes, json).await,
         Command::Launch { pool, at_least, yes } => launch(&api, &pool, at_least, yes).await?.told(json),
         Command::Pause { pool, seconds, yes } => pause(&api, &pool, seconds, yes).await?.told(json),
@@ -122,7 +126,7 @@ fn pool_view(Answer { body, now }: &Answer) -> View {
         ("generation".to_owned(), field(body, "generation")),
     ];
     rows.extend(body["settings"].as_object().map(settings::all).unwrap_or_default());
-    View { json: body.clone(), text: list(rows) }
+    View { json: body.clone(), text: list(&rows) }
 }
 
 /// How a pool shall be.
@@ -153,7 +157,7 @@ fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
 /// The pool's settings, if there is such a pool.
 async fn current(api: &Api, pool: &str) -> Result<Option<Map<String, Value>>, Failure> {
     match api.get(&["pools", pool]).await {
-        Ok(answer) => Ok(answer.body["settings"].as_object().cloned()),
+        Ok(answer) => Ok(answer.body.get("settings").and_then(Value::as_object).cloned()),
         Err(Failure::Problem(problem)) if problem.code() == Some("unknown_pool") => Ok(None),
         Err(failure) => Err(failure),
     }
@@ -169,34 +173,30 @@ async fn set(api: &Api, pool: &str, wish: Wish, json: bool) -> Result<(), Failur
         patch.apply(&mut new);
     }
     let rows = settings::difference(old.as_ref(), &new);
-    let count = rows.len();
+    let same = rows.is_empty();
     if old.is_none() {
         say(&format!("There is no pool `{pool}` yet."));
     }
-    if count == 0 {
-        say(&format!("{pool} has these settings already."));
-    } else {
+    if !same {
         say(table(&["SETTING", "IS", "WOULD BE"], &[], rows).trim_end());
     }
     if wish.dry_run {
-        let text = format!("{pool}: {count} settings would be different\n");
-        return View { json: new.into(), text }.told(json);
+        return View { json: new.into(), text: format!("{pool} is left as it is\n") }.told(json);
     }
-    if count > 0 && !wish.yes.yes {
-        ask::sure(&format!("Set these {count} settings of `{pool}`?"))?;
+    if same {
+        let Answer { body, .. } = api.get(&["pools", pool]).await?;
+        return View { json: body, text: format!("{pool} has these settings already\n") }.told(json);
+    }
+    if !wish.yes.yes {
+        ask::sure(&format!("Set `{pool}` so?"))?;
         // Settings are sent whole: what another operator has set while this one was asked would be undone unseen.
         if current(api, pool).await? != old {
             let why = format!("somebody else has set `{pool}` meanwhile; nothing was done.\n  hint: look again");
             return Err(Failure::Stale(why));
         }
     }
-    let answer = if count > 0 {
-        api.send(Method::PUT, &["pools", pool], Some(&new.into())).await?
-    } else {
-        api.get(&["pools", pool]).await?
-    };
-    let text = format!("{pool}: {count} settings are different now, in force within ten seconds\n");
-    View { json: answer.body, text }.told(json)
+    let Answer { body, .. } = api.send(Method::PUT, &["pools", pool], Some(&new.into())).await?;
+    View { json: body, text: format!("{pool} is set, in force within ten seconds\n") }.told(json)
 }
 
 async fn launch(api: &Api, pool: &str, at_least: u32, yes: Yes) -> Result<View, Failure> {
@@ -207,7 +207,8 @@ async fn launch(api: &Api, pool: &str, at_least: u32, yes: Yes) -> Result<View, 
     }
     let mut started = Vec::new();
     loop {
-        let sent = api.send(Method::POST, &["pools", pool, "launch"], optional("atLeast", Some(at_least)).as_ref()).await;
+        let sent =
+            api.send(Method::POST, &["pools", pool, "launch"], optional("atLeast", Some(at_least)).as_ref()).await;
         let answer = sent.inspect_err(|_| {
             if !started.is_empty() {
                 say(&format!("Before this, {} were started: {}", started.len(), text(&started.clone().into())));
@@ -228,7 +229,8 @@ async fn launch(api: &Api, pool: &str, at_least: u32, yes: Yes) -> Result<View, 
 }
 
 async fn pause(api: &Api, pool: &str, seconds: Option<u32>, yes: Yes) -> Result<View, Failure> {
-    let long = seconds.map_or_else(|| "until it is resumed".to_owned(), |seconds| format!("for {}", long(seconds.into())));
+    let long =
+        seconds.map_or_else(|| "until it is resumed".to_owned(), |seconds| format!("for {}", long(seconds.into())));
     ask::possible(&yes)?;
     if !yes.yes {
         ask::sure(&format!("Start no more servers for `{pool}` {long}?"))?;
@@ -336,7 +338,7 @@ fn server_view(Answer { body, now }: &Answer) -> View {
     let heading = ["PLAYER", "STATE", "LIVE", "EXPIRES", "PLACEMENT"];
     let claims = table_or_none(&heading, &[], claims.collect(), "nobody holds a slot on it");
     let rows = rows.map(|(name, value)| (name.to_owned(), value));
-    View { json: body.clone(), text: format!("{}\n{claims}", list(rows.into())) }
+    View { json: body.clone(), text: format!("{}\n{claims}", list(&rows)) }
 }
 
 async fn drain(api: &Api, server: &str, deadline: Option<u32>, yes: Yes) -> Result<View, Failure> {
@@ -345,7 +347,9 @@ async fn drain(api: &Api, server: &str, deadline: Option<u32>, yes: Yes) -> Resu
         let is = api.get(&["servers", server]).await?.body;
         let end = match deadline {
             Some(0) => "at once, with whoever is inside".to_owned(),
-            Some(seconds) => format!("once it is empty, in {} at the latest, with whoever is inside then", long(seconds.into())),
+            Some(seconds) => {
+                format!("once it is empty, in {} at the latest, with whoever is inside then", long(seconds.into()))
+            }
             None => "once it is empty".to_owned(),
         };
         let (pool, state) = (field(&is, "pool"), field(&is, "state"));
@@ -382,7 +386,7 @@ fn player_view(Answer { body, now }: &Answer) -> View {
         ("held until", moment(claim, "expiresAt", *now)),
         ("held placement", field(claim, "placement")),
     ];
-    View { json: body.clone(), text: list(rows.map(|(name, value)| (name.to_owned(), value)).into()) }
+    View { json: body.clone(), text: list(&rows.map(|(name, value)| (name.to_owned(), value))) }
 }
 
 /// What seat and claim come to: only where they agree is the player anywhere.

@@ -54,9 +54,10 @@ const SETTINGS: &[Setting] = &[
 
 /// The keys, for `--help`.
 pub(crate) fn help() -> String {
-    let mut help = "Keys (a pool that is new needs those of `task` without a default, but for subnets, securityGroups and \
+    let mut help =
+        "Keys (a pool that is new needs those of `task` without a default, but for subnets, securityGroups and \
                     launchType):\n"
-        .to_owned();
+            .to_owned();
     for Setting { key, default, says, .. } in SETTINGS {
         let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
         let _ = writeln!(help, "  {key:20}  {says}{default}");

@@ -9,7 +9,7 @@ use std::{
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 use time::{
-    OffsetDateTime,
+    Duration, OffsetDateTime,
     format_description::well_known::{Rfc2822, Rfc3339},
 };
 
@@ -17,6 +17,9 @@ use crate::failure::Failure;
 
 /// What there is not.
 pub(crate) const NOTHING: &str = "-";
+
+/// Clocks that are no further apart agree.
+const AGREED: Duration = Duration::seconds(5);
 
 /// Something to look at, for scripts and for people.
 #[derive(Debug)]
@@ -51,9 +54,11 @@ pub(crate) fn now() -> OffsetDateTime {
     system_time().into()
 }
 
-/// The time in an HTTP answer's `Date`.
-pub(crate) fn http_date(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc2822).ok()
+/// The API's time, by the `Date` of its answer: it is whole seconds and a moment old, so this machine's clock is taken
+/// where the two agree.
+pub(crate) fn time_of_answer(date: Option<&str>, here: OffsetDateTime) -> OffsetDateTime {
+    let there = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok());
+    there.filter(|there| (here - *there).abs() > AGREED).unwrap_or(here)
 }
 
 /// Text from elsewhere without what a terminal would obey: game servers choose their metadata themselves.
@@ -75,6 +80,7 @@ pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => NOTHING.to_owned(),
         Value::String(text) => plain(text).into_owned(),
+        Value::Object(fields) if fields.is_empty() => NOTHING.to_owned(),
         Value::Array(entries) if entries.is_empty() => NOTHING.to_owned(),
         Value::Array(entries) => entries.iter().map(text).collect::<Vec<_>>().join(","),
         other => plain(&other.to_string()).into_owned(),
@@ -114,8 +120,9 @@ pub(crate) fn left(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String 
 /// A moment, and how far it is from now: `2026-11-22T15:30:30Z, 25s ago`.
 pub(crate) fn moment(of: &Value, name: &str, now: OffsetDateTime) -> String {
     let Some(then) = time(of, name) else { return NOTHING.to_owned() };
-    let seconds = (then - now).whole_seconds();
-    let distance = if seconds < 0 { format!("{} ago", long(-seconds)) } else { format!("in {}", long(seconds)) };
+    let ahead = then - now;
+    let seconds = long(ahead.abs().whole_seconds());
+    let distance = if ahead.is_positive() { format!("in {seconds}") } else { format!("{seconds} ago") };
     format!("{}, {distance}", field(of, name))
 }
 
@@ -133,7 +140,7 @@ pub(crate) fn table(heading: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) 
 }
 
 /// Names and what is said of each.
-pub(crate) fn list(rows: Vec<(String, String)>) -> String {
+pub(crate) fn list(rows: &[(String, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
@@ -154,12 +161,22 @@ mod tests {
 
     #[test]
     fn a_moment_says_on_which_side_of_now_it_is() {
-        let now = http_date("Sun, 22 Nov 2026 15:30:30 GMT").unwrap();
+        let now = OffsetDateTime::parse("2026-11-22T15:30:30Z", &Rfc3339).unwrap();
         let of = json!({ "then": "2026-11-22T15:30:05.5Z", "soon": "2026-11-22T15:31:30Z", "never": null });
         assert_eq!(moment(&of, "then", now), "2026-11-22T15:30:05.5Z, 24s ago");
         assert_eq!(moment(&of, "soon", now), "2026-11-22T15:31:30Z, in 1m00s");
         assert_eq!(moment(&of, "never", now), "-");
         assert_eq!((left(time(&of, "then"), now), age(time(&of, "then"), now)), ("over 24s".into(), "24s".into()));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_not_believed() {
+        let here = OffsetDateTime::parse("2026-11-22T15:30:30.7Z", &Rfc3339).unwrap();
+        let late = OffsetDateTime::parse("2026-11-22T15:36:00Z", &Rfc3339).unwrap();
+        assert_eq!(time_of_answer(Some("Sun, 22 Nov 2026 15:36:00 GMT"), here), late);
+        for date in [Some("Sun, 22 Nov 2026 15:30:29 GMT"), Some("soon"), None] {
+            assert_eq!(time_of_answer(date, here), here, "{date:?}");
+        }
     }
 
     #[test]

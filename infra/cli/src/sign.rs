@@ -43,7 +43,10 @@ impl Signer {
             // and use somebody's real ones where none are needed.
             let placeholder = Credentials::new(PLACEHOLDER, PLACEHOLDER, None, None, "placeholder");
             let region = said.map(str::to_owned).or_else(|| variable("AWS_REGION"));
-            return Ok(Self::of(SharedCredentialsProvider::new(placeholder), region.unwrap_or_else(|| PLACEHOLDER.into())));
+            return Ok(Self::of(
+                SharedCredentialsProvider::new(placeholder),
+                region.unwrap_or_else(|| PLACEHOLDER.into()),
+            ));
         }
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
         if let Some(profile) = &global.profile {
@@ -55,7 +58,8 @@ impl Signer {
         let sdk = loader.load().await;
         let region = sdk.region().map(|region| region.as_ref().to_owned());
         let region = region.or_else(|| on_loopback.then(|| PLACEHOLDER.to_owned())).ok_or_else(|| {
-            let why = "the API's AWS region is not known.\n  hint: name it with `--region`, in AWS_REGION or in the profile";
+            let why =
+                "the API's AWS region is not known.\n  hint: name it with `--region`, in AWS_REGION or in the profile";
             Failure::Usage(why.to_owned())
         })?;
         let provider = sdk.credentials_provider().ok_or_else(|| no_credentials("no provider"))?;
@@ -103,8 +107,9 @@ impl Signer {
             .build()
             .map_err(|error| wrong(error.to_string()))?
             .into();
-        let request = SignableRequest::new(method.as_str(), url.as_str(), std::iter::empty(), SignableBody::Bytes(body))
-            .map_err(|error| wrong(error.to_string()))?;
+        let request =
+            SignableRequest::new(method.as_str(), url.as_str(), std::iter::empty(), SignableBody::Bytes(body))
+                .map_err(|error| wrong(error.to_string()))?;
         let (signed, _) = sign(request, &params).map_err(|error| wrong(error.to_string()))?.into_parts();
         Ok(signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }

@@ -62,7 +62,8 @@ async fn rounds(every: Duration, json: bool, look: impl AsyncFn() -> Result<View
             let rows = terminal_size::terminal_size().map_or(ROWS, |(_, rows)| rows.0.into());
             out(&frame(&text, rows, round == 0))?;
         } else {
-            let body = fresh.map_or_else(|| note.map(|note| format!("! {note}\n")).unwrap_or_default(), |view| view.text.clone());
+            let body = fresh
+                .map_or_else(|| note.map(|note| format!("! {note}\n")).unwrap_or_default(), |view| view.text.clone());
             out(&format!("{}{body}\n", heading(every, "")))?;
         }
         tokio::time::sleep(pause).await;

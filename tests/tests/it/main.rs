@@ -14,6 +14,7 @@
 )]
 
 mod authority;
+mod cli;
 mod contract;
 mod counts;
 mod expressions;

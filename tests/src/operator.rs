@@ -1,0 +1,5 @@
+//! `owmm`, for the tests to run.
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

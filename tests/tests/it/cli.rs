@@ -1,0 +1,587 @@
+//! `owmm`, the operators' command line: the real program against the real gateway.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use shared::domain::{PlayerId, Seat, ServerState};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
+
+use crate::support::{SOON, World, limits, settings, signal};
+
+/// The program, with nothing of the machine that could lead it elsewhere: no AWS configuration, no proxy.
+fn owmm(url: &str) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_operator"));
+    program.env_clear().env("OWMM_URL", url).env("HOME", "/nonexistent").env("AWS_EC2_METADATA_DISABLED", "true");
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    program
+}
+
+/// What a run came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    #[track_caller]
+    fn tells(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not told: {self:?}");
+        }
+        self
+    }
+}
+
+async fn finish(program: &mut Command) -> Ran {
+    let output = tokio::time::timeout(2 * SOON, program.output()).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs a command line; the words have no blanks in them.
+async fn run(world: &World, line: &str) -> Ran {
+    finish(owmm(world.stack.url()).args(line.split_whitespace())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_view_is_a_table_for_people_and_the_apis_own_answer_for_scripts() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("auth0|alice").await;
+    server.let_in(&world, "auth0|alice").await;
+    world.join("bob").await.is(200);
+    let id = server.id.as_str();
+    let views = [
+        ("pools", "/pools".to_owned(), vec!["POOL", "default", "1/100", "on", "lazy"]),
+        ("pool show default", "/pools/default".to_owned(), vec!["capacity", "50", "task.taskDefinition"]),
+        (
+            &format!("server show {id}"),
+            format!("/servers/{id}"),
+            vec![id, "auth0|alice", "connected", "bob", "lease until"],
+        ),
+        ("player show auth0|alice", "/players/auth0%7Calice".to_owned(), vec!["inside", id, "connected"]),
+        ("player show bob", "/players/bob".to_owned(), vec!["on the way to", id, "reserved", ", in "]),
+    ];
+    for (line, path, words) in views {
+        let text = run(&world, line).await.exits(0).stdout;
+        for word in words {
+            assert!(text.contains(word), "{line}: no {word} in {text}");
+        }
+        let script = run(&world, &format!("{line} --json")).await.exits(0);
+        assert_eq!(script.json(), world.operate("GET", &path, None).await.is(200).body, "{line}");
+        assert_eq!(script.stderr, "");
+    }
+    let text = run(&world, "servers").await.exits(0).stdout;
+    let row = text.lines().nth(1).unwrap().split_whitespace().take(7).collect::<Vec<_>>();
+    assert_eq!(row, ["default", id, "ready", "1", "1", "50", "127.0.0.1:7777"], "{text}");
+    let mut due = world.operate("GET", "/pools/default/servers", None).await.is(200).body;
+    due["servers"][0]["pool"] = json!("default");
+    assert_eq!(run(&world, "servers --json").await.exits(0).json(), due);
+    assert_eq!(run(&world, "servers --json --pool default").await.exits(0).json(), due);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_goes_over_all_its_pages_and_all_pools() {
+    let world = World::new(limits(1, 1_000)).await;
+    world.operate("PUT", "/pools/arena", Some(settings(|_| {}))).await.is(200);
+    for i in 0..103 {
+        world.join(&format!("player-{i}")).await.is(202);
+    }
+    world.call("POST", "/join", Some("alice"), Some(json!({ "pool": "arena" }))).await.is(202);
+    let all = run(&world, "servers --json").await.exits(0).json();
+    let mut ids = all["servers"].as_array().unwrap().iter().map(|server| server["id"].clone()).collect::<Vec<_>>();
+    ids.sort_by_key(Value::to_string);
+    ids.dedup();
+    assert_eq!((ids.len(), &all["next"], &all["servers"][0]["pool"]), (104, &Value::Null, &json!("arena")));
+    let text = run(&world, "servers --pool default").await.exits(0).stdout;
+    assert_eq!(text.lines().count(), 104, "a heading and each server");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_set_by_patches_or_whole_and_the_difference_is_shown() {
+    let world = World::new(|_| {}).await;
+    let before = world.operate("GET", "/pools/default", None).await.is(200).body["settings"].clone();
+    // Only to look.
+    let dry = run(&world, "pool set default capacity=60 --dry-run --json").await.exits(0);
+    let mut due = before.clone();
+    due["capacity"] = json!(60);
+    assert_eq!(dry.json(), due);
+    assert!(!dry.stderr.contains("headroom"), "{}", dry.stderr);
+    let row = dry.stderr.lines().find(|line| line.starts_with("capacity")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["capacity", "50", "60"]);
+    assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["settings"], before);
+    // Patches leave alone what they do not name, and go back to a default.
+    run(&world, "pool set default --yes capacity=60 rollout=drain task.assignPublicIp=false").await.exits(0);
+    due["rollout"] = json!("drain");
+    assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["settings"], due);
+    let set = run(&world, "pool set default --yes --json capacity= rollout=").await.exits(0);
+    assert_eq!(set.json(), world.operate("GET", "/pools/default", None).await.is(200).body);
+    assert_eq!(set.json()["settings"], before);
+    // What is there already is not sent again.
+    let same = run(&world, "pool set default --yes capacity=50").await.exits(0).stdout;
+    assert_eq!(same, "default has these settings already\n");
+    // A bad value names itself, and nothing changes.
+    let refused = run(&world, "pool set default --yes capacity=0 headroom=5").await.exits(1);
+    refused.tells(&["400 invalid_body", "`capacity` must be 1 to 1000", "request local-"]);
+    run(&world, "pool set default --yes Capacity=1").await.exits(2).tells(&["no setting `Capacity`", "maxServers"]);
+    assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["settings"], before);
+    // A file is the whole of it, and makes a pool that was not there.
+    let file = std::env::temp_dir().join(format!("owmm-test-settings-{}.json", std::process::id()));
+    std::fs::write(&file, settings(|_| {}).to_string()).unwrap();
+    let line = format!("pool set arena --yes --json headroom=5 --file {}", file.display());
+    let made = run(&world, &line).await.exits(0).tells(&["There is no pool `arena` yet"]).json();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((&made["settings"]["capacity"], &made["settings"]["headroom"]), (&json!(20), &json!(5)));
+    run(&world, "pool set arena --yes --file /nonexistent/file").await.exits(2).tells(&["/nonexistent/file"]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_started_launching_paused_and_resumed() {
+    let world = World::new(limits(10, 25)).await;
+    let launched = run(&world, "launch default --yes --json --at-least 23").await.exits(0).json();
+    let count = launched["started"].as_array().unwrap().len();
+    assert_eq!((count, &launched["liveServers"], &launched["missing"]), (23, &json!(23), &json!(0)), "over two calls");
+    let again = run(&world, "launch default --yes --at-least 23").await.exits(0).stdout;
+    assert_eq!(again, "default: 23 servers live\n");
+    run(&world, "launch default --yes --at-least 26").await.exits(1).tells(&["409 at_maximum", "maxServers"]);
+    let paused = run(&world, "pause default --yes --for 3600").await.exits(0).stdout;
+    assert_eq!(paused, "default: no server is started for 1h00m\n");
+    assert!(run(&world, "pools").await.exits(0).stdout.contains("paused by operator for "));
+    let refused = run(&world, "launch default --yes --at-least 24").await.exits(1);
+    refused.tells(&["Launching is paused (503 launch_paused)", "request local-", "owmm resume"]);
+    run(&world, "pause default --yes").await.exits(0);
+    let resumed = run(&world, "resume default --json").await.exits(0).json();
+    assert_eq!(resumed["operatorPause"], Value::Null);
+    run(&world, "launch default --yes --at-least 24").await.exits(0);
+    run(&world, "pause nowhere --yes").await.exits(1).tells(&["404 unknown_pool"]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    let id = server.id.as_str();
+    run(&world, "player release alice --yes").await.exits(0);
+    assert!(world.ledger(id).await.claims.is_empty());
+    server.let_in(&world, "alice").await;
+    let refused = run(&world, "player release alice --yes").await.exits(1);
+    refused.tells(&["409 player_inside", id, "owmm server drain"]);
+    let script = run(&world, "player release alice --yes --json").await.exits(1);
+    let problem = serde_json::from_str::<Value>(&script.stderr).unwrap();
+    assert_eq!((&problem["code"], script.stdout.as_str()), (&json!("player_inside"), ""));
+    let drained = run(&world, &format!("server drain {id} --yes --deadline 3600")).await.exits(0).stdout;
+    assert!(drained.contains("1 inside, 0 coming") && drained.contains("at the latest 20"), "{drained}");
+    assert!(run(&world, "servers").await.exits(0).stdout.contains("ends in "));
+    let drained = run(&world, &format!("server drain {id} --yes --json --deadline 0")).await.exits(0).json();
+    assert_eq!((&drained["state"], &drained["players"]), (&json!("draining"), &json!(1)));
+    world.stack.owmm().reconcile().await.unwrap();
+    run(&world, &format!("server drain {id} --yes")).await.exits(1).tells(&["410 server_stopped"]);
+    run(&world, "player release alice --yes").await.exits(0);
+    assert!(matches!(world.seat("alice").await, Some(Seat::Void(_))));
+    run(&world, "server show nobody").await.exits(1).tells(&["404 unknown_server"]);
+    run(&world, "player show nobody").await.exits(1).tells(&["404 unknown_player"]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_something_does_nothing_where_nobody_can_be_asked() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    let before = world.operate("GET", "/pools/default", None).await.is(200).body;
+    let lines = [
+        "launch default --at-least 5",
+        "pause default",
+        "pool set default capacity=1",
+        "player release alice",
+        &format!("server drain {}", server.id),
+    ];
+    for line in lines {
+        run(&world, line).await.exits(4).tells(&["Nothing was done", "--yes"]);
+    }
+    assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body, before);
+    let ledger = world.ledger(&server.id).await;
+    assert_eq!((ledger.state, ledger.claims.len()), (ServerState::Ready, 1));
+    world.end().await;
+}
+
+/// A terminal, and what has been written on it.
+struct Terminal {
+    hand: File,
+    line: std::path::PathBuf,
+    written: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let hand = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&hand).unwrap();
+        unlockpt(&hand).unwrap();
+        let line = ptsname(&hand, Vec::new()).unwrap().into_string().unwrap().into();
+        let hand = File::from(hand);
+        let (mut read, written) = (hand.try_clone().unwrap(), Arc::<Mutex<String>>::default());
+        let written_too = written.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1_024];
+            // Ends with an error once nobody has the terminal open any more.
+            while let Ok(count @ 1..) = read.read(&mut bytes) {
+                written_too.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Self { hand, line, written }
+    }
+
+    /// The program with this terminal in place of pipes.
+    fn owmm(&self, world: &World, line: &str) -> tokio::process::Child {
+        let end = || Stdio::from(OpenOptions::new().read(true).write(true).open(&self.line).unwrap());
+        let mut program = owmm(world.stack.url());
+        program.args(line.split_whitespace()).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+
+    async fn shows(&self, words: &str, times: usize) {
+        let begun = Instant::now();
+        while self.written.lock().unwrap().matches(words).count() < times {
+            assert!(begun.elapsed() < SOON, "`{words}` is not shown: {:?}", self.written);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.hand.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+async fn ended(mut program: tokio::process::Child) -> Option<i32> {
+    tokio::time::timeout(SOON, program.wait()).await.unwrap().unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    server.let_in(&world, "alice").await;
+    let line = format!("server drain {}", server.id);
+    for (answer, code, state) in [
+        ("n\n", 4, ServerState::Ready),
+        ("\n", 4, ServerState::Ready),
+        ("\u{4}", 4, ServerState::Ready),
+        ("y\n", 0, ServerState::Draining),
+    ] {
+        let mut terminal = Terminal::new();
+        let program = terminal.owmm(&world, &line);
+        terminal.shows("1 inside, 0 coming", 1).await;
+        terminal.shows("[y/N]", 1).await;
+        assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "it has not been answered yet");
+        terminal.types(answer);
+        assert_eq!(ended(program).await, Some(code), "{answer:?}");
+        assert_eq!(world.ledger(&server.id).await.state, state, "{answer:?}");
+    }
+    // The others ask too, and say what they would do.
+    for (line, words) in [
+        ("launch default --at-least 3", "1 servers of `default` live"),
+        ("pause default --for 90", "for 1m30s"),
+        ("player release alice", "alice is inside"),
+        ("pool set default capacity=7", "capacity"),
+    ] {
+        let mut terminal = Terminal::new();
+        let program = terminal.owmm(&world, line);
+        terminal.shows("[y/N]", 1).await;
+        terminal.shows(words, 1).await;
+        terminal.types("no\n");
+        assert_eq!(ended(program).await, Some(4), "{line}");
+    }
+    assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["liveServers"], 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_somebody_else_has_set_meanwhile_are_not_undone() {
+    let world = World::new(|_| {}).await;
+    let mut terminal = Terminal::new();
+    let program = terminal.owmm(&world, "pool set default headroom=7");
+    terminal.shows("[y/N]", 1).await;
+    run(&world, "pool set default --yes capacity=33").await.exits(0);
+    terminal.types("y\n");
+    assert_eq!(ended(program).await, Some(1));
+    terminal.shows("somebody else has set `default` meanwhile", 1).await;
+    let settings = world.operate("GET", "/pools/default", None).await.is(200).body["settings"].clone();
+    assert_eq!((&settings["capacity"], &settings["headroom"]), (&json!(33), &json!(0)));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_after_a_failed_request_and_ends_with_a_signal() {
+    let world = World::new(|_| {}).await;
+    let id = world.ready_server("alice").await.id;
+    let mut program = owmm(world.stack.url());
+    let mut program = program.args(["servers", "--watch", "--interval", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut until = async |words: &str| {
+        let seen = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(words) {
+                    return;
+                }
+            }
+            panic!("it has ended before `{words}`");
+        };
+        tokio::time::timeout(SOON, seen).await.unwrap_or_else(|_| panic!("no `{words}`"));
+    };
+    for _ in 0..2 {
+        until(", every 1s").await;
+        until(&id).await;
+    }
+    world.end().await;
+    for _ in 0..2 {
+        until("! http://127.0.0.1:").await;
+    }
+    assert!(signal("INT", &program.id().unwrap().to_string()));
+    assert_eq!(ended(program).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_for_scripts_is_a_document_a_line() {
+    let world = World::new(|_| {}).await;
+    let mut program = owmm(world.stack.url());
+    let mut program = program.args(["pools", "--json", "-w", "--interval", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let line = tokio::time::timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let document = serde_json::from_str::<Value>(&line).unwrap();
+        assert_eq!(document, world.operate("GET", "/pools", None).await.is(200).body);
+    }
+    assert!(signal("TERM", &program.id().unwrap().to_string()));
+    assert_eq!(ended(program).await, Some(0));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_on_a_terminal_is_drawn_in_place() {
+    let world = World::new(|_| {}).await;
+    let terminal = Terminal::new();
+    let program = terminal.owmm(&world, "pools --watch --interval 1");
+    terminal.shows("\u{1b}[H", 3).await;
+    assert_eq!(terminal.written.lock().unwrap().matches("\u{1b}[2J").count(), 1, "cleared once");
+    assert!(signal("INT", &program.id().unwrap().to_string()));
+    assert_eq!(ended(program).await, Some(0));
+    world.end().await;
+}
+
+/// A request as it came over the wire.
+#[derive(Debug)]
+struct Arrived {
+    line: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Arrived {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads a request and answers it.
+async fn answer(stream: TcpStream, answer: &str) -> Arrived {
+    let mut stream = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let headers = lines[1..].iter().map(|line| {
+        let (name, value) = line.split_once(": ").unwrap();
+        (name.to_ascii_lowercase(), value.to_owned())
+    });
+    let mut arrived = Arrived { line: lines[0].clone(), headers: headers.collect(), body: Vec::new() };
+    arrived.body.resize(arrived.header("content-length").map_or(0, |length| length.parse().unwrap()), 0);
+    stream.read_exact(&mut arrived.body).await.unwrap();
+    stream.get_mut().write_all(answer.as_bytes()).await.unwrap();
+    stream.get_mut().shutdown().await.unwrap();
+    arrived
+}
+
+fn http(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+/// An API that gives these answers, and what was asked of it.
+async fn scripted(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<Arrived>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = tokio::spawn(async move {
+        let mut arrived = Vec::new();
+        for text in answers {
+            arrived.push(answer(listener.accept().await.unwrap().0, &text).await);
+        }
+        arrived
+    });
+    (url, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_signed_as_aws_wants_it_and_no_secret_is_ever_told() {
+    const SECRETS: [&str; 2] = ["wJalrXUtnFEMIsecretEXAMPLEKEY", "IQoJb3JpZ2luX2VjEXAMPLEtoken"];
+    let pool = json!({ "name": "default", "settings": {}, "liveServers": 0 }).to_string();
+    let (url, asked) =
+        scripted(vec![http("200 OK", "", &pool), http("403 Forbidden", "", r#"{"message":"no"}"#)]).await;
+    for (line, code) in [("pause default --yes --for 60 -v", 0), ("player show auth0|x --verbose", 1)] {
+        let mut program = owmm(&url);
+        program.env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE").env("AWS_REGION", "eu-central-1");
+        program.env("AWS_SECRET_ACCESS_KEY", SECRETS[0]).env("AWS_SESSION_TOKEN", SECRETS[1]);
+        let ran = finish(program.args(line.split_whitespace())).await.exits(code);
+        for secret in SECRETS {
+            assert!(!ran.stdout.contains(secret) && !ran.stderr.contains(secret), "{ran:?}");
+        }
+        assert!(ran.stderr.contains(" after "), "it was to tell of its calls: {ran:?}");
+    }
+    let asked = asked.await.unwrap();
+    assert_eq!(asked[0].line, "POST /pools/default/pause HTTP/1.1");
+    assert_eq!(asked[0].body, br#"{"seconds":60}"#);
+    assert_eq!(asked[1].line, "GET /players/auth0%7Cx HTTP/1.1");
+    for request in &asked {
+        let time = request.header("x-amz-date").unwrap();
+        let (date, _) = time.split_once('T').unwrap();
+        assert!(date.len() == 8 && time.len() == 16 && time.ends_with('Z'), "{time}");
+        let authorization = request.header("authorization").unwrap();
+        let scope = format!("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/{date}/eu-central-1/execute-api/aws4_request, ");
+        let rest = authorization.strip_prefix(&scope).unwrap_or_else(|| panic!("{authorization}"));
+        let (signed, signature) = rest.split_once(", Signature=").unwrap();
+        let signed = signed.strip_prefix("SignedHeaders=").unwrap().split(';').collect::<Vec<_>>();
+        assert_eq!(signed, ["host", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"]);
+        assert!(signature.len() == 64 && signature.bytes().all(|byte| byte.is_ascii_hexdigit()), "{signature}");
+        assert_eq!(request.header("host"), url.strip_prefix("http://"));
+        assert_eq!(request.header("x-amz-security-token"), Some(SECRETS[1]));
+        let hash = Sha256::digest(&request.body).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(request.header("x-amz-content-sha256"), Some(hash.as_str()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_loopback_a_placeholder_signs_where_there_are_no_credentials() {
+    let (url, asked) = scripted(vec![http("200 OK", "", r#"{"pools":[]}"#)]).await;
+    let ran = finish(owmm(&url).arg("pools")).await.exits(0);
+    assert_eq!(ran.stdout, "no pool is configured\n");
+    let authorization = asked.await.unwrap()[0].header("authorization").unwrap().to_owned();
+    assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=local/"), "{authorization}");
+    assert!(authorization.contains("/local/execute-api/aws4_request, "), "{authorization}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_api_is_asked_again_as_it_says_and_not_for_ever() {
+    let busy = r#"{"title":"Busy","status":503,"code":"busy","requestId":"r-1"}"#;
+    let answers = vec![
+        http("503 Service Unavailable", "retry-after: 1\r\n", busy),
+        http("429 Too Many Requests", "retry-after: 1\r\n", r#"{"message":"Too Many Requests"}"#),
+        http("200 OK", "", r#"{"pools":[]}"#),
+    ];
+    let (url, asked) = scripted(answers).await;
+    finish(owmm(&url).args(["pools", "-v"])).await.exits(0).tells(&["503: asking again in 1 s", "429: asking again"]);
+    assert_eq!(asked.await.unwrap().len(), 3);
+    // Five tries, and no waiting that is longer than an operator's patience.
+    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 0\r\n", busy); 5]).await;
+    finish(owmm(&url).arg("pools")).await.exits(3).tells(&["503 busy", "request r-1", "unknown"]);
+    assert_eq!(asked.await.unwrap().len(), 5);
+    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 3600\r\n", busy)]).await;
+    finish(owmm(&url).arg("pools")).await.exits(3);
+    assert_eq!(asked.await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_says_what_to_do_and_has_its_exit_code() {
+    // Nobody listens there any more.
+    let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+    finish(owmm(&format!("http://{free}")).arg("pools")).await.exits(3).tells(&["cannot be reached", "--url"]);
+    // It is something else.
+    let (url, _) = scripted(vec![http("200 OK", "", "<html>")]).await;
+    finish(owmm(&url).arg("pools")).await.exits(3).tells(&["not an answer of OWMM's"]);
+    let (url, _) = scripted(vec![http("302 Found", "location: http://127.0.0.1:1/\r\n", "")]).await;
+    finish(owmm(&url).arg("pools")).await.exits(3).tells(&["302"]);
+    // It does not answer.
+    let deaf = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", deaf.local_addr().unwrap());
+    finish(owmm(&url).args(["pools", "--timeout", "1"])).await.exits(3).tells(&["not answered within 1 s"]);
+    // API Gateway's own refusal.
+    let gateways = http("403 Forbidden", "apigw-requestid: abc=\r\n", r#"{"message":"Forbidden"}"#);
+    let (url, _) = scripted(vec![gateways]).await;
+    finish(owmm(&url).arg("pools")).await.exits(1).tells(&["403", "Forbidden", "request abc=", "execute-api:Invoke"]);
+    // Neither URL, nor region, nor credentials.
+    finish(owmm("").arg("pools")).await.exits(2).tells(&["--url", "OWMM_URL"]);
+    let abroad = "https://owmm.invalid";
+    finish(owmm(abroad).arg("pools")).await.exits(2).tells(&["region", "--region"]);
+    let line = ["pools", "--region", "eu-central-1"];
+    finish(owmm(abroad).args(line)).await.exits(2).tells(&["no AWS credentials", "--profile"]);
+    finish(owmm("http://owmm.invalid").arg("pools")).await.exits(2).tells(&["https"]);
+    finish(owmm(abroad).args(["server", "show", ".."])).await.exits(2);
+    finish(owmm(abroad).args(["pools", "--interval", "5"])).await.exits(2).tells(&["--watch"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_completion_of_bash_completes() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = finish(owmm("").args(["completion", shell])).await.exits(0).stdout;
+        assert!(script.contains("owmm") && script.contains("release"), "{shell}");
+    }
+    let script = finish(owmm("").args(["completion", "bash"])).await.exits(0).stdout;
+    let typed = "COMP_WORDS=(owmm server d) COMP_CWORD=2\n_owmm owmm d server\necho \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", &format!("{script}\n{typed}")]).stderr(Stdio::piped());
+    let ran = finish(&mut bash).await.exits(0);
+    assert_eq!(ran.stdout, "drain\n", "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_names_every_option_its_variable_and_the_exit_codes() {
+    let help = finish(owmm("").args(["pool", "set", "--help"])).await.exits(0).stdout;
+    for word in ["OWMM_URL", "OWMM_TIMEOUT", "AWS_REGION", "AWS_PROFILE", "--dry-run", "task.securityGroups"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    let help = finish(owmm("").arg("--help")).await.exits(0).stdout;
+    for code in 0..=4 {
+        assert!(help.contains(&format!("\n  {code}  ")), "{code}: {help}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_every_kind_reach_the_function_as_they_were_typed() {
+    let world = World::new(|_| {}).await;
+    for player in ["auth0|5f7c8ec7", "a@b.c", "x=y+z-:_", "..."] {
+        assert!(PlayerId::parse(player).is_ok());
+        world.operate("DELETE", "/players/nobody", None).await.problem(404, "unknown_player");
+        world.join_for_good_or_starting(player).await;
+        let shown = run(&world, &format!("player show --json {player}")).await.exits(0).json();
+        assert_eq!(shown["player"], player);
+    }
+    world.end().await;
+}
