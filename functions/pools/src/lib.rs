@@ -4,14 +4,14 @@
 use std::convert::Infallible;
 
 use lambda_http::{RequestExt, http::StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use shared::{
     Owmm,
     domain::{Bound, Fleet, Pool, PoolLimits, PoolName, Rollout, Span, TaskPlacement, Time, UNTIL_RESUMED},
     http::{
-        Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, operator, path,
-        present, resource, timestamp,
+        Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, object, operator,
+        path, present, resource, timestamp,
     },
 };
 
@@ -26,9 +26,9 @@ struct Pause {
 }
 
 /// A pool as operators write it. What is not said has its default.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Wish {
+pub struct Wish {
     #[serde(default = "capacity")]
     capacity: i64,
     #[serde(default = "max_servers")]
@@ -47,7 +47,12 @@ struct Wish {
     lease_seconds: i64,
     #[serde(default)]
     rollout: Rollout,
-    task: TaskPlacement,
+    #[serde(default, deserialize_with = "task")]
+    task: Option<TaskPlacement>,
+}
+
+fn task<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TaskPlacement>, D::Error> {
+    object(deserializer).map(Some)
 }
 
 macro_rules! defaults {
@@ -66,11 +71,14 @@ defaults! {
 }
 
 impl Wish {
-    /// The pool that is wished for, if every value is in its range.
-    fn parse(self, name: PoolName) -> Result<Pool, Problem> {
-        let bad = |error: String| Problem::new(Code::InvalidBody, error);
-        let count = |bound: Bound, value| bound.count(value).map_err(bad);
-        let span = |bound: Bound, value| bound.count(value).map(Span::seconds).map_err(bad);
+    /// The pool that is wished for, if every value is in its range. `task` is what is started for it if the wish does not
+    /// say.
+    ///
+    /// # Errors
+    /// A value is out of range; the error names it.
+    pub fn parse(self, name: PoolName, task: Option<TaskPlacement>) -> Result<Pool, String> {
+        let count = |bound: Bound, value| bound.count(value);
+        let span = |bound: Bound, value| bound.count(value).map(Span::seconds);
         let limits = PoolLimits {
             capacity: count(Bound::CAPACITY, self.capacity)?,
             max_servers: count(Bound::MAX_SERVERS, self.max_servers)?,
@@ -81,9 +89,10 @@ impl Wish {
             launch: span(Bound::LAUNCH_SECONDS, self.launch_seconds)?,
             lease: span(Bound::LEASE_SECONDS, self.lease_seconds)?,
         };
-        self.task.check().map_err(bad)?;
+        let task = self.task.or(task).ok_or("`task` is missing.")?;
+        task.check()?;
         // Which generation it is, the table says.
-        Ok(Pool { name, limits, task: self.task, rollout: self.rollout, generation: 0 })
+        Ok(Pool { name, limits, task, rollout: self.rollout, generation: 0 })
     }
 
     fn of(pool: &Pool) -> Self {
@@ -99,7 +108,7 @@ impl Wish {
             launch_seconds: seconds(limits.launch),
             lease_seconds: seconds(limits.lease),
             rollout: pool.rollout,
-            task: pool.task.clone(),
+            task: Some(pool.task.clone()),
         }
     }
 }
@@ -144,7 +153,8 @@ async fn pool(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem>
             let name = name(request)?;
             let wish = json_body::<Wish>(request)?;
             let wish = wish.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with at least `task`."))?;
-            owmm.configure(wish.parse(name.clone())?).await?;
+            let wish = wish.parse(name.clone(), None).map_err(|error| Problem::new(Code::InvalidBody, error))?;
+            owmm.configure(wish).await?;
             shown(owmm, owmm.pool_and_fleet(&name).await?)
         }
         _ => Err(method_not_allowed("GET, PUT")),

@@ -113,6 +113,7 @@ impl World {
             table: table_name.clone(),
             limits: limits(args),
             rollout: Rollout::Lazy,
+            pools: None,
             game_server,
             start_delay: Duration::from_millis(args.start_delay),
             // A run is shorter than that, and measures joins.

@@ -13,7 +13,8 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use shared::domain::{Bound, PoolLimits, Rollout, Span};
-use tracing_subscriber::EnvFilter;
+use shared::telemetry::harmless;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     Error, Options, Stack, play,
@@ -80,6 +81,17 @@ struct Serve {
     /// Use this DynamoDB endpoint (DynamoDB Local, or any other) instead of the embedded engine.
     #[arg(long, value_name = "URL")]
     dynamodb: Option<String>,
+    /// Make these pools: a JSON file, `{"NAME": {...}, ...}`, with the document of `PUT /pools/NAME` for each; one without
+    /// `task` starts what the default pool starts. A pool `default` in it says all of the default pool.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = [
+            "capacity", "max_servers", "frontiers", "headroom", "idle_seconds", "reservation_seconds", "launch_seconds",
+            "lease_seconds", "rollout",
+        ]
+    )]
+    pools: Option<PathBuf>,
     /// Slots of a server of the default pool, 1-1000.
     #[arg(long, value_name = "N", default_value_t = Bound::CAPACITY.default as u32, value_parser = within(Bound::CAPACITY))]
     capacity: u32,
@@ -147,6 +159,7 @@ impl Serve {
                 lease: Span::seconds(self.lease_seconds),
             },
             rollout: self.rollout,
+            pools: self.pools,
             game_server: match &self.game_server {
                 Some(command) => command_line(command)?,
                 None => demo_game_server()?,
@@ -215,15 +228,15 @@ fn log_to_stderr(stack: bool) {
     // The engine warns of every refused condition, which here is an answer like any other.
     let default = if stack { "info,shared=warn,dynoxide=error" } else { "info" };
     let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         // Where stderr is gone there is nobody to tell, and no reason to stop.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // The stack gives a game server's lines their time.
-    if stack { log.init() } else { log.without_time().init() }
+    let log = if stack { log.boxed() } else { log.without_time().boxed() };
+    tracing_subscriber::registry().with(log.with_filter(harmless())).with(filter).init();
 }
 
 async fn player(args: PlayerArgs) -> ExitCode {

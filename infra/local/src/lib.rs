@@ -15,6 +15,7 @@ pub mod cli;
 pub mod engine;
 pub mod gateway;
 pub mod play;
+mod pools_file;
 pub mod stack;
 
 use std::{io, path::PathBuf};
@@ -36,8 +37,16 @@ pub enum Error {
     #[error("the embedded DynamoDB engine does not start: {0}")]
     Engine(String),
     /// The table's endpoint cannot be used.
-    #[error("the table cannot be set up at {0}: {1}")]
+    #[error("the table cannot be set up at {0}: {1}. Does `--dynamodb` name an endpoint that runs?")]
     Table(String, String),
+    /// The file of pools cannot be used.
+    #[error("`--pools {0}`: {1}")]
+    Pools(PathBuf, String),
+    /// The table's endpoint is no URL.
+    #[error(
+        "`--dynamodb {0}`: give the URL of a DynamoDB endpoint, as in http://127.0.0.1:8000; infra/dynamodb-local/run starts one and prints its URL"
+    )]
+    Endpoint(String),
     /// The game server's command cannot be started.
     #[error("`--game-server {0}`: {1}")]
     GameServer(String, String),

@@ -20,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Error, engine::Engine, gateway};
+use crate::{Error, engine::Engine, gateway, pools_file};
 
 /// The table's name.
 pub const TABLE: &str = "owmm";
@@ -44,6 +44,9 @@ pub struct Options {
     pub limits: PoolLimits,
     /// What becomes of the default pool's servers when its task definition changes.
     pub rollout: Rollout,
+    /// A file with more pools, each as `PUT /pools/{pool}` takes it. One that it calls `default` stands for `limits` and
+    /// `rollout`.
+    pub pools: Option<PathBuf>,
     /// What the local ECS starts for a task: a program and its arguments.
     pub game_server: Vec<OsString>,
     /// How long the local ECS waits before it starts a task's process.
@@ -115,6 +118,12 @@ async fn schedule(every: Duration, owmm: Owmm) {
     }
 }
 
+/// Whether the SDK could send a request there. It would say so itself, but only with the first request, and in its words.
+fn is_endpoint(url: &str) -> bool {
+    let uri = url.parse::<axum::http::Uri>().ok();
+    uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+}
+
 async fn sdk() -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).timeout_config(timeouts());
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
@@ -135,7 +144,32 @@ impl Stack {
     /// A port is taken, the file or the endpoint cannot be used.
     pub async fn start(options: Options) -> Result<Self, Error> {
         raise_open_files();
+        if let Some(url) = options.dynamodb.as_ref().filter(|url| !is_endpoint(url)) {
+            return Err(Error::Endpoint(url.clone()));
+        }
         let (gateway_listener, gateway_address) = listen(options.port).await?;
+        let url = format!("http://{gateway_address}");
+        let ecs_options = ecs::Options { start_delay: options.start_delay, ..ecs::Options::new(options.game_server) };
+        let task = TaskPlacement {
+            cluster: ecs_options.cluster.clone(),
+            task_definition: "demo-game-server:1".into(),
+            container: "game-server".into(),
+            subnets: Vec::new(),
+            security_groups: Vec::new(),
+            assign_public_ip: false,
+            launch_type: None,
+            url: url.clone(),
+        };
+        let default_pool = PoolName::parse(POOL).map_err(|error| Error::Engine(error.to_string()))?;
+        // All of the file is right before anything starts.
+        let mut pools = match &options.pools {
+            Some(file) => pools_file::read(file, &task)?,
+            None => Vec::new(),
+        };
+        if !pools.iter().any(|pool| pool.name == default_pool) {
+            let (name, limits, rollout) = (default_pool.clone(), options.limits, options.rollout);
+            pools.push(Pool { name, limits, task, rollout, generation: 0 });
+        }
         let engine = match &options.dynamodb {
             Some(_) => None,
             None => Some(Engine::start(options.data.as_deref())?),
@@ -147,8 +181,6 @@ impl Stack {
         };
         tracing::info!(url = dynamodb_url, "table engine");
 
-        let ecs_options = ecs::Options { start_delay: options.start_delay, ..ecs::Options::new(options.game_server) };
-        let cluster = ecs_options.cluster.clone();
         let ecs = LocalEcs::new(ecs_options);
         let (ecs_listener, ecs_address) = listen(0).await?;
         let ecs_url = format!("http://{ecs_address}");
@@ -166,27 +198,16 @@ impl Stack {
         create_table(&dynamodb, &options.table)
             .await
             .map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
-        let default_pool = PoolName::parse(POOL).map_err(|error| Error::Engine(error.to_string()))?;
         let owmm = assemble(
-            Config { table: options.table, default_pool: default_pool.clone() },
+            Config { table: options.table, default_pool },
             dynamodb.clone(),
             aws_sdk_ecs::Client::from_conf(ecs_config),
             Clock::system(),
             Dice::system(),
         );
-        let url = format!("http://{gateway_address}");
-        let task = TaskPlacement {
-            cluster,
-            task_definition: "demo-game-server:1".into(),
-            container: "game-server".into(),
-            subnets: Vec::new(),
-            security_groups: Vec::new(),
-            assign_public_ip: false,
-            launch_type: None,
-            url: url.clone(),
-        };
-        let pool = Pool { name: default_pool, limits: options.limits, task, rollout: options.rollout, generation: 0 };
-        owmm.configure(pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
+        for pool in pools {
+            owmm.configure(pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
+        }
         servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
         servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));
         servers.push(tokio::spawn(schedule(options.reconcile_every, owmm.clone())));
@@ -212,11 +233,6 @@ impl Stack {
     /// The operations that the gateway's functions call.
     pub const fn owmm(&self) -> &Owmm {
         &self.owmm
-    }
-
-    /// What the functions take for now.
-    pub fn owmm_now(&self) -> shared::domain::Time {
-        Clock::system().now()
     }
 
     /// The local ECS.

@@ -36,7 +36,7 @@ impl Pool {
 /// What becomes of the servers that run an older build than the pool's. Servers of the newest build with room come
 /// first either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Rollout {
     /// They go on as long as somebody is there, take players where no newer one has room, and drain once they are
     /// empty.
@@ -61,6 +61,15 @@ impl Rollout {
     /// The one of that name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rollout| rollout.as_str() == name)
+    }
+}
+
+/// Only its name stands for it: what serde derives for an enum takes `{"lazy": null}` too.
+impl TryFrom<String> for Rollout {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::parse(&name).ok_or("expected `lazy` or `drain`")
     }
 }
 

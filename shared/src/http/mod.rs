@@ -10,8 +10,8 @@ mod response;
 pub use lambda_http::{Body, Request, Response, http::Method};
 pub use problem::{Code, Problem};
 pub use request::{
-    MAX_BODY_BYTES, bearer, body, json_body, operator, path, player, present, query, query_text, resource,
-    server_token, source_address,
+    MAX_BODY_BYTES, bearer, body, json_body, object, operator, parse_object, path, player, present, query, query_text,
+    resource, server_token, source_address,
 };
 pub use response::{
     POLL_SECONDS, answer, claim, json, launch_paused, method_not_allowed, no_content, no_slot, starting, timestamp,

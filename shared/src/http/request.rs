@@ -4,7 +4,12 @@ use std::net::IpAddr;
 
 use lambda_http::{Body, Request, RequestExt, http::header::AUTHORIZATION, request::RequestContext};
 use percent_encoding::percent_decode_str;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::{Code, Problem};
 use crate::domain::{BadId, PlayerId, TokenHash};
@@ -139,6 +144,26 @@ pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) 
     T::deserialize(deserializer).map(Some)
 }
 
+/// For a value that is an object. What serde derives for a struct takes an array of its fields too.
+///
+/// # Errors
+/// The value is no object, or not a `T`.
+pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Object<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields))
+        }
+    }
+    deserializer.deserialize_map(Object(PhantomData))
+}
+
 /// The body's bytes.
 ///
 /// # Errors
@@ -164,18 +189,30 @@ pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Pr
     if bytes.is_empty() {
         return Ok(None);
     }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let (at, why) = (error.path().to_string(), error.into_inner());
+    let parsed = parse_object(bytes).map_err(|(at, why)| match at.as_str() {
         // An unknown or missing field is named by the error itself, what encloses it by the path.
-        match at.as_str() {
-            "." => format!("The body is refused: {why}."),
-            at => format!("`{at}` is refused: {why}."),
-        }
+        "." => format!("The body is refused: {why}."),
+        at => format!("`{at}` is refused: {why}."),
     });
-    let whole =
-        parsed.and_then(|parsed| json.end().map(|()| parsed).map_err(|why| format!("The body is refused: {why}.")));
-    whole.map(Some).map_err(|detail| Problem::new(Code::InvalidBody, detail))
+    parsed.map(Some).map_err(|detail| Problem::new(Code::InvalidBody, detail))
+}
+
+/// A JSON object, and nothing after it.
+///
+/// # Errors
+/// It is not JSON, or not of that shape: where (`.` for the whole), and why.
+pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (String, String)> {
+    struct Object<T>(T);
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            object(deserializer).map(Self)
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let Object(parsed) = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| (error.path().to_string(), error.into_inner().to_string()))?;
+    json.end().map_err(|why| (".".to_owned(), why.to_string()))?;
+    Ok(parsed)
 }
 
 #[cfg(test)]

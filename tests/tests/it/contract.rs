@@ -240,6 +240,10 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
         ("POST", "/join".to_owned(), "alice", r#"{"pool":"a b"}"#),
         ("POST", "/join".to_owned(), "alice", r#"{"pools":"a"}"#),
         ("POST", "/join".to_owned(), "alice", "\"default\""),
+        ("POST", "/join".to_owned(), "alice", r#"["default"]"#),
+        ("PUT", path.clone(), &hand.token, r#"["127.0.0.1", 7777, 50, {}]"#),
+        ("POST", format!("{path}/heartbeat"), &hand.token, r#"[["alice"]]"#),
+        ("PUT", format!("{path}/players/alice"), &hand.token, r#"["ticket"]"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"players":"alice"}"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"players":["a b"]}"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"inside":[]}"#),
@@ -250,6 +254,8 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
         let reply = world.raw(method, &path, Some(bearer), Some(body.into())).await;
         assert_eq!((reply.status.as_u16(), reply.code()), (400, "invalid_body"), "{method} {path} {body}");
     }
+    let array = world.raw("POST", "/join", Some("alice"), Some(r#"["default"]"#.into())).await;
+    assert!(array.body["detail"].as_str().unwrap().contains("expected an object"), "{array:?}");
     world.raw("POST", "/join", Some("alice"), Some(vec![0xff, 0xfe])).await.problem(400, "invalid_body");
     let names = vec!["p"; 1_001];
     hand.beat(&world, Some(&names)).await.problem(400, "invalid_body");

@@ -66,14 +66,7 @@ async fn a_server_that_is_told_to_stop_says_goodbye_and_its_players_are_placed_a
     let _visit = player.connect(&ready).await.unwrap();
     let task = world.until(&ready.server, "its task is known", |ledger| ledger.task.is_some()).await.task.unwrap();
 
-    let ecs = aws_sdk_ecs::Client::from_conf(
-        aws_sdk_ecs::Config::builder()
-            .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())
-            .region(aws_sdk_ecs::config::Region::new("eu-central-1"))
-            .credentials_provider(aws_sdk_ecs::config::Credentials::new("local", "local", None, None, "test"))
-            .endpoint_url(world.stack.ecs_url())
-            .build(),
-    );
+    let ecs = crate::support::ecs_client(world.stack.ecs_url());
     ecs.stop_task().task(task).send().await.unwrap();
     let ledger = world.until(&ready.server, "it is stopped", |ledger| ledger.state == ServerState::Stopped).await;
     assert!(ledger.claims.is_empty(), "every claim is void");
@@ -143,6 +136,47 @@ async fn ctrl_c_stops_every_process_that_was_started() {
     std::fs::remove_file(pid_file).unwrap();
 }
 
+/// A file that is gone with the test.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new(name: &str, text: &str) -> Self {
+        let file = std::env::temp_dir().join(format!("owmm-test-{name}-{}", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        Self(file)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_pools_makes_them_all_and_each_starts_servers_of_its_own() {
+    let file =
+        Scratch::new("more-pools", r#"{"eu": {"capacity": 7, "rollout": "drain"}, "default": {"maxServers": 3}}"#);
+    let world = World::new(|options| options.pools = Some(file.path().into())).await;
+    let settings = async |pool: &str| {
+        let reply = world.operate("GET", &format!("/pools/{pool}"), None).await.is(200);
+        reply.body["settings"].clone()
+    };
+    let (eu, default) = (settings("eu").await, settings("default").await);
+    assert_eq!((&eu["capacity"], &eu["rollout"], &eu["maxServers"]), (&7.into(), &"drain".into(), &100.into()));
+    assert_eq!((&default["maxServers"], &default["capacity"]), (&3.into(), &50.into()));
+    assert_eq!(eu["task"]["url"], world.stack.url(), "what is not said is as in the default pool");
+    let body = Some(serde_json::json!({ "pool": "eu" }));
+    let server = world.call("POST", "/join", Some("alice"), body).await.is(202).server().to_owned();
+    assert_eq!(world.ledger(&server).await.pool.as_str(), "eu");
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 1);
+    world.end().await;
+}
+
 /// Runs the program with arguments that cannot work.
 async fn refused(arguments: &[&str]) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
@@ -167,6 +201,20 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
     assert!(text.contains("no-such-program-here"), "{text}");
     let text = refused(&["--once", "--port", "0", "--game-server", "'unclosed"]).await;
     assert!(text.contains("quote"), "{text}");
+    for url in ["garbage", "127.0.0.1:8000", "ftp://127.0.0.1", "http://", ""] {
+        let text = refused(&["--once", "--port", "0", "--dynamodb", url]).await;
+        assert!(text.contains(&format!("--dynamodb {url}`")) && text.contains("http://127.0.0.1:8000"), "{text}");
+    }
+    let text = refused(&["--once", "--port", "0", "--dynamodb", "http://127.0.0.1:1"]).await;
+    assert!(text.contains("http://127.0.0.1:1") && text.contains("--dynamodb"), "{text}");
+    let pools = Scratch::new("pools", r#"{"eu": {"capacity": 7}, "us": {"headroom": -1}}"#);
+    let text = refused(&["--once", "--port", "0", "--pools", pools.path()]).await;
+    assert!(text.contains(pools.path()) && text.contains("`us`") && text.contains("`headroom`"), "{text}");
+    assert!(!text.contains("table engine"), "nothing starts: {text}");
+    for option in ["--capacity", "--lease-seconds"] {
+        let text = refused(&["--once", "--port", "0", "--pools", pools.path(), option, "5"]).await;
+        assert!(text.contains(option) && text.contains("--pools"), "{text}");
+    }
     for (option, value) in [("--capacity", "0"), ("--capacity", "1001"), ("--frontiers", "0"), ("--max-servers", "0")] {
         let text = refused(&["--once", "--port", "0", option, value]).await;
         assert!(text.contains(option), "{text}");

@@ -158,7 +158,7 @@ async fn a_slot_is_held_for_a_reconnect_as_long_as_the_server_says() {
     assert_eq!(world.ledger(&server.id).await.claims[&player("alice")], held);
     assert!(!held.is_connected() && held.stamp().get() > placement);
     let ledger = world.ledger(&server.id).await;
-    let left = ledger.expires(held).unwrap() - world.stack.owmm_now();
+    let left = ledger.expires(held).unwrap() - world.stack.owmm().time();
     assert!((100_000..=120_000).contains(&left.0), "held for {left:?}");
     let back = world.join("alice").await.is(200);
     assert_eq!(back.server(), server.id);
@@ -238,7 +238,7 @@ async fn a_claim_whose_seat_has_moved_is_released_and_not_let_in() {
         from: shared::domain::Before::Exactly { server: ledger.id.clone(), mark: Mark::Reserved(stamp) },
         server: elsewhere,
         pool: ledger.pool.clone(),
-        stamp: shared::domain::Stamp::next(world.stack.owmm_now(), Some(stamp)),
+        stamp: shared::domain::Stamp::next(world.stack.owmm().time(), Some(stamp)),
     };
     world.stack.owmm().table().write_seat(&player("alice"), &write).await.unwrap();
     server.connect(&world, "alice", None).await.problem(409, "placed_elsewhere");

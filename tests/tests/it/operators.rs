@@ -30,7 +30,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
     let world = World::new(|_| {}).await;
     let before = world.operate("GET", "/pools/default", None).await.is(200).body;
     type Change = fn(&mut Value);
-    let bad: [(&str, Change); 27] = [
+    let bad: [(&str, Change); 30] = [
         ("capacity", |it| it["capacity"] = json!(0)),
         ("capacity", |it| it["capacity"] = json!(1_001)),
         ("maxServers", |it| it["maxServers"] = json!(0)),
@@ -58,6 +58,11 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
         ("task.surprise", |it| it["task"]["surprise"] = json!(1)),
         ("surprise", |it| it["surprise"] = json!(1)),
         ("task", |it| it["task"] = json!(null)),
+        ("task", |it| {
+            it["task"] = json!(["default", "game-server:7", "game", [], [], false, "EC2", "https://owmm.example"])
+        }),
+        ("rollout", |it| it["rollout"] = json!({ "lazy": null })),
+        ("task", |it| drop(it.as_object_mut().unwrap().remove("task"))),
     ];
     for (name, change) in bad {
         let reply = world.operate("PUT", "/pools/default", Some(settings(change))).await.problem(400, "invalid_body");
@@ -369,7 +374,7 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     world.stack.owmm().reconcile().await.unwrap();
     // What is starting goes on, and its registration does not end the pause; nor does one that forgets failures.
     let hand = world.hand(&first).await;
-    let failed = FleetWrite::Failed { was: 0, paused_until: Some(world.stack.owmm_now() + Span(60_000)) };
+    let failed = FleetWrite::Failed { was: 0, paused_until: Some(world.stack.owmm().time() + Span(60_000)) };
     let name = crate::support::pool("default");
     world.stack.owmm().table().write_fleet(&name, &failed).await.unwrap();
     assert!(world.operate("GET", "/pools/default", None).await.is(200).body["launchPausedUntil"].is_string());
@@ -380,7 +385,7 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     assert_eq!(world.join("alice").await.is(200).server(), first, "room that is there is given away");
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
     // Resuming ends both kinds.
-    let now = world.stack.owmm_now();
+    let now = world.stack.owmm().time();
     let again = FleetWrite::Recount { was: 0, live: 1 };
     world.stack.owmm().table().write_fleet(&name, &again).await.unwrap();
     let failed = FleetWrite::Failed { was: 0, paused_until: Some(now + Span(60_000)) };

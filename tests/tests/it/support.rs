@@ -86,6 +86,7 @@ pub fn options() -> Options {
         table,
         limits: PoolLimits::DEFAULT,
         rollout: Rollout::Lazy,
+        pools: None,
         game_server: idle(),
         start_delay: Duration::ZERO,
         // Tests look after the fleet when they want to.
@@ -370,4 +371,14 @@ pub fn seconds(seconds: u32) -> Span {
 pub fn signal(name: &str, pid: &str) -> bool {
     let kill = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
     kill.unwrap().success()
+}
+
+/// A client of an ECS.
+pub fn ecs_client(url: &str) -> aws_sdk_ecs::Client {
+    let config = aws_sdk_ecs::Config::builder()
+        .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())
+        .region(aws_sdk_ecs::config::Region::new("eu-central-1"))
+        .credentials_provider(aws_sdk_ecs::config::Credentials::new("local", "local", None, None, "test"))
+        .endpoint_url(url);
+    aws_sdk_ecs::Client::from_conf(config.build())
 }

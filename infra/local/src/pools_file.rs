@@ -1,0 +1,135 @@
+//! `--pools FILE`: the pools of the local stack, each the same document as `PUT /pools/{pool}` takes.
+//!
+//! Owns the file: one JSON object, a name for each pool. What a document says and which of it is in range, the function
+//! `pools` knows.
+
+use std::{fmt, path::Path};
+
+use pools::Wish;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
+};
+use shared::{
+    domain::{Pool, PoolName, TaskPlacement},
+    http::parse_object,
+};
+
+use crate::Error;
+
+/// The pools of a file, not yet held against their ranges.
+#[derive(Debug)]
+struct Pools(Vec<(PoolName, Wish)>);
+
+impl<'de> Deserialize<'de> for Pools {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Named)
+    }
+}
+
+struct Named;
+
+impl<'de> Visitor<'de> for Named {
+    type Value = Pools;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a name for each pool")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pools: A) -> Result<Pools, A::Error> {
+        let mut named = Vec::<(PoolName, Wish)>::new();
+        while let Some(name) = pools.next_key::<String>()? {
+            let name = PoolName::parse(&name).map_err(A::Error::custom)?;
+            if named.iter().any(|(other, _)| *other == name) {
+                pools.next_value::<IgnoredAny>()?;
+                return Err(A::Error::custom("the pool is there twice"));
+            }
+            named.push((name, pools.next_value_seed(Document)?));
+        }
+        Ok(Pools(named))
+    }
+}
+
+struct Document;
+
+impl<'de> DeserializeSeed<'de> for Document {
+    type Value = Wish;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Wish, D::Error> {
+        shared::http::object(deserializer)
+    }
+}
+
+/// The pools that a file names, each as far as it goes: all in range, or none. A pool that says nothing of its task gets
+/// `task`, so that a file for this machine need not know what is started here.
+///
+/// # Errors
+/// The file cannot be read, or a value is not as it must be; the error names file, pool and field.
+pub(crate) fn read(file: &Path, task: &TaskPlacement) -> Result<Vec<Pool>, Error> {
+    let wrong = |problem: String| Error::Pools(file.to_owned(), problem);
+    let bytes = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let Pools(pools) = parse_object(&bytes).map_err(|(at, why)| match at.as_str() {
+        "." => wrong(why),
+        at => wrong(format!("`{at}`: {why}")),
+    })?;
+    let pools = pools.into_iter().map(|(name, wish)| {
+        let called = name.clone();
+        wish.parse(name, Some(task.clone())).map_err(|problem| wrong(format!("pool `{called}`: {problem}")))
+    });
+    pools.collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    fn task() -> TaskPlacement {
+        let task =
+            r#"{"cluster": "default", "taskDefinition": "demo:1", "container": "game", "url": "http://127.0.0.1"}"#;
+        serde_json::from_str(task).unwrap()
+    }
+
+    fn of(text: &str) -> Result<Vec<Pool>, String> {
+        static FILES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = FILES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("owmm-pools-{}-{number}", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let pools = read(&file, &task()).map_err(|error| error.to_string());
+        std::fs::remove_file(&file).unwrap();
+        pools
+    }
+
+    #[test]
+    fn each_pool_is_as_its_document_says_and_the_rest_has_its_default() {
+        let pools = of(r#"{"eu": {"capacity": 7, "rollout": "drain"}, "us": {"task": {"cluster": "c",
+            "taskDefinition": "g:2", "container": "g", "url": "https://owmm.example"}}}"#);
+        let pools = pools.unwrap();
+        let of = |i: usize| pools.get(i).unwrap();
+        assert_eq!((of(0).name.as_str(), of(0).limits.capacity, &of(0).task), ("eu", 7, &task()));
+        assert_eq!((of(1).limits.capacity, of(1).task.task_definition.as_str()), (50, "g:2"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_pool_and_field() {
+        for (text, names) in [
+            (r#"{"eu": {}, "us": {"capacity": 0}}"#, ["us", "capacity"]),
+            (r#"{"eu": {"capacity": "7"}}"#, ["eu", "capacity"]),
+            (r#"{"eu": {"capacty": 7}}"#, ["eu", "capacty"]),
+            (r#"{"eu": {"capacity": 7, "capacity": 8}}"#, ["eu", "capacity"]),
+            (r#"{"eu": {"task": {"cluster": "c"}}}"#, ["eu.task", "taskDefinition"]),
+            (r#"{"eu": {"task": ["c", "g:2", "g"]}}"#, ["eu.task", "an object"]),
+            (r#"{"eu": {"rollout": "slow"}}"#, ["eu.rollout", "lazy"]),
+            (r#"{"eu": [7]}"#, ["eu", "an object"]),
+            (r#"{"eu": {}, "eu": {}}"#, ["eu", "twice"]),
+            (r#"{"e u": {}}"#, ["e u", "A-Z"]),
+            (r#"["eu"]"#, ["owmm-pools", "an object"]),
+            ("{", ["owmm-pools", "EOF"]),
+        ] {
+            let error = of(text).unwrap_err();
+            assert!(error.contains("owmm-pools") && names.iter().all(|name| error.contains(name)), "{text}: {error}");
+        }
+        let error = read(Path::new("/nonexistent/pools.json"), &task()).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/pools.json"), "{error}");
+    }
+}
