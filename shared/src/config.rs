@@ -21,6 +21,7 @@ use crate::{
     domain::PoolName,
     launching::Launcher,
     table::Table,
+    telemetry::{Calls, Meter},
 };
 
 /// A variable that is missing or out of range.
@@ -80,11 +81,14 @@ pub async fn sdk() -> SdkConfig {
         .await
 }
 
-/// OWMM over AWS, or over whatever the SDK's configuration points at.
-pub fn connect(config: Config, sdk: &SdkConfig) -> Owmm {
-    let dynamodb = aws_sdk_dynamodb::Client::new(sdk);
+/// OWMM over AWS, or over whatever the SDK's configuration points at; and who tells of the calls of that function.
+pub fn connect(function: &'static str, config: Config, sdk: &SdkConfig) -> (Owmm, Calls) {
+    let (meter, clock) = (Meter::default(), Clock::system());
+    let dynamodb = aws_sdk_dynamodb::config::Builder::from(sdk).interceptor(meter.clone()).build();
+    let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
     let ecs = aws_sdk_ecs::Client::new(sdk);
-    assemble(config, dynamodb, ecs, Clock::system(), Dice::system())
+    let owmm = assemble(config, dynamodb, ecs, clock.clone(), Dice::system());
+    (owmm, Calls::new(function, meter, clock))
 }
 
 /// OWMM over these clients, with this clock and these dice.

@@ -14,7 +14,7 @@ use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_ecs::{
     Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     types::{
         AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration,
         TaskOverride,
@@ -29,6 +29,7 @@ use crate::{
         teeth::{self, Mistake},
     },
     table::{Rolled, Table, TableError},
+    telemetry::causes,
 };
 
 /// Before an attempt that follows a refusal by ECS.
@@ -294,8 +295,8 @@ impl Launcher {
         Some(ours)
     }
 
-    fn silent<T, E: std::error::Error>(&self, error: E) -> Option<T> {
-        tracing::warn!(error = %DisplayErrorContext(error), "ECS does not say which tasks there are");
+    fn silent<T, E: std::error::Error + ProvideErrorMetadata>(&self, error: &E) -> Option<T> {
+        tracing::warn!(error = causes(error), "ECS does not say which tasks there are");
         None
     }
 
@@ -316,7 +317,7 @@ impl Launcher {
                     }
                 }
                 Err(error) => {
-                    let _: Option<()> = self.silent(error);
+                    let _: Option<()> = self.silent(&error);
                 }
             }
         }
@@ -328,7 +329,7 @@ impl Launcher {
         let stopped = self.ecs.stop_task().cluster(cluster).task(task).reason(format!("owmm: {reason}")).send().await;
         match stopped {
             Ok(_) => tracing::info!(task, reason, "task told to stop"),
-            Err(error) => tracing::warn!(task, reason, error = %DisplayErrorContext(error), "task not stopped"),
+            Err(error) => tracing::warn!(task, reason, error = causes(&error), "task not stopped"),
         }
     }
 
@@ -385,7 +386,7 @@ impl Launcher {
             },
             Err(error) => {
                 let says_no = is_refusal(&error);
-                let text = DisplayErrorContext(error).to_string();
+                let text = causes(&error);
                 if says_no { Called::Refused(text) } else { Called::Unknown(text) }
             }
         }

@@ -15,6 +15,7 @@ use crate::{
     },
     hints::{Hints, Pass, Pick},
     launching::Launcher,
+    metrics::Outcome,
     table::{Table, TableError, keys},
     ticket,
 };
@@ -51,6 +52,17 @@ pub enum Failure {
     /// A ticket could not be signed.
     #[error("a ticket could not be signed: {0}")]
     Ticket(#[from] jsonwebtoken::errors::Error),
+}
+
+impl Failure {
+    /// What it is in the metrics.
+    pub(crate) const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Table(TableError::Busy(_)) => Outcome::Busy,
+            Self::UnknownPool(_) => Outcome::Refused,
+            Self::Table(TableError::Broken(_)) | Self::Ticket(_) => Outcome::Failed,
+        }
+    }
 }
 
 /// What a player gets.
@@ -219,6 +231,11 @@ impl Owmm {
     /// What starts servers.
     pub(crate) const fn launcher(&self) -> &Launcher {
         &self.launcher
+    }
+
+    /// Chance.
+    pub(crate) const fn dice(&self) -> &Dice {
+        &self.dice
     }
 
     /// The time now, by the clock of the functions.

@@ -3,27 +3,39 @@
 //!
 //! 1. ECS is asked which tasks of ours run. That comes first: a server is in the table before its task is, so what ECS
 //!    lists and the table does not have is an orphan.
-//! 2. Pool by pool, page by page, each server on the roster gets what it needs ([`Ledger::care`]).
-//! 3. Free slots below the pool's headroom: servers are started ahead. Above it: idle servers drain, in one condition with
-//!    their claims. Servers of an old build drain as the pool's roll-out says.
+//! 2. Pool by pool, each server on the roster gets what it needs ([`Ledger::care`]), a few pages side by side. Of the roster
+//!    only the ids are kept, and of the servers only what step 3 needs.
+//! 3. Servers believed dead for their lapsed leases are stopped, unless so many have lapsed at once that it is more likely
+//!    the table or the network. Free slots below the pool's headroom: servers are started ahead. Above it: idle servers
+//!    drain, in one condition with their claims. Servers of an old build drain as the pool's roll-out says.
 //! 4. Tasks that no server's current attempt stands for are stopped.
 //!
 //! Every step is a conditional write or a call that may be repeated, so two of these may run at once, and each may die at
-//! any line: the next one goes on. If too many leases have lapsed at once, lapses are not believed at all.
+//! any line: the next one goes on. Each begins at a pool and a server chosen at random, so where all of them die early
+//! nobody is always last.
 
 use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{StreamExt, stream};
 
 use crate::{
     Failure, Owmm,
     domain::{
-        Answer, Care, Fleet, FleetWrite, Ledger, LedgerWrite, Pool, Reason, ServerId, ServerState, Span, StopBy,
-        TaskSight, is_mass_lapse, servers_wanted,
+        Answer, Care, Fleet, FleetWrite, Ledger, LedgerWrite, Pool, Reason, ServerId, ServerState, Span, TaskSight,
+        is_mass_lapse, servers_wanted,
     },
     launching::OurTask,
+    metrics::{self, Outcome, Record},
 };
 
 /// Servers that one look at a pool starts ahead at the most; the next look starts more.
 const STARTS_AT_MOST: u32 = 20;
+/// Servers whose ledgers are read at once.
+const A_PAGE: usize = 100;
+/// Pages that are looked after side by side.
+const PAGES_AT_ONCE: usize = 4;
+/// Calls about single servers that are made side by side, for each page.
+const CALLS_AT_ONCE: usize = 8;
 
 /// What one look at the fleet came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -31,12 +43,20 @@ const STARTS_AT_MOST: u32 = 20;
 pub struct Reconciled {
     /// Servers on the rosters.
     pub servers: usize,
+    /// Players inside servers.
+    pub players: usize,
+    /// Slots that can be had, now or once their server is ready.
+    pub free_slots: u64,
     /// Leases that had lapsed.
     pub lapsed: usize,
     /// Pools in which so many leases had lapsed at once that nobody was believed dead for it. An alarm.
     pub mass_lapses: usize,
     /// Pools that could not be looked after to the end.
     pub failed: usize,
+    /// Launches that have failed in a row.
+    pub launches_failed: u64,
+    /// Pools in which launching is paused because launches have failed.
+    pub launch_paused: usize,
     /// What was put right, by reason.
     pub repaired: BTreeMap<&'static str, u32>,
 }
@@ -45,10 +65,88 @@ impl Reconciled {
     fn note(&mut self, what: &'static str) {
         *self.repaired.entry(what).or_default() += 1;
     }
+
+    fn add(&mut self, other: Self) {
+        self.servers += other.servers;
+        self.players += other.players;
+        self.free_slots += other.free_slots;
+        self.lapsed += other.lapsed;
+        self.mass_lapses += other.mass_lapses;
+        self.failed += other.failed;
+        self.launches_failed += other.launches_failed;
+        self.launch_paused += other.launch_paused;
+        for (what, often) in other.repaired {
+            *self.repaired.entry(what).or_default() += often;
+        }
+    }
+
+    /// In numbers.
+    pub(crate) fn record(&self) -> Record {
+        let repaired = self.repaired.values().sum::<u32>();
+        let reasons = self.repaired.iter().map(|(what, often)| ((*what).to_owned(), (*often).into()));
+        Record::new(Outcome::Ok)
+            .with(metrics::SERVERS, self.servers as f64)
+            .with(metrics::PLAYERS, self.players as f64)
+            .with(metrics::FREE_SLOTS, self.free_slots as f64)
+            .with(metrics::REPAIRED, repaired.into())
+            .with(metrics::LAPSED_LEASES, self.lapsed as f64)
+            .with(metrics::MASS_LAPSES, self.mass_lapses as f64)
+            .with(metrics::FAILED_POOLS, self.failed as f64)
+            .with(metrics::LAUNCHES_FAILED, self.launches_failed as f64)
+            .with(metrics::LAUNCH_PAUSED, self.launch_paused as f64)
+            .about(metrics::REASONS, reasons.collect::<serde_json::Map<_, _>>())
+    }
 }
 
 /// ECS's view of one cluster; `None` if it did not answer.
 type Tasks = Option<HashMap<String, OurTask>>;
+
+/// A server that is over.
+struct Ending {
+    server: ServerId,
+    task: Option<String>,
+    sight: TaskSight,
+    reason: Reason,
+    write: LedgerWrite,
+}
+
+/// What is left of servers that have been looked after.
+#[derive(Default)]
+struct Seen {
+    report: Reconciled,
+    /// Which attempt is the current one of each.
+    attempts: Vec<(ServerId, u32)>,
+    /// Those that a lapsed lease alone calls dead.
+    doubtful: Vec<Ending>,
+    /// Those that the pool may do without, with their slots.
+    idle: Vec<(ServerId, u32, LedgerWrite)>,
+    /// Those of an old build that nobody uses.
+    outdated: Vec<(ServerId, LedgerWrite)>,
+    /// What went wrong first. One server keeps the others from nothing.
+    failure: Option<Failure>,
+}
+
+impl Seen {
+    fn add(&mut self, other: Self) {
+        self.report.add(other.report);
+        self.attempts.extend(other.attempts);
+        self.doubtful.extend(other.doubtful);
+        self.idle.extend(other.idle);
+        self.outdated.extend(other.outdated);
+        self.failure = self.failure.take().or(other.failure);
+    }
+
+    /// Whether something was put right, which came to this.
+    fn done(&mut self, done: Result<Option<&'static str>, Failure>) {
+        match done {
+            Ok(what) => what.into_iter().for_each(|what| self.report.note(what)),
+            Err(error) => {
+                tracing::error!(%error, "a server was not looked after");
+                self.failure.get_or_insert(error);
+            }
+        }
+    }
+}
 
 impl Owmm {
     /// Looks after every pool once.
@@ -57,7 +155,18 @@ impl Owmm {
     /// The pools could not be read. A pool that fails is logged and counted, and the others go on.
     pub async fn reconcile(&self) -> Result<Reconciled, Failure> {
         let mut report = Reconciled::default();
-        let pools = self.table().pools().await?;
+        let mut pools = Vec::new();
+        for pool in self.table().pools_that_read().await? {
+            match pool {
+                Ok(pool) => pools.push(pool),
+                Err(error) => {
+                    tracing::error!(%error, "a pool's configuration cannot be read");
+                    report.failed += 1;
+                }
+            }
+        }
+        let first = self.dice().below(pools.len());
+        pools.rotate_left(first);
         let mut clusters = HashMap::<&str, Tasks>::new();
         for pool in &pools {
             let cluster = pool.task.cluster.as_str();
@@ -65,109 +174,163 @@ impl Owmm {
                 clusters.insert(cluster, self.launcher().tasks(cluster).await);
             }
         }
-        let mut current = HashMap::new();
+        let mut attempts = HashMap::new();
         for pool in &pools {
             let tasks = clusters.get(pool.task.cluster.as_str()).unwrap_or(&None);
-            if let Err(error) = self.reconcile_pool(pool, tasks, &mut current, &mut report).await {
+            let mut seen = Seen::default();
+            let looked = self.reconcile_pool(pool, tasks, &mut seen).await;
+            if let Some(error) = looked.err().or(seen.failure) {
                 tracing::error!(pool = %pool.name, %error, "a pool was not looked after to the end");
-                report.failed += 1;
+                seen.report.failed += 1;
+            }
+            let Reconciled { servers, players, free_slots, lapsed, repaired, .. } = &seen.report;
+            tracing::info!(pool = %pool.name, servers, players, free_slots, lapsed, ?repaired, "looked after");
+            attempts.extend(seen.attempts);
+            report.add(seen.report);
+        }
+        let tasks =
+            clusters.iter().flat_map(|(cluster, tasks)| tasks.iter().flatten().map(move |task| (*cluster, task)));
+        let stops =
+            tasks.map(|(cluster, (arn, task))| self.stop_orphan(cluster, arn, task, &attempts)).collect::<Vec<_>>();
+        let mut stops = stream::iter(stops).buffer_unordered(CALLS_AT_ONCE);
+        while let Some(stopped) = stops.next().await {
+            match stopped {
+                Ok(true) => report.note("orphan_task"),
+                Ok(false) => {}
+                // The next look asks again.
+                Err(error) => tracing::error!(%error, "nobody knows whether a task is an orphan"),
             }
         }
-        for (cluster, tasks) in clusters {
-            for (arn, task) in tasks.into_iter().flatten() {
-                if self.is_orphan(&task, &current).await? {
-                    self.launcher().stop_task(cluster, &arn, "no server's current attempt runs in it").await;
-                    report.note("orphan_task");
-                }
-            }
-        }
-        let Reconciled { servers, lapsed, mass_lapses, failed, repaired } = &report;
+        drop(stops);
+        let Reconciled { servers, lapsed, mass_lapses, failed, repaired, .. } = &report;
         tracing::info!(servers, lapsed, mass_lapses, failed, ?repaired, "reconciled");
         Ok(report)
     }
 
-    async fn is_orphan(&self, task: &OurTask, current: &HashMap<ServerId, u32>) -> Result<bool, Failure> {
-        if let Some(attempt) = current.get(&task.server) {
-            return Ok(task.attempt < *attempt);
+    /// Stops a task in which no server's current attempt runs.
+    async fn stop_orphan(
+        &self,
+        cluster: &str,
+        arn: &str,
+        task: &OurTask,
+        attempts: &HashMap<ServerId, u32>,
+    ) -> Result<bool, Failure> {
+        let orphan = match attempts.get(&task.server) {
+            Some(attempt) => task.attempt < *attempt,
+            // On no roster: stopped, or gone, unless it has come since.
+            None => {
+                let ledger = self.table().ledger(&task.server).await?;
+                ledger.is_none_or(|ledger| ledger.state == ServerState::Stopped || task.attempt < ledger.attempt)
+            }
+        };
+        if orphan {
+            self.launcher().stop_task(cluster, arn, "no server's current attempt runs in it").await;
         }
-        // On no roster: stopped, or gone, unless it has come since.
-        let ledger = self.table().ledger(&task.server).await?;
-        Ok(ledger.is_none_or(|ledger| ledger.state == ServerState::Stopped || task.attempt < ledger.attempt))
+        Ok(orphan)
     }
 
-    async fn reconcile_pool(
-        &self,
-        pool: &Pool,
-        tasks: &Tasks,
-        current: &mut HashMap<ServerId, u32>,
-        report: &mut Reconciled,
-    ) -> Result<(), Failure> {
-        let before = report.repaired.clone();
+    async fn reconcile_pool(&self, pool: &Pool, tasks: &Tasks, seen: &mut Seen) -> Result<(), Failure> {
         let fleet = self.table().fleet(&pool.name).await?;
-        let mut ledgers = Vec::new();
-        let (mut roster, mut from) = (0, None);
+        seen.report.launches_failed = fleet.failures.into();
+        seen.report.launch_paused = fleet.paused_until.is_some_and(|until| until > self.time()).into();
+        let mut roster = Vec::new();
+        let mut from = None;
         loop {
             let (page, next) = self.table().roster(&pool.name, from).await?;
-            let found = self.table().ledgers(&page).await?;
-            roster += page.len();
-            for gone in page.iter().filter(|id| !found.iter().any(|ledger| ledger.id == **id)) {
-                // Deleted by its time to live before anybody counted it out, or too new for this read.
-                if self.table().ledger(gone).await?.is_none() {
-                    self.launcher().count_out(&pool.name, gone, false).await?;
-                    report.note("gone");
-                }
-            }
-            ledgers.extend(found);
+            roster.extend(page);
             match next {
                 Some(next) => from = Some(next),
                 None => break,
             }
         }
-        report.servers += roster;
-        current.extend(ledgers.iter().map(|ledger| (ledger.id.clone(), ledger.attempt)));
+        seen.report.servers = roster.len();
+        let first = self.dice().below(roster.len());
+        roster.rotate_left(first);
+        let pages = roster.chunks(A_PAGE).map(|page| self.look_after(pool, tasks, page)).collect::<Vec<_>>();
+        let mut pages = stream::iter(pages).buffer_unordered(PAGES_AT_ONCE);
+        while let Some(page) = pages.next().await {
+            seen.add(page?);
+        }
+        drop(pages);
 
-        let now = self.time();
-        let lapsed = ledgers.iter().filter(|ledger| ledger.has_lapsed(now)).count();
-        report.lapsed += lapsed;
-        let believe_lapses = !is_mass_lapse(lapsed, ledgers.len());
-        if !believe_lapses {
-            tracing::error!(pool = %pool.name, lapsed, servers = ledgers.len(), "mass lapse: nobody is believed dead for it");
-            report.mass_lapses += 1;
-        }
-        let sights = self.sights(pool, tasks, &ledgers).await;
-        let mut free = 0_u32;
-        let (mut idle, mut outdated) = (Vec::new(), Vec::new());
-        for ledger in &ledgers {
-            let task = ledger.task.as_ref().and_then(|task| sights.get(task)).copied().unwrap_or(TaskSight::Unknown);
-            let care = ledger.care(pool, task, believe_lapses, self.time());
-            let stays = !matches!(care, Care::CountOut | Care::Stop(_));
-            if stays && ledger.generation < pool.generation {
-                // The headroom is for the new build to give, and an old one goes as soon as it is empty.
-                outdated.extend(ledger.scale_in(Span(0), now).map(|write| (ledger, write)));
-            } else if stays {
-                free = free.saturating_add(ledger.free_slots(now));
-                idle.extend(ledger.scale_in(pool.limits.idle, now).map(|write| (ledger, write)));
-            }
-            self.take_care(pool, ledger, care, task, report).await?;
-        }
-        self.grow(pool, fleet.clone(), free, report).await?;
-        self.shrink(pool, free, idle, report).await?;
-        for (ledger, write) in outdated {
-            if let Answer::Written(_) = self.table().write_ledger(&ledger.id, &write).await? {
-                tracing::info!(server = %ledger.id, pool = %pool.name, "an empty server of an old build drains");
-                report.note("outdated");
+        let lapsed = seen.report.lapsed;
+        if is_mass_lapse(lapsed, roster.len()) {
+            tracing::error!(pool = %pool.name, lapsed, servers = roster.len(), "mass lapse: nobody is believed dead for it");
+            seen.report.mass_lapses = 1;
+        } else {
+            let ends = std::mem::take(&mut seen.doubtful);
+            let ends = ends.into_iter().map(|ending| self.end(pool, ending)).collect::<Vec<_>>();
+            let mut ends = stream::iter(ends).buffer_unordered(CALLS_AT_ONCE);
+            while let Some(ended) = ends.next().await {
+                seen.done(ended);
             }
         }
-        self.retire_frontiers(pool).await?;
-        if fleet.live as usize != roster && report.repaired == before {
+        let quiet = seen.report.repaired.is_empty() && seen.failure.is_none();
+        let free = u32::try_from(seen.report.free_slots).unwrap_or(u32::MAX);
+        let grown = self.grow(pool, fleet.clone(), free, &mut seen.report).await;
+        let shrunk = self.shrink(pool, free, seen).await;
+        let retired = self.retire_frontiers(pool).await;
+        grown.and(shrunk).and(retired)?;
+        if fleet.live as usize != roster.len() && quiet && seen.report.repaired.is_empty() {
             // Only if the count is still as it was before the roster was read, and nothing was changed here since.
-            let live = u32::try_from(roster).unwrap_or(u32::MAX);
+            let live = u32::try_from(roster.len()).unwrap_or(u32::MAX);
             let recount = FleetWrite::Recount { was: fleet.live, live };
             if let Answer::Written(_) = self.table().write_fleet(&pool.name, &recount).await? {
-                report.note("recounted");
+                seen.report.note("recounted");
             }
         }
         Ok(())
+    }
+
+    /// Looks after some servers of a pool.
+    async fn look_after(&self, pool: &Pool, tasks: &Tasks, page: &[ServerId]) -> Result<Seen, Failure> {
+        let mut seen = Seen::default();
+        let ledgers = self.table().ledgers(page).await?;
+        let found = ledgers.iter().map(|ledger| &ledger.id).collect::<std::collections::HashSet<_>>();
+        for gone in page.iter().filter(|id| !found.contains(id)) {
+            seen.done(self.count_out_gone(pool, gone).await);
+        }
+        let sights = self.sights(pool, tasks, &ledgers).await;
+        let now = self.time();
+        let mut cares = Vec::new();
+        for ledger in &ledgers {
+            let sight = ledger.task.as_ref().and_then(|task| sights.get(task)).copied().unwrap_or(TaskSight::Unknown);
+            let care = ledger.care(pool, sight, true, now);
+            seen.attempts.push((ledger.id.clone(), ledger.attempt));
+            let lapsed = ledger.has_lapsed(now);
+            seen.report.lapsed += usize::from(lapsed);
+            seen.report.players += ledger.claims.values().filter(|mark| mark.is_connected()).count();
+            let stays = !matches!(care, Care::CountOut | Care::Stop(_));
+            if stays && ledger.generation < pool.generation {
+                // The headroom is for the new build to give, and an old one goes as soon as it is empty.
+                seen.outdated.extend(ledger.scale_in(Span(0), now).map(|write| (ledger.id.clone(), write)));
+            } else if stays {
+                seen.report.free_slots += u64::from(ledger.free_slots(now));
+                // One that has lapsed is nobody's room, so doing without it costs none.
+                let idle = ledger.scale_in(pool.limits.idle, now).filter(|_| !lapsed);
+                seen.idle.extend(idle.map(|write| (ledger.id.clone(), ledger.capacity, write)));
+            }
+            match care {
+                Care::None => {}
+                Care::Stop(reason) if reason.is_a_lapse() => seen.doubtful.push(ending(ledger, sight, reason, now)),
+                care => cares.push(self.take_care(pool, ledger, care, sight)),
+            }
+        }
+        let mut cares = stream::iter(cares).buffer_unordered(CALLS_AT_ONCE);
+        while let Some(done) = cares.next().await {
+            seen.done(done);
+        }
+        Ok(seen)
+    }
+
+    /// A server that is on the roster and has no ledger.
+    async fn count_out_gone(&self, pool: &Pool, server: &ServerId) -> Result<Option<&'static str>, Failure> {
+        // Deleted by its time to live before anybody counted it out, or too new for the first read.
+        if self.table().ledger(server).await?.is_some() {
+            return Ok(None);
+        }
+        self.launcher().count_out(&pool.name, server, false).await?;
+        Ok(Some("gone"))
     }
 
     /// What ECS says of each ledger's task.
@@ -183,62 +346,59 @@ impl Owmm {
         sights
     }
 
+    /// Does what a server needs; what was put right, if it was.
     async fn take_care(
         &self,
         pool: &Pool,
         ledger: &Ledger,
         care: Care,
-        task: TaskSight,
-        report: &mut Reconciled,
-    ) -> Result<(), Failure> {
-        match care {
-            Care::None => {}
+        sight: TaskSight,
+    ) -> Result<Option<&'static str>, Failure> {
+        Ok(match care {
+            Care::None => None,
             Care::CountOut => {
                 self.launcher().count_out(&pool.name, &ledger.id, false).await?;
-                report.note("counted_out");
+                Some("counted_out")
             }
             Care::Launch => {
                 self.launcher().tend(ledger).await?;
-                report.note("launch");
+                Some("launch")
             }
             Care::NextAttempt => {
                 self.launcher().failed(ledger).await?;
-                report.note("next_attempt");
+                Some("next_attempt")
             }
-            Care::Stop(reason) => self.stop_server(pool, ledger, reason, task, report).await?,
-            Care::Write(write) => {
-                if let Answer::Written(_) = self.table().write_ledger(&ledger.id, &write).await? {
-                    match write {
-                        LedgerWrite::Sweep { .. } => report.note("expired_claims"),
-                        LedgerWrite::List { .. } | LedgerWrite::Unlist { .. } => report.note("listing"),
-                        LedgerWrite::Drain { .. } => report.note("outdated"),
-                        // A note for the next look, not a repair.
-                        _ => {}
-                    }
-                }
-            }
-        }
-        Ok(())
+            Care::Stop(reason) => self.end(pool, ending(ledger, sight, reason, self.time())).await?,
+            Care::Write(write) => match self.table().write_ledger(&ledger.id, &write).await? {
+                Answer::Refused(_) => None,
+                Answer::Written(_) => match write {
+                    LedgerWrite::Sweep { .. } => Some("expired_claims"),
+                    LedgerWrite::List { .. } | LedgerWrite::Unlist { .. } => Some("listing"),
+                    LedgerWrite::Drain { .. } => Some("outdated"),
+                    // A note for the next look, not a repair.
+                    _ => None,
+                },
+            },
+        })
     }
 
-    async fn stop_server(
-        &self,
-        pool: &Pool,
-        ledger: &Ledger,
-        reason: Reason,
-        task: TaskSight,
-        report: &mut Reconciled,
-    ) -> Result<(), Failure> {
-        let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: self.time() };
-        if let Answer::Written(_) = self.table().write_ledger(&ledger.id, &stop).await? {
-            tracing::warn!(server = %ledger.id, reason = reason.as_str(), "server stopped");
-            report.note(reason.as_str());
-        }
-        self.launcher().count_out(&pool.name, &ledger.id, false).await?;
-        if let (TaskSight::Alive | TaskSight::Unknown, Some(arn)) = (task, &ledger.task) {
+    /// Ends a server: first its ledger, so that nobody else is sent to it, then the count, then its task.
+    async fn end(&self, pool: &Pool, ending: Ending) -> Result<Option<&'static str>, Failure> {
+        let Ending { server, task, sight, reason, write } = ending;
+        let ended = match self.table().write_ledger(&server, &write).await? {
+            Answer::Written(_) => {
+                tracing::warn!(%server, reason = reason.as_str(), "server stopped");
+                Some(reason.as_str())
+            }
+            // It has beaten, or somebody has come: it lives.
+            Answer::Refused(Some(ledger)) if ledger.state != ServerState::Stopped => return Ok(None),
+            Answer::Refused(_) => None,
+        };
+        self.launcher().count_out(&pool.name, &server, false).await?;
+        if let (TaskSight::Alive | TaskSight::Unknown, Some(arn)) = (sight, &task) {
             self.launcher().stop_task(&pool.task.cluster, arn, reason.as_str()).await;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// Starts servers until the headroom is there, or will be. `fleet` is as it was before the servers were looked at: if
@@ -255,24 +415,35 @@ impl Owmm {
         Ok(())
     }
 
-    /// Drains servers that are idle, as long as the headroom is there without them.
-    async fn shrink(
-        &self,
-        pool: &Pool,
-        mut free: u32,
-        idle: Vec<(&Ledger, LedgerWrite)>,
-        report: &mut Reconciled,
-    ) -> Result<(), Failure> {
-        for (ledger, write) in idle {
-            let Some(left) = free.checked_sub(ledger.capacity).filter(|left| *left >= pool.limits.headroom) else {
-                continue;
-            };
-            if let Answer::Written(_) = self.table().write_ledger(&ledger.id, &write).await? {
-                tracing::info!(server = %ledger.id, pool = %pool.name, "an idle server drains");
-                report.note("idle");
+    /// Drains servers of an old build that nobody uses, and idle ones as long as the headroom is there without them.
+    async fn shrink(&self, pool: &Pool, mut free: u32, seen: &mut Seen) -> Result<(), Failure> {
+        let mut drains = std::mem::take(&mut seen.outdated)
+            .into_iter()
+            .map(|(server, write)| (server, write, "outdated"))
+            .collect::<Vec<_>>();
+        for (server, capacity, write) in std::mem::take(&mut seen.idle) {
+            if let Some(left) = free.checked_sub(capacity).filter(|left| *left >= pool.limits.headroom) {
+                // Should the drain be refused, somebody has taken the room.
                 free = left;
+                drains.push((server, write, "idle"));
             }
+        }
+        let drains = drains.into_iter().map(async |(server, write, why)| {
+            let answer = self.table().write_ledger(&server, &write).await?;
+            Ok(matches!(answer, Answer::Written(_)).then(|| {
+                tracing::info!(%server, pool = %pool.name, why, "a server without players drains");
+                why
+            }))
+        });
+        let mut drains = stream::iter(drains.collect::<Vec<_>>()).buffer_unordered(CALLS_AT_ONCE);
+        while let Some(drained) = drains.next().await {
+            seen.done(drained);
         }
         Ok(())
     }
+}
+
+fn ending(ledger: &Ledger, sight: TaskSight, reason: Reason, now: crate::domain::Time) -> Ending {
+    let write = ledger.stop_for(reason, now);
+    Ending { server: ledger.id.clone(), task: ledger.task.clone(), sight, reason, write }
 }

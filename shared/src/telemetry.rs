@@ -1,14 +1,22 @@
-//! What a function says about itself: log records as JSON, and what it asked of the table.
+//! What a function says about itself: log records as JSON, one record of metrics a call, and what it asked of the table.
+//!
+//! No secret gets out this way, however much is asked for: see [`log_as_json`] and [`causes`].
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
+    error::Error,
+    future::Future,
+    io::{self, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata,
     operation::{
-        get_item::GetItemOutput, query::QueryOutput, transact_write_items::TransactWriteItemsOutput,
-        update_item::UpdateItemOutput,
+        batch_get_item::BatchGetItemOutput, get_item::GetItemOutput, put_item::PutItemOutput, query::QueryOutput,
+        transact_write_items::TransactWriteItemsOutput, update_item::UpdateItemOutput,
     },
     types::ConsumedCapacity,
 };
@@ -25,6 +33,14 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::config_bag::ConfigBag;
+use tracing_subscriber::{EnvFilter, Layer, filter::FilterFn, fmt::MakeWriter, layer::SubscriberExt};
+
+use crate::{
+    Failure, Reconciled,
+    clock::Clock,
+    http::{Body, Code, Response},
+    metrics::{self, Outcome, Record},
+};
 
 /// What a client has sent, and what it was charged.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,6 +56,17 @@ impl Usage {
     /// All requests.
     pub fn total_requests(&self) -> u64 {
         self.requests.values().sum()
+    }
+
+    /// Write units, of all operations that write.
+    pub fn write_units(&self) -> f64 {
+        let writes = ["UpdateItem", "PutItem", "TransactWriteItems"];
+        writes.iter().filter_map(|operation| self.units.get(*operation)).sum()
+    }
+
+    /// Read units, of all operations that read.
+    pub fn read_units(&self) -> f64 {
+        self.units.values().sum::<f64>() - self.write_units()
     }
 }
 
@@ -79,8 +106,15 @@ fn units(output: &Output) -> Option<f64> {
     if let Some(output) = output.downcast_ref::<QueryOutput>() {
         return one(output.consumed_capacity());
     }
-    let output = output.downcast_ref::<TransactWriteItemsOutput>()?;
-    Some(output.consumed_capacity().iter().filter_map(ConsumedCapacity::capacity_units).sum())
+    if let Some(output) = output.downcast_ref::<PutItemOutput>() {
+        return one(output.consumed_capacity());
+    }
+    let tables = if let Some(output) = output.downcast_ref::<BatchGetItemOutput>() {
+        output.consumed_capacity()
+    } else {
+        output.downcast_ref::<TransactWriteItemsOutput>()?.consumed_capacity()
+    };
+    Some(tables.iter().filter_map(ConsumedCapacity::capacity_units).sum())
 }
 
 #[dyn_dispatch_hint]
@@ -112,15 +146,151 @@ impl Intercept for Meter {
     }
 }
 
+/// Tells of each call of one function, as a record of metrics.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    function: &'static str,
+    meter: Meter,
+    clock: Clock,
+}
+
+impl Calls {
+    /// Of the function of that name, whose client this meter counts. Right as long as there is one call at a time, as there
+    /// is in a Lambda function.
+    pub const fn new(function: &'static str, meter: Meter, clock: Clock) -> Self {
+        Self { function, meter, clock }
+    }
+
+    /// A call, and its record on stdout.
+    pub async fn told<T: Tells>(&self, call: impl Future<Output = T>) -> T {
+        let (outcome, line) = self.measured(call).await;
+        // Where stdout is gone there is nobody to tell.
+        let _ = writeln!(io::stdout().lock(), "{line}");
+        outcome
+    }
+
+    /// A call, and its record as one line.
+    pub async fn measured<T: Tells>(&self, call: impl Future<Output = T>) -> (T, String) {
+        let begun = Instant::now();
+        self.meter.reset();
+        // On the heap: a function's whole call would make the runtime's own future as large, and too deep for the compiler.
+        let outcome = Box::pin(call).await;
+        let usage = self.meter.read();
+        let record = outcome
+            .record()
+            .with(metrics::DURATION, begun.elapsed().as_secs_f64() * 1_000.0)
+            .with(metrics::REQUESTS, usage.total_requests() as f64)
+            .with(metrics::WRITE_UNITS, usage.write_units());
+        (outcome, record.line(self.function, self.clock.now()).to_string())
+    }
+}
+
+/// How a call ended, in numbers.
+pub trait Tells {
+    /// Its record, but for what every call has.
+    fn record(&self) -> Record;
+}
+
+impl Tells for Result<Response<Body>, Infallible> {
+    fn record(&self) -> Record {
+        match self.as_ref().map(|response| response.extensions().get::<Code>()) {
+            Ok(None) => Record::new(Outcome::Ok),
+            Ok(Some(code)) => {
+                let outcome = match code {
+                    Code::Busy => Outcome::Busy,
+                    Code::Internal => Outcome::Failed,
+                    _ => Outcome::Refused,
+                };
+                Record::new(outcome).about(metrics::CODE, code.as_str())
+            }
+            Err(never) => match *never {},
+        }
+    }
+}
+
+impl Tells for Result<(), Failure> {
+    fn record(&self) -> Record {
+        Record::new(match self {
+            Ok(()) => Outcome::Ok,
+            Err(failure) => failure.outcome(),
+        })
+    }
+}
+
+impl Tells for Result<Reconciled, Failure> {
+    fn record(&self) -> Record {
+        match self {
+            Ok(report) => report.record(),
+            Err(failure) => Record::new(failure.outcome()),
+        }
+    }
+}
+
+/// What went wrong with a call to AWS, from the outside in, and nothing of what the call or its answer carried: the
+/// SDK's own words for it end in all of both, and with them in a server's token.
+pub fn causes<E: ProvideErrorMetadata + Error>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    for said in [error.code(), error.message()].into_iter().flatten().filter(|said| !said.is_empty()) {
+        if !text.contains(said) {
+            text = format!("{text}: {said}");
+        }
+    }
+    text
+}
+
+/// Crates whose records may be as detailed as is asked for. What others say when asked for much (the SDK and its HTTP
+/// client each request and answer, the runtime each event) has tokens, tickets and tasks' environments in it, so theirs
+/// end at `info`.
+const OURS: [&str; 18] = [
+    "shared",
+    "deregister_player",
+    "deregister_server",
+    "drain",
+    "heartbeat",
+    "join",
+    "launch",
+    "party",
+    "players",
+    "pools",
+    "reconcile",
+    "register_player",
+    "register_server",
+    "servers",
+    "task_stopped",
+    "local",
+    "ecs",
+    "demo",
+];
+
+fn is_harmless(record: &tracing::Metadata<'_>) -> bool {
+    let from = record.target().split("::").next().unwrap_or_default();
+    *record.level() <= tracing::Level::INFO || OURS.contains(&from)
+}
+
+/// Records of that level as JSON, and no secret in them.
+pub fn json_log<W>(level: &str, writer: W) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let wished = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let layer =
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(writer);
+    tracing_subscriber::registry().with(layer.with_filter(harmless())).with(wished)
+}
+
+/// The same for whoever builds a subscriber of their own: a filter that keeps secrets out of it.
+pub fn harmless() -> FilterFn {
+    FilterFn::new(is_harmless)
+}
+
 /// Log records as JSON on stdout, which Lambda sends to CloudWatch. `OWMM_LOG` sets the level (default `info`).
 pub fn log_as_json() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("OWMM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let level = std::env::var("OWMM_LOG").unwrap_or_else(|_| "info".to_owned());
     // A second call finds a subscriber and leaves it.
-    let _ = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_env_filter(filter)
-        .try_init();
+    let _ = tracing::subscriber::set_global_default(json_log(&level, io::stdout));
 }

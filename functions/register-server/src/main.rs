@@ -6,6 +6,6 @@ use shared::config::{Config, connect, sdk};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     shared::telemetry::log_as_json();
-    let owmm = connect(Config::from_env()?, &sdk().await);
-    run(service_fn(|request| register_server::handle(&owmm, request))).await
+    let (owmm, calls) = connect(env!("CARGO_PKG_NAME"), Config::from_env()?, &sdk().await);
+    run(service_fn(|request| calls.told(register_server::handle(&owmm, request)))).await
 }

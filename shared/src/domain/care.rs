@@ -1,7 +1,7 @@
 //! What a server needs from somebody who looks after it, decided from its ledger and what ECS says of its task.
 
 use super::{
-    Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, Time,
+    Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, StopBy, Time,
     teeth::{self, Mistake},
 };
 
@@ -39,6 +39,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it is believed dead for its lapsed lease.
+    pub const fn is_a_lapse(self) -> bool {
+        matches!(self, Self::TaskMissing | Self::Silent)
+    }
+
     /// For the log and the count.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,6 +121,20 @@ impl Ledger {
             return Care::Write(LedgerWrite::Idle { now });
         }
         Care::None
+    }
+
+    /// The write that ends it. For a lapsed lease, only if the lease is over still and nobody has come: a beat or a
+    /// connection that arrives in between wins.
+    pub fn stop_for(&self, reason: Reason, now: Time) -> LedgerWrite {
+        let attempt = self.attempt;
+        match reason {
+            Reason::TaskStopped | Reason::Drained => LedgerWrite::Stop { by: StopBy::Attempt(attempt), now },
+            Reason::TaskMissing => LedgerWrite::StopSilent { attempt, silent_since: now, claims: None, now },
+            Reason::Silent => {
+                let silent_since = now - self.lease_for.times(LEASES_MISSED);
+                LedgerWrite::StopSilent { attempt, silent_since, claims: Some(self.claims.clone()), now }
+            }
+        }
     }
 
     /// Slots that can be had, now or once it is ready.

@@ -463,6 +463,17 @@ pub enum LedgerWrite {
         /// The time of the request.
         now: Time,
     },
+    /// The server has fallen silent, and is over: refused if it has beaten since, or if anybody has come.
+    StopSilent {
+        /// The attempt that was seen.
+        attempt: u32,
+        /// The lease must have ended before that.
+        silent_since: Time,
+        /// The claims, exactly as they were seen; `None` where they do not matter, because there is no task to be inside of.
+        claims: Option<BTreeMap<PlayerId, Mark>>,
+        /// The time of the request.
+        now: Time,
+    },
     /// Removes claims whose time is up, if they are exactly as they were seen, and lists a ready server.
     Sweep {
         /// The claims.
@@ -637,6 +648,12 @@ impl LedgerWrite {
                     StopBy::Attempt(attempt) => *attempt == old.attempt,
                 };
                 (entitled && old.state != ServerState::Stopped).then(|| new.stopped())
+            }
+            Self::StopSilent { attempt, silent_since, claims, now: _ } => {
+                let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
+                let silent = old.lease_until.is_some_and(|until| until < *silent_since);
+                let as_seen = claims.as_ref().is_none_or(|claims| *claims == old.claims);
+                (registered && old.attempt == *attempt && silent && as_seen).then(|| new.stopped())
             }
             Self::Sweep { evict, ready } => {
                 let exact = old.holds_exactly(evict);

@@ -128,6 +128,8 @@ fn render(problem: &Problem, request_id: &str) -> Response<Body> {
         body.insert("players".to_owned(), players.into());
     }
     let mut response = json(status, &body);
+    // For whoever tells of the call.
+    response.extensions_mut().insert(problem.code);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = problem.retry_after_seconds {

@@ -308,6 +308,19 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             let condition = "#attempt = :attempt AND #state <> :stopped";
             Expression { condition: condition.into(), ..stop(*now) }.with(":attempt", n(*attempt))
         }
+        LedgerWrite::StopSilent { attempt, silent_since, claims, now } => {
+            let mut condition = format!("{REGISTERED} AND #attempt = :attempt AND #lease < :silentSince");
+            let mut expression = stop(*now)
+                .with(":ready", state(ServerState::Ready))
+                .with(":draining", state(ServerState::Draining))
+                .with(":attempt", n(*attempt))
+                .with(":silentSince", n(silent_since.0));
+            if let Some(claims) = claims {
+                condition.push_str(" AND #claims = :claims");
+                expression = expression.with(":claims", items::claims(claims));
+            }
+            Expression { condition: condition.into(), ..expression }
+        }
         LedgerWrite::Sweep { evict, ready } => {
             let (mut update, in_state) = match ready {
                 true if teeth::has(Mistake::FreeUnlisted) => ("REMOVE #idle".to_owned(), "#state = :ready"),

@@ -36,6 +36,11 @@ pub fn metadata(metadata: &BTreeMap<String, String>) -> AttributeValue {
     AttributeValue::M(metadata.iter().map(|(key, value)| (key.clone(), s(value))).collect())
 }
 
+/// The claims of a ledger.
+pub fn claims(claims: &BTreeMap<PlayerId, Mark>) -> AttributeValue {
+    AttributeValue::M(claims.iter().map(|(player, mark)| (player.to_string(), n(mark.number()))).collect())
+}
+
 /// A launch.
 pub fn launch(launch: &Launch) -> AttributeValue {
     let pairs = [
@@ -155,7 +160,6 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
 /// A ledger, written.
 pub fn write_ledger(ledger: &Ledger) -> Attributes {
     let mut item = keys::ledger(&ledger.id);
-    let claims = ledger.claims.iter().map(|(player, mark)| (player.to_string(), n(mark.number())));
     let mut put = |name: &str, value: Option<AttributeValue>| {
         if let Some(value) = value {
             item.insert(name.to_owned(), value);
@@ -169,7 +173,7 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::HOME, Some(home));
     put(keys::STATE, Some(s(ledger.state.as_str())));
     put(keys::CAPACITY, Some(n(ledger.capacity)));
-    put(keys::CLAIMS, Some(AttributeValue::M(claims.collect())));
+    put(keys::CLAIMS, Some(claims(&ledger.claims)));
     put(keys::HOLD, Some(n(ledger.hold.0)));
     put(keys::LEASE_FOR, Some(n(ledger.lease_for.0)));
     put(keys::LEASE, ledger.lease_until.map(|time| n(time.0)));

@@ -13,7 +13,7 @@ use std::{future::Future, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
     types::{
         AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity, ReturnValue,
@@ -29,6 +29,7 @@ use crate::domain::{
     Answer, Fleet, FleetWrite, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName, Rank,
     Seat, SeatWrite, ServerId, Time,
 };
+use crate::telemetry::causes;
 use keys::Attributes;
 
 /// Servers that one query of the index brings at the most.
@@ -58,6 +59,7 @@ impl From<Malformed> for TableError {
 }
 
 impl TableError {
+    #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` takes")]
     fn of<E>(error: SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -69,7 +71,7 @@ impl TableError {
             SdkError::ConstructionFailure(_) => true,
             _ => false,
         };
-        let text = DisplayErrorContext(error).to_string();
+        let text = causes(&error);
         if said_no { Self::Broken(text) } else { Self::Busy(text) }
     }
 }
@@ -155,12 +157,17 @@ impl Table {
 
     /// Every pool that operators have configured.
     pub async fn pools(&self) -> Result<Vec<Pool>, TableError> {
+        Ok(self.pools_that_read().await?.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// The same, for whoever can go on with those whose items read.
+    pub async fn pools_that_read(&self) -> Result<Vec<Result<Pool, Malformed>>, TableError> {
         let mut pools = Vec::new();
         let mut from = None;
         loop {
             let (items, next) = self.page(keys::POOLS.to_owned(), None, from).await?;
             for item in &items {
-                pools.push(items::read_pool(item)?);
+                pools.push(items::read_pool(item));
             }
             match next {
                 Some(next) => from = Some(next),
@@ -201,6 +208,7 @@ impl Table {
                 .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
                 .expression_attribute_values(":prefix", AttributeValue::S(prefix.to_owned())),
         };
+        let query = query.return_consumed_capacity(ReturnConsumedCapacity::Total);
         let page = query.send().await.map_err(TableError::of)?;
         Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
@@ -215,7 +223,8 @@ impl Table {
                 tokio::time::sleep(Duration::from_millis(50) * pause).await;
                 let keys = KeysAndAttributes::builder().set_keys(Some(std::mem::take(&mut wanted))).build();
                 let keys = keys.map_err(|error| TableError::Broken(error.to_string()))?;
-                let page = self.client.batch_get_item().request_items(&self.name, keys).send().await;
+                let batch = self.client.batch_get_item().request_items(&self.name, keys);
+                let page = batch.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await;
                 let page = page.map_err(TableError::of)?;
                 for item in page.responses().and_then(|tables| tables.get(&self.name)).into_iter().flatten() {
                     ledgers.push(items::read_ledger(item)?);
@@ -249,6 +258,7 @@ impl Table {
     pub async fn put_pool(&self, pool: &Pool, old: Option<&Pool>) -> Result<bool, TableError> {
         let item = items::write_pool(pool).map_err(|error| TableError::Broken(error.to_string()))?;
         let put = self.client.put_item().table_name(&self.name).set_item(Some(item));
+        let put = put.return_consumed_capacity(ReturnConsumedCapacity::Total);
         let put = match old {
             None => put.condition_expression(IS_NEW),
             Some(old) => put

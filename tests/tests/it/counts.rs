@@ -131,7 +131,7 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
     let server = world.ready_server("alice").await;
     let template = world.ledger(&server.id).await;
     let table = world.stack.owmm().table();
-    let now = world.stack.owmm_now();
+    let now = world.stack.owmm().time();
     let name = |i: u32| PlayerId::parse(&format!("player-0123456789-{i:04}")).unwrap();
     assert_eq!(name(0).as_str().len(), 22);
     let mut last = 0.0;
@@ -157,5 +157,25 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
         last = units[0];
     }
     assert!((20.0..=40.0).contains(&last), "a claim among 1,000 costs {last} units");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_meter_sees_what_a_look_at_the_fleet_reads() {
+    let world = World::new(limits(1, 100)).await;
+    for i in 0..8 {
+        world.ready_server(&format!("player-{i}")).await;
+    }
+    world.stack.meter().reset();
+    world.stack.owmm().reconcile().await.unwrap();
+    let usage = world.stack.meter().read();
+    println!("reconcile, 8 servers and nothing to do: {usage:?}");
+    // Each ledger of less than 4 KB, eventually consistent: half a unit.
+    assert_eq!(usage.units["BatchGetItem"], 4.0, "{usage:?}");
+    // The pools and the roster, consistent.
+    assert_eq!(usage.units["Query"], 2.0, "{usage:?}");
+    assert_eq!((usage.write_units(), usage.read_units()), (0.0, 6.0 + usage.units["GetItem"]), "{usage:?}");
+    world.operate("PUT", "/pools/another", Some(crate::support::settings(|_| {}))).await.is(200);
+    assert!(world.stack.meter().read().write_units() >= 1.0);
     world.end().await;
 }

@@ -264,6 +264,24 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (ledger(Draining, &full), sweep(&[("c", reserved(2))], false)),
         (ledger(Draining, &full), sweep(&[("c", reserved(2))], true)),
     ]);
+    let silent = |attempt, silent_since, claims: Option<&[(&str, Mark)]>| LedgerWrite::StopSilent {
+        attempt,
+        silent_since,
+        claims: claims.map(|claims| claims.iter().map(|(name, mark)| (player(name), *mark)).collect()),
+        now: NOW,
+    };
+    let later = NOW + Span(30_001);
+    cases.extend([
+        (listed(Some(2), ready(&full)), silent(1, later, None)),
+        (ready(&full), silent(1, later, Some(&full))),
+        (ready(&[]), silent(1, later, Some(&[]))),
+        (ready(&full), silent(1, later, Some(&full[..2]))),
+        (ready(&[("a", connected(5))]), silent(1, later, Some(&[("a", reserved(5))]))),
+        (ready(&[]), silent(1, NOW + Span(30_000), Some(&[]))),
+        (ready(&[]), silent(2, later, Some(&[]))),
+        (Ledger { lease_until: Some(later), ..ready(&[]) }, silent(1, later, None)),
+    ]);
+    cases.extend(every(&silent(1, later, Some(&[("a", reserved(5)), ("b", connected(6))]))));
     assert_eq!(ServerState::ALL, [Starting, Ready, Draining, Stopped]);
     for write in [
         claim("c", 9),
@@ -337,7 +355,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
         table.write_ledger(&image.id, &write).await.unwrap();
         assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "{write:?} is not safe twice");
     }
-    seen.both(18);
+    seen.both(19);
     // A ledger that is not there refuses everything, and is not there afterwards either.
     for (_, write) in ledger_cases() {
         assert_eq!(table.write_ledger(&id("nobody"), &write).await.unwrap(), Answer::Refused(None), "{write:?}");

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aws_sdk_ecs::types::DesiredStatus;
 use shared::{
     Reconciled,
-    domain::{Answer, FleetWrite, LedgerWrite, ServerState, Span, StopBy},
+    domain::{Answer, FleetWrite, LedgerWrite, Reason, ServerState, Span, StopBy},
 };
 use tokio::task::JoinSet;
 
@@ -16,17 +16,13 @@ impl World {
         self.stack.owmm().reconcile().await.unwrap()
     }
 
-    fn ecs_client(&self) -> aws_sdk_ecs::Client {
-        let config = aws_sdk_ecs::Config::builder()
-            .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())
-            .region(aws_sdk_ecs::config::Region::new("eu-central-1"))
-            .credentials_provider(aws_sdk_ecs::config::Credentials::new("local", "local", None, None, "test"))
-            .endpoint_url(self.stack.ecs_url());
-        aws_sdk_ecs::Client::from_conf(config.build())
-    }
-
     async fn running_tasks(&self) -> usize {
-        let list = self.ecs_client().list_tasks().desired_status(DesiredStatus::Running).send().await.unwrap();
+        let list = crate::support::ecs_client(self.stack.ecs_url())
+            .list_tasks()
+            .desired_status(DesiredStatus::Running)
+            .send()
+            .await
+            .unwrap();
         list.task_arns().len()
     }
 
@@ -112,7 +108,7 @@ async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
         ledger.claims.clear();
         let put = world.stack.dynamodb().put_item().table_name(&world.table);
         put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
-        let now = world.stack.owmm_now();
+        let now = world.stack.owmm().time();
         let player = shared::domain::PlayerId::parse(&format!("player-{i}")).unwrap();
         let stamp = shared::domain::Stamp::next(now, None);
         let claim = LedgerWrite::Claim { player, stamp, now, seen_by: now + Span(60_000) };
@@ -139,7 +135,7 @@ async fn a_stopped_server_whose_stopper_died_is_counted_out() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let ledger = world.ledger(&server.id).await;
-    let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: world.stack.owmm_now() };
+    let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: world.stack.owmm().time() };
     world.stack.owmm().table().write_ledger(&ledger.id, &stop).await.unwrap();
     assert_eq!(world.live().await, 1);
     let report = world.reconcile().await;
@@ -174,7 +170,7 @@ async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
     let full = world.ready_server("bob").await;
     full.connect(&world, "bob", None).await.is(200);
     let silent = world.until(&full.id, "it is long silent", |ledger| {
-        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm_now())
+        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm().time())
     });
     silent.await;
     let report = world.reconcile().await;
@@ -203,10 +199,10 @@ async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
         world.stack.dynamodb();
         servers.push(server);
         // The next one is started only once this one is no candidate any more.
-        world.until(&servers[i].id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm_now())).await;
+        world.until(&servers[i].id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
     }
     let long = |ledger: &shared::domain::Ledger| {
-        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm_now())
+        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm().time())
     };
     world.until(&servers[5].id, "all are long silent", long).await;
     let report = world.reconcile().await;
@@ -271,4 +267,65 @@ async fn many_that_look_at_once_come_to_the_same_fleet_as_one() {
     assert_eq!(ledgers.len(), 3, "{ledgers:?}");
     assert_eq!(world.live().await, 3);
     Arc::into_inner(world).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_or_a_connection_that_arrives_while_a_silent_server_is_looked_at_wins() {
+    let world = World::new(|options| {
+        options.limits.lease = seconds(1);
+        options.limits.reservation = seconds(600);
+    })
+    .await;
+    let server = world.ready_server("alice").await;
+    let long = |ledger: &shared::domain::Ledger| {
+        ledger.lease_until.is_some_and(|until| until + Span(3_000) < world.stack.owmm().time())
+    };
+    let seen = world.until(&server.id, "it is long silent, with a reservation", long).await;
+    let table = world.stack.owmm().table();
+    let stop = |reason| seen.stop_for(reason, world.stack.owmm().time());
+    // What was seen is not so any more: the player has come in.
+    let (silent, missing) = (stop(Reason::Silent), stop(Reason::TaskMissing));
+    server.connect(&world, "alice", None).await.is(200);
+    assert!(matches!(table.write_ledger(&seen.id, &silent).await.unwrap(), Answer::Refused(Some(_))));
+    // The server beats.
+    server.goodbye(&world, "alice", "").await.is(204);
+    let seen = world.ledger(&server.id).await;
+    let silent = seen.stop_for(Reason::Silent, world.stack.owmm().time());
+    server.beat(&world, None).await.is(200);
+    for write in [silent, missing] {
+        assert!(matches!(table.write_ledger(&seen.id, &write).await.unwrap(), Answer::Refused(Some(_))));
+    }
+    assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready);
+    assert_eq!(world.live().await, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_cannot_be_looked_after_keeps_the_others_from_nothing() {
+    let world = World::new(|_| {}).await;
+    let put = async |item: shared::table::keys::Attributes| {
+        world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
+    };
+    // One pool without a single readable ledger, one whose own item cannot be read, and the default pool.
+    let text = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
+    let (ill, worse) = (crate::support::pool("ill"), crate::support::pool("worse"));
+    let mut pool = world.stack.owmm().table().pool(&crate::support::pool("default")).await.unwrap().unwrap();
+    pool.name = ill.clone();
+    put(shared::table::items::write_pool(&pool).unwrap()).await;
+    let bad = shared::domain::ServerId::parse("bad").unwrap();
+    put(shared::table::keys::roster(&ill, &bad)).await;
+    let mut item = shared::table::keys::ledger(&bad);
+    item.insert(shared::table::keys::STATE.into(), text("unheard of"));
+    put(item).await;
+    put(shared::table::keys::pool(&worse)).await;
+    for round in 0..4 {
+        let server = world.ready_server(&format!("player-{round}")).await;
+        let ledger = world.ledger(&server.id).await;
+        let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: world.stack.owmm().time() };
+        world.stack.owmm().table().write_ledger(&ledger.id, &stop).await.unwrap();
+        // Whichever comes first, and that is another one each time.
+        let report = world.reconcile().await;
+        assert_eq!((report.failed, report.repaired.get("counted_out")), (2, Some(&1)), "{report:?}");
+    }
+    world.end().await;
 }

@@ -28,3 +28,4 @@ mod parties;
 mod races;
 mod rollouts;
 mod support;
+mod telling;

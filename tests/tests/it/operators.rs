@@ -59,7 +59,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
         ("surprise", |it| it["surprise"] = json!(1)),
         ("task", |it| it["task"] = json!(null)),
         ("task", |it| {
-            it["task"] = json!(["default", "game-server:7", "game", [], [], false, "EC2", "https://owmm.example"])
+            it["task"] = json!(["default", "game-server:7", "game", [], [], false, "EC2", "https://owmm.example"]);
         }),
         ("rollout", |it| it["rollout"] = json!({ "lazy": null })),
         ("task", |it| drop(it.as_object_mut().unwrap().remove("task"))),
