@@ -10,7 +10,7 @@ use crate::settings::{self, Patch};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or there was nothing to do
-  1  refused: the API has said no, and nothing has changed
+  1  refused: the API has said no, and that call has changed nothing
   2  the command line, the environment, a file or the AWS credentials do not do
   3  no answer, or one that does not say what happened: look, and repeat
   4  not confirmed: somebody said no, or there was nobody to ask and no --yes; nothing was done";
@@ -36,13 +36,13 @@ pub(crate) struct Global {
     /// The API: https://ID.execute-api.REGION.amazonaws.com, or what the local stack prints after `ready`
     #[arg(long, env = "OWMM_URL", global = true, value_name = "URL", value_hint = ValueHint::Url, help_heading = "API")]
     pub(crate) url: Option<String>,
-    /// The API's AWS region, if neither the URL nor AWS_REGION nor the profile says it
+    /// The API's AWS region, instead of the one in the URL, in AWS_REGION or in the profile
     #[arg(long, global = true, value_name = "REGION", help_heading = "API")]
     pub(crate) region: Option<String>,
     /// The profile in ~/.aws to take credentials from, instead of AWS_PROFILE
     #[arg(long, global = true, value_name = "NAME", help_heading = "API")]
     pub(crate) profile: Option<String>,
-    /// How long one try may take; 429 and 503 are tried up to five times, as `Retry-After` says
+    /// How long one try may take, 1-300; 429 and 503 are tried up to five times, as `Retry-After` says
     #[arg(long, env = "OWMM_TIMEOUT", global = true, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=300), help_heading = "API")]
     pub(crate) timeout: u64,
     /// One JSON document on stdout, as the API answers it; a refusal's on stderr

@@ -45,6 +45,11 @@ impl Failure {
         }
     }
 
+    /// Whether the same command comes to the same end as long as nobody changes anything.
+    pub(crate) fn is_for_good(&self) -> bool {
+        self.code() < 3
+    }
+
     /// How long the API asks to be left alone.
     pub(crate) fn retry_after(&self) -> Duration {
         match self {

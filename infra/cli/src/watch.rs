@@ -36,8 +36,8 @@ async fn rounds(every: Duration, json: bool, look: impl AsyncFn() -> Result<View
                 seen = Some((view, Instant::now()));
                 (None, every)
             }
-            // These do not pass by themselves.
-            Err(failure @ (Failure::Usage(_) | Failure::Output(_))) => return Err(failure),
+            // Something is mistyped. Later the same is an outage: credentials run out, and may be renewed.
+            Err(failure) if round == 0 && failure.is_for_good() => return Err(failure),
             Err(failure) => (Some(failure.to_string()), every.max(failure.retry_after())),
         };
         let fresh = seen.as_ref().filter(|_| note.is_none()).map(|(view, _)| view);

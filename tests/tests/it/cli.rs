@@ -354,6 +354,7 @@ async fn a_watch_goes_on_after_a_failed_request_and_ends_with_a_signal() {
         };
         tokio::time::timeout(SOON, seen).await.unwrap_or_else(|_| panic!("no `{words}`"));
     };
+    run(&world, "servers --pool nowhere --watch").await.exits(1).tells(&["404 unknown_pool"]);
     for _ in 0..2 {
         until(", every 1s").await;
         until(&id).await;
@@ -515,6 +516,11 @@ async fn a_busy_api_is_asked_again_as_it_says_and_not_for_ever() {
     assert_eq!(asked.await.unwrap().len(), 5);
     let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 3600\r\n", busy)]).await;
     finish(owmm(&url).arg("pools")).await.exits(3);
+    assert_eq!(asked.await.unwrap().len(), 1);
+    // A pause is an answer.
+    let paused = r#"{"title":"Launching is paused","status":503,"code":"launch_paused"}"#;
+    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 1\r\n", paused)]).await;
+    finish(owmm(&url).args(["launch", "default", "--yes"])).await.exits(1);
     assert_eq!(asked.await.unwrap().len(), 1);
 }
 
