@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use verify::{report::Verdict, teeth};
+use verify::{
+    model::{self, Size},
+    report::Verdict,
+    teeth,
+};
 
 /// Checks what OWMM promises.
 #[derive(Debug, Parser)]
@@ -15,12 +19,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Check {
+    /// Explores every order of events, to the end.
+    Model {
+        /// How far to go.
+        #[arg(long, value_enum, default_value = "small")]
+        scope: Size,
+        /// Only the world of this name.
+        #[arg(long)]
+        world: Option<String>,
+    },
     /// Puts each known mistake back and looks who finds it.
     Teeth,
 }
 
 fn main() -> ExitCode {
     let verdict = match Cli::parse().check {
+        Check::Model { scope, world } => model::run(scope, world.as_deref()),
         Check::Teeth => teeth::run(),
     };
     match verdict {

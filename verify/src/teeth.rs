@@ -1,18 +1,106 @@
 //! Who finds which mistake.
 //!
 //! Every mistake that designs of this kind make is put back ([`shared::domain::teeth`]), one at a time, and the checks are
-//! run as they always are.
+//! run as they always are, until one of them sees a law broken.
 
 use shared::domain::teeth::Mistake;
 
-use crate::report::{Table, Verdict, print};
+use crate::{
+    model::{Size, explore, scopes},
+    report::{Progress, Table, Verdict, grouped, print},
+};
 
-/// Lists the mistakes.
+/// How a mistake was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The check, and where in it.
+    pub by: String,
+    /// The law that was broken.
+    pub law: String,
+    /// After how much work.
+    pub after: String,
+}
+
+/// Looks for a mistake with the model checker, in its small worlds.
+pub fn found_by_model(mistake: Mistake) -> Option<Found> {
+    let mut states = 0;
+    scopes(Size::Small).into_iter().find_map(|scope| {
+        // One thread goes through the states in the same order each time.
+        let explored = explore(&scope.clone().with(Some(mistake)), 1, |_, _| {});
+        states += explored.states;
+        explored.broken.map(|(law, _)| Found {
+            by: format!("model, \"{}\"", scope.name),
+            law: law.to_owned(),
+            after: format!("{} states", grouped(states)),
+        })
+    })
+}
+
+/// Puts each mistake back, and tells who found it.
 pub fn run() -> Verdict {
-    let mut table = Table::new(["mistake"]);
+    let mut table = Table::new(["mistake", "found by", "broken law", "after"]);
+    let mut missed = false;
+    let mut progress = Progress::default();
     for mistake in Mistake::ALL {
-        table.row([mistake.as_str().to_owned()]);
+        progress.say(|| mistake.as_str().to_owned());
+        let found = found_by_model(mistake);
+        missed |= found.is_none();
+        let Found { by, law, after } =
+            found.unwrap_or(Found { by: "nobody".to_owned(), law: String::new(), after: String::new() });
+        table.row([mistake.as_str().to_owned(), by, law, after]);
     }
+    drop(progress);
     print(&table);
-    Verdict::Holds
+    Verdict::of(!missed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    fn breaks(mistake: Mistake, law: &str) {
+        let found = found_by_model(mistake).unwrap();
+        assert!(found.law.starts_with(law), "{found:?}");
+    }
+
+    #[test]
+    fn the_model_finds_a_second_join_that_turns_connected_back_into_reserved() {
+        breaks(Mistake::ReserveAgain, "I2");
+    }
+
+    #[test]
+    fn the_model_finds_a_release_that_does_not_compare_the_stamp() {
+        breaks(Mistake::ReleaseAnyStamp, "I6");
+    }
+
+    #[test]
+    fn the_model_finds_a_registration_of_a_player_that_only_reads_the_seat() {
+        breaks(Mistake::ReadOnlySeat, "I2");
+    }
+
+    #[test]
+    fn the_model_finds_expired_claims_that_are_removed_without_their_exact_value() {
+        breaks(Mistake::EvictInexactly, "I2");
+    }
+
+    #[test]
+    fn the_model_finds_a_freed_slot_that_is_not_listed() {
+        breaks(Mistake::FreeUnlisted, "I3");
+    }
+
+    #[test]
+    fn the_model_finds_a_server_that_is_started_on_an_empty_index() {
+        breaks(Mistake::LaunchOnEmptyIndex, "I4");
+    }
+
+    #[test]
+    fn the_model_finds_a_scale_in_that_checks_before_it_writes() {
+        breaks(Mistake::CheckedScaleIn, "I6");
+    }
+
+    #[test]
+    fn the_model_finds_a_lapsed_lease_that_stops_a_server_with_players() {
+        breaks(Mistake::LapseStopsPlayers, "I6");
+    }
 }

@@ -1,0 +1,145 @@
+//! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
+
+use shared::domain::{
+    Ask, Connect, Connected, Goodbye, Joined, Ledger, Mark, Next, PartyJoined, PlayerId, PresentedTicket, Protocol,
+    Span, Stamp, Time, TokenHash, Told,
+};
+
+use super::{
+    scope::Scope,
+    world::{Call, Inside, Late, Process, Promise, World, player_of, server_of, small},
+};
+
+/// What a call comes to next.
+pub enum To {
+    /// It asks.
+    Ask(Ask),
+    /// Players have been told of their slots.
+    Slots(Vec<(u8, Promise)>),
+    /// A server lets a player in.
+    Inside(Inside),
+    /// It is over.
+    Nothing,
+}
+
+/// The token's hash of every server: whether another one is refused is not the model's to find out.
+pub(super) fn token() -> TokenHash {
+    TokenHash::of("token")
+}
+
+fn promise(ledger: &Ledger, mark: Mark, now: Time) -> Promise {
+    let hold = now + ledger.hold;
+    let until = ledger.endpoint.as_ref().and_then(|_| ledger.expires(mark)).unwrap_or(hold);
+    Promise { server: small(server_of(&ledger.id)), stamp: mark.stamp(), until, ready: ledger.endpoint.is_some() }
+}
+
+fn step<P: Protocol>(protocol: &mut P, now: Time, told: Told, done: impl FnOnce(P::Outcome) -> To) -> To {
+    match protocol.next(now, told) {
+        Next::Ask(ask) => To::Ask(ask),
+        Next::Done(outcome) => done(outcome),
+    }
+}
+
+impl Call {
+    /// A server's registration of a player.
+    pub fn connect(server: u8, player: u8, ticket: PresentedTicket) -> Self {
+        let connect = Connect::new(token(), Scope::server(server), Scope::player(player), Some(ticket));
+        Self::Connect { server, player, ticket, awaited: true, connect }
+    }
+
+    /// A server's goodbye to a player.
+    pub fn goodbye(server: u8, player: u8, stamp: Stamp, grace: Option<Span>) -> Self {
+        let (id, about) = (Scope::server(server), Scope::player(player));
+        let goodbye = Goodbye::new(token(), id, about, Some(stamp), grace);
+        Self::Goodbye { server, player, stamp, grace, awaited: true, goodbye }
+    }
+
+    /// The player whose seat the call is about, if it is one player's.
+    pub fn player(&self) -> Option<PlayerId> {
+        match self {
+            Self::Join { player, .. }
+            | Self::Connect { player, .. }
+            | Self::Goodbye { player, .. }
+            | Self::GiveUp { player, .. }
+            | Self::Dismiss { player, .. } => Some(Scope::player(*player)),
+            Self::Party(_) | Self::Write => None,
+        }
+    }
+
+    /// The same call from its start, if somebody waits for its answer and will repeat it.
+    pub fn again(&self, world: &World) -> Option<Self> {
+        match self {
+            Self::Connect { server, player, ticket, awaited: true, .. } if world.process(*server) == Process::Up => {
+                Some(Self::connect(*server, *player, *ticket))
+            }
+            Self::Goodbye { server, player, stamp, grace, awaited: true, .. }
+                if world.process(*server) == Process::Up =>
+            {
+                Some(Self::goodbye(*server, *player, *stamp, *grace))
+            }
+            _ => None,
+        }
+    }
+
+    /// Nobody waits for this one any more: it has been repeated.
+    pub const fn forget(&mut self) {
+        if let Self::Connect { awaited, .. } | Self::Goodbye { awaited, .. } = self {
+            *awaited = false;
+        }
+    }
+
+    /// Whose call it is, for whoever reads a path.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Join { player, .. } => format!("p{player} joins"),
+            Self::Party(_) => "the party joins".to_owned(),
+            Self::Connect { server, player, .. } => format!("s{server} registers p{player}"),
+            Self::Goodbye { server, player, .. } => format!("s{server} says goodbye to p{player}"),
+            Self::GiveUp { player, .. } => format!("p{player} gives up"),
+            Self::Dismiss { player, .. } => format!("p{player} is dismissed"),
+            Self::Write => "a write".to_owned(),
+        }
+    }
+
+    /// Takes an answer.
+    pub fn next(&mut self, now: Time, told: Told) -> To {
+        match self {
+            Self::Join { player, join } => step(join.as_mut(), now, told, |joined| match joined {
+                Joined::Placed(placed) => To::Slots(vec![(*player, promise(&placed.ledger, placed.mark, now))]),
+                Joined::Elsewhere(_) | Joined::No(_) => To::Nothing,
+            }),
+            Self::Party(party) => step(party, now, told, |joined| match joined {
+                PartyJoined::Placed(together) => {
+                    let slot = |(player, mark): &(PlayerId, Mark)| {
+                        (small(player_of(player)), promise(&together.ledger, *mark, now))
+                    };
+                    To::Slots(together.players.iter().map(slot).collect())
+                }
+                PartyJoined::Elsewhere(_) | PartyJoined::No(_) => To::Nothing,
+            }),
+            Self::Connect { server, player, awaited, connect, .. } => {
+                step(connect, now, told, |outcome| match outcome {
+                    Connected::Inside(stamp) if *awaited => {
+                        To::Inside(Inside { server: *server, player: *player, stamp })
+                    }
+                    _ => To::Nothing,
+                })
+            }
+            Self::Goodbye { goodbye, .. } => step(goodbye, now, told, |_| To::Nothing),
+            Self::GiveUp { give_up, .. } => step(give_up, now, told, |()| To::Nothing),
+            Self::Dismiss { dismiss, .. } => step(dismiss, now, told, |_| To::Nothing),
+            Self::Write => To::Nothing,
+        }
+    }
+}
+
+impl Late {
+    /// The write that a question is, if it is one.
+    pub fn of(call: &Call, ask: &Ask) -> Option<Self> {
+        match ask {
+            Ask::WriteLedger(server, write) => Some(Self::Ledger(server.clone(), write.clone())),
+            Ask::WriteSeat(write) => Some(Self::Seat(call.player()?, write.clone())),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A value that is copied and hashed often and changed seldom: shared, with its hash worked out once.
+
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+};
+
+use foldhash::quality::FixedState;
+
+#[derive(Debug)]
+pub struct Kept<T> {
+    hash: u64,
+    value: Arc<T>,
+}
+
+impl<T: Hash> Kept<T> {
+    pub fn new(value: T) -> Self {
+        // Always with the same keys, so that a run can be repeated.
+        Self { hash: FixedState::default().hash_one(&value), value: Arc::new(value) }
+    }
+
+    /// An order that only serves to make equal sets look equal.
+    pub const fn order(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self { hash: self.hash, value: Arc::clone(&self.value) }
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Hash for Kept<T> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(self.hash);
+    }
+}
+
+impl<T: PartialEq> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && *self.value == *other.value
+    }
+}
+
+impl<T: Eq> Eq for Kept<T> {}

@@ -1,0 +1,119 @@
+//! The invariants, as far as one state can break them.
+
+use shared::domain::{Ledger, Mark, Place, Seat, ServerState, teeth};
+
+use super::{
+    scope::{Scope, TICK},
+    world::{Process, World, player_of, small},
+};
+
+/// A law: its name, and whether a state keeps it.
+pub(super) type Law = (&'static str, fn(&Scope, &World) -> bool);
+
+/// All of them.
+pub(super) const LAWS: [Law; 7] = [
+    ("I1 capacity", capacity),
+    ("I2 one place", one_place),
+    ("I3 no leak: a freed slot is listed", listed),
+    ("I3 no leak: in the end all is free or used", nothing_stays),
+    ("I4 no over-launch", no_over_launch),
+    ("I6 kept word: a slot that was promised is held", kept_word),
+    ("I6 kept word: nobody's server is ended under them", not_under_them),
+];
+
+/// Claims, and players inside, never exceed the capacity.
+fn capacity(_: &Scope, world: &World) -> bool {
+    (0..).zip(&world.ledgers).all(|(n, ledger)| {
+        let slots = ledger.capacity as usize;
+        ledger.claims.len() <= slots && world.inside.iter().filter(|inside| inside.server == n).count() <= slots
+    })
+}
+
+/// A player is inside one server at the most, and there both items say so.
+fn one_place(_: &Scope, world: &World) -> bool {
+    world.inside.iter().all(|inside| {
+        let once = world.inside.iter().filter(|other| other.player == inside.player).count() == 1;
+        let Some(ledger) = world.ledger(inside.server) else { return false };
+        let stopped = ledger.state == ServerState::Stopped;
+        let mark = Mark::Connected(inside.stamp);
+        let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&mark);
+        let seat = world.seats.get(usize::from(inside.player)).and_then(Option::as_deref);
+        let seated =
+            matches!(seat, Some(Seat::At(Place { server, mark: held, .. })) if *server == ledger.id && *held == mark);
+        once && (stopped || claimed && seated)
+    })
+}
+
+/// A ready server with room is in the index. Where leases run out it may be taken out of it until its next heartbeat,
+/// and an eviction may free more slots than it fills.
+fn listed(scope: &Scope, world: &World) -> bool {
+    let lapses = scope.pool.limits.lease < TICK.times(10);
+    lapses
+        || world.ledgers.iter().zip(&world.hidden).all(|(ledger, hidden)| {
+            let found = ledger.listed.is_some() || *hidden;
+            ledger.state != ServerState::Ready || ledger.is_full() || found
+        })
+}
+
+/// From every state in which no call is on its way, once faults stop and time passes: every slot is free or has its
+/// player, every server with room is listed, and every player gets a slot if there is one.
+fn nothing_stays(scope: &Scope, world: &World) -> bool {
+    if !world.flights.is_empty() || !world.late.is_empty() {
+        return true;
+    }
+    let _in_the_code = teeth::put_back(scope.mistake);
+    let rest = world.settle(scope);
+    let used = |n: u8, ledger: &Ledger| ledger.claims.keys().all(|id| has(&rest, n, small(player_of(id))));
+    let slots = (0..).zip(&rest.ledgers).all(|(n, ledger)| {
+        let found = ledger.listed.is_some() || ledger.is_full() || ledger.state != ServerState::Ready;
+        found && used(n, ledger)
+    });
+    let room = rest.ledgers.iter().any(|ledger| ledger.listed.is_some());
+    let may_start = rest.fleet.live < scope.pool.limits.max_servers;
+    let placed = (0..scope.players).all(|player| {
+        let inside = rest.inside.iter().any(|inside| inside.player == player);
+        inside || rest.was_told(player) || !room && !may_start
+    });
+    slots && placed
+}
+
+/// Whether the player is inside there, or has been placed there by the last join.
+fn has(rest: &World, server: u8, player: u8) -> bool {
+    let inside = rest.inside.iter().any(|inside| inside.server == server && inside.player == player);
+    inside
+        || rest.was_told(player)
+            && rest.promises.get(usize::from(player)).is_some_and(|it| it.is_some_and(|it| it.server == server))
+}
+
+/// A server is started only once the one before has no slots left: every slot of every server that was started has been
+/// handed out or is at the frontier. And never more live than may.
+fn no_over_launch(scope: &Scope, world: &World) -> bool {
+    let started = world.ledgers.len().saturating_sub(scope.ready.into());
+    let limits = &scope.pool.limits;
+    let accounted = world.handed + world.frontier.as_ref().map_or(0, |frontier| frontier.remaining);
+    world.fleet.live <= limits.max_servers && started * limits.capacity as usize <= accounted as usize
+}
+
+/// As long as nothing newer has been done about the player's seat, the slot that they were told of is theirs.
+fn kept_word(_: &Scope, world: &World) -> bool {
+    (0..).zip(&world.promises).all(|(player, promise)| {
+        let Some(promise) = promise.filter(|promise| world.now() < promise.until) else { return true };
+        let Some(ledger) = world.ledger(promise.server) else { return true };
+        let seat = world.seats.get(usize::from(player)).and_then(Option::as_deref);
+        let stands =
+            matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.mark.stamp() == promise.stamp);
+        let held = ledger.claims.get(&Scope::player(player)).is_some_and(|mark| mark.stamp() == promise.stamp);
+        !stands || held || ledger.state == ServerState::Stopped
+    })
+}
+
+/// No server that runs is stopped with players inside, and scale-in takes only servers on which nobody has a slot.
+/// (Operators' deadlines, which may do the first, are not in the model; a new build drains servers that are in use.)
+fn not_under_them(_: &Scope, world: &World) -> bool {
+    (0..).zip(&world.ledgers).all(|(n, ledger)| {
+        let runs = world.process(n) == Process::Up;
+        let ended = ledger.state == ServerState::Stopped && runs && world.inside.iter().any(|it| it.server == n);
+        let scaled_in = ledger.state == ServerState::Draining && ledger.generation == world.generation;
+        !ended && (!scaled_in || ledger.claims.is_empty())
+    })
+}

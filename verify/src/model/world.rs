@@ -1,0 +1,836 @@
+//! The world as the model sees it: the items of the table, the calls that are on their way, the servers that run, and
+//! what each side believes. Every step that it can take is taken here, by the domain's own code.
+
+use std::collections::BTreeMap;
+
+use shared::domain::{
+    Answer, Ask, Care, Connect, Dismiss, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join,
+    Ledger, LedgerWrite, Mark, NoSlot, Party, PlayerId, Pool, PoolLimits, PresentedTicket, Registration, Seat,
+    SeatWrite, ServerId, ServerState, Slot, Span, Stamp, TaskSight, Time, Told,
+    teeth::{self, Mistake},
+};
+
+use super::{
+    call::{To, token},
+    kept::Kept,
+    scope::{BEGIN, Left, PLAYERS, SERVERS, Scope, TICK},
+};
+
+/// Turns that one question to the frontier takes at the most, as in the functions.
+const FRONTIER_TURNS: u8 = 4;
+
+/// The tick at which everything that ends by itself has ended.
+const FAR: u8 = 200;
+
+/// Looks after which reconcile finds nothing more to do on one server.
+const LOOKS_ALONE: usize = 8;
+
+/// Steps of calls without company after which they do not end.
+const CALLS_ALONE: usize = 200;
+
+/// How long a slot is held for a player who has dropped.
+const GRACE: Span = Span(1_500);
+
+/// Where a server's process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Process {
+    Starting,
+    Up,
+    Dead,
+}
+
+/// A player is inside a server: both writes have been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Inside {
+    pub server: u8,
+    pub player: u8,
+    pub stamp: Stamp,
+}
+
+/// What a player was told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Promise {
+    pub server: u8,
+    pub stamp: Stamp,
+    /// Until when the slot is held.
+    pub until: Time,
+    /// Whether there was an address to go to, and a ticket.
+    pub ready: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    Join {
+        player: u8,
+        join: Box<Join>,
+    },
+    Party(Party),
+    Connect {
+        server: u8,
+        player: u8,
+        ticket: PresentedTicket,
+        awaited: bool,
+        connect: Connect,
+    },
+    Goodbye {
+        server: u8,
+        player: u8,
+        stamp: Stamp,
+        grace: Option<Span>,
+        awaited: bool,
+        goodbye: Goodbye,
+    },
+    GiveUp {
+        player: u8,
+        give_up: GiveUp,
+    },
+    Dismiss {
+        player: u8,
+        dismiss: Dismiss,
+    },
+    /// One write, and nothing follows.
+    Write,
+}
+
+/// Where a call stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    Asked(Ask),
+    /// Seats that are read one after the other.
+    Reading(Vec<PlayerId>, Vec<Option<Seat>>),
+    /// Seats that are written in any order.
+    Writing(Vec<(PlayerId, SeatWrite)>, Vec<Option<Answer<Seat>>>),
+    /// The frontier was seen used up, and a server is about to be started.
+    Rolling {
+        slots: u32,
+        seen: Option<Frontier>,
+        turn: u8,
+    },
+}
+
+/// A call on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Flight {
+    pub call: Call,
+    pub at: At,
+}
+
+/// A request that has been sent twice, and lands again some time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Late {
+    Ledger(ServerId, LedgerWrite),
+    Seat(PlayerId, SeatWrite),
+}
+
+/// A state of the world.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    pub tick: u8,
+    pub generation: u32,
+    pub ledgers: Vec<Kept<Ledger>>,
+    pub processes: [Process; SERVERS],
+    /// Ready servers with room that the index does not list because of an eviction: their next heartbeat mends it.
+    pub hidden: [bool; SERVERS],
+    pub seats: [Option<Kept<Seat>>; PLAYERS],
+    pub frontier: Option<Frontier>,
+    pub fleet: Fleet,
+    /// Slots that the frontier has handed out, or lost with a server that took nobody.
+    pub handed: u32,
+    pub inside: Vec<Inside>,
+    pub promises: [Option<Promise>; PLAYERS],
+    pub flights: Vec<Kept<Flight>>,
+    pub late: Vec<Kept<Late>>,
+    pub left: Left,
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Tick,
+    JoinBegins { player: u8 },
+    PartyBegins,
+    PlayerArrives { player: u8 },
+    PlayerLeaves { player: u8, server: u8 },
+    PlayerDrops { player: u8, server: u8 },
+    GiveUpBegins { player: u8 },
+    DismissalBegins { player: u8 },
+    ReconcileLooks { server: u8 },
+    ScaleInLooks { server: u8 },
+    ServerRegisters { server: u8 },
+    ServerBeats { server: u8 },
+    ServerDies { server: u8 },
+    NewBuild,
+    Goes { flight: u8 },
+    GoesAndAnswerIsLost { flight: u8 },
+    IsSentTwice { flight: u8 },
+    IsKilled { flight: u8 },
+    IsRepeatedWhileItRuns { flight: u8 },
+    LateWriteLands { late: u8 },
+}
+
+/// What happens, and what the world is then.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub what: What,
+    pub to: World,
+}
+
+pub(super) fn small(n: usize) -> u8 {
+    u8::try_from(n).unwrap_or(u8::MAX)
+}
+
+/// The one more of something that is counted; `None` if it may not happen any more.
+fn spend(left: &World, of: fn(&mut Left) -> &mut u8) -> Option<World> {
+    let mut world = left.clone();
+    let count = of(&mut world.left);
+    *count = count.checked_sub(1)?;
+    Some(world)
+}
+
+/// The number of a player, and of a server: the scope has named them.
+pub(super) fn player_of(id: &PlayerId) -> usize {
+    id.as_str().trim_start_matches('p').parse().unwrap_or(usize::MAX)
+}
+
+pub(super) fn server_of(id: &ServerId) -> usize {
+    id.as_str().trim_start_matches('s').parse().unwrap_or(usize::MAX)
+}
+
+impl World {
+    /// How a scope begins.
+    pub fn new(scope: &Scope) -> Self {
+        let ready = usize::from(scope.ready);
+        Self {
+            tick: 0,
+            generation: 0,
+            ledgers: (0..scope.ready).map(|n| Kept::new(scope.registered(n))).collect(),
+            processes: std::array::from_fn(|n| if n < ready { Process::Up } else { Process::Dead }),
+            hidden: [false; SERVERS],
+            seats: [const { None }; PLAYERS],
+            frontier: None,
+            fleet: Fleet { live: scope.ready.into(), ..Fleet::default() },
+            handed: 0,
+            inside: Vec::new(),
+            promises: [None; PLAYERS],
+            flights: Vec::new(),
+            late: Vec::new(),
+            left: scope.left,
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Time {
+        BEGIN + TICK.times(self.tick.into())
+    }
+
+    /// A server's ledger.
+    pub fn ledger(&self, server: u8) -> Option<&Ledger> {
+        self.ledgers.get(usize::from(server)).map(|ledger| &**ledger)
+    }
+
+    /// Where its process is.
+    pub fn process(&self, server: u8) -> Process {
+        self.processes.get(usize::from(server)).copied().unwrap_or(Process::Dead)
+    }
+
+    /// The pool as it is configured now.
+    fn pool(&self, scope: &Scope) -> Pool {
+        Pool { generation: self.generation, ..scope.pool.clone() }
+    }
+
+    fn seat(&self, player: &PlayerId) -> Option<Seat> {
+        self.seats.get(player_of(player))?.as_deref().cloned()
+    }
+
+    fn write_seat(&mut self, player: &PlayerId, write: &SeatWrite) -> Answer<Seat> {
+        let Some(seat) = self.seats.get_mut(player_of(player)) else { return Answer::Refused(None) };
+        match write.apply(seat.as_deref()) {
+            Some(new) => {
+                *seat = Some(Kept::new(new.clone()));
+                Answer::Written(new)
+            }
+            None => Answer::Refused(seat.as_deref().cloned()),
+        }
+    }
+
+    fn write_ledger(&mut self, server: &ServerId, write: &LedgerWrite) -> Answer<Ledger> {
+        let n = server_of(server);
+        let Some(old) = self.ledgers.get_mut(n) else { return Answer::Refused(None) };
+        let Some(new) = write.apply(Some(old)) else { return Answer::Refused(Some(Ledger::clone(old))) };
+        if new.state == ServerState::Stopped && old.state != ServerState::Stopped {
+            // In a transaction of its own, which whoever meets a stopped server repeats until it has taken once.
+            self.fleet = FleetWrite::Ended.apply(Some(&self.fleet)).unwrap_or_default();
+        }
+        let evicts = matches!(write, LedgerWrite::ClaimExactly { evict, .. } if !evict.is_empty());
+        let unlisted = new.state == ServerState::Ready && new.listed.is_none() && !new.is_full();
+        if let Some(hidden) = self.hidden.get_mut(n) {
+            *hidden = unlisted && (evicts || *hidden);
+        }
+        *old = Kept::new(new.clone());
+        Answer::Written(new)
+    }
+
+    fn write_frontier(&mut self, write: &FrontierWrite) -> Result<Frontier, Option<Frontier>> {
+        let Some(new) = write.apply(self.frontier.as_ref()) else { return Err(self.frontier.clone()) };
+        let before = self.frontier.as_ref().map_or(0, |old| old.remaining);
+        match write {
+            FrontierWrite::Take { .. } | FrontierWrite::UsedUp { .. } => {
+                self.handed += before.saturating_sub(new.remaining);
+            }
+            FrontierWrite::GiveBack { slots, .. } => self.handed = self.handed.saturating_sub(*slots),
+            FrontierWrite::Roll { .. } => {}
+        }
+        self.frontier = Some(new.clone());
+        Ok(new)
+    }
+
+    fn used_up(&mut self, server: &ServerId) {
+        let _ = self.write_frontier(&FrontierWrite::UsedUp { server: server.clone() });
+    }
+
+    fn give_back(&mut self, ledger: &Ledger) {
+        let Some(seen) = self.frontier.clone() else { return };
+        if seen.server == ledger.id && seen.remaining < ledger.capacity {
+            let _ =
+                self.write_frontier(&FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 });
+        }
+    }
+
+    /// The transaction that starts a server; `None` if somebody else moved the frontier.
+    fn roll(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<Slot> {
+        let n = self.ledgers.len();
+        let ledger = scope.starting(small(n), self.generation);
+        let remaining = ledger.capacity.saturating_sub(slots);
+        let roll = FrontierWrite::Roll { from: seen.cloned(), to: ledger.id.clone(), remaining };
+        roll.apply(self.frontier.as_ref())?;
+        let started = FleetWrite::Started { max_servers: scope.pool.limits.max_servers, now: self.now() };
+        let Some(fleet) = started.apply(Some(&self.fleet)) else { return Some(Slot::No(NoSlot::PoolFull)) };
+        // A party may leave slots behind that are too few for it.
+        let left_behind = seen.map_or(0, |seen| if seen.remaining < slots { seen.remaining } else { 0 });
+        self.handed += slots.min(ledger.capacity) + left_behind;
+        self.fleet = fleet;
+        self.frontier = roll.apply(self.frontier.as_ref());
+        let slot = Slot::On(ledger.id.clone());
+        self.ledgers.push(Kept::new(ledger));
+        if let Some(process) = self.processes.get_mut(n) {
+            *process = Process::Starting;
+        }
+        Some(slot)
+    }
+
+    /// Where there may be room: every answer that the index and a warm function could give.
+    fn hints(&self, scope: &Scope, tried: &[ServerId], listed: bool, fresh: bool) -> Vec<(Hint, bool)> {
+        let mut hints = Vec::new();
+        let stale = self.left.stales > 0;
+        let mut seen_some = false;
+        if listed {
+            let pool = self.pool(scope);
+            for ledger in self.ledgers.iter().filter(|ledger| !tried.contains(&ledger.id)) {
+                if ledger.listed.is_some() && pool.takes(ledger.generation) {
+                    seen_some = true;
+                    hints.push((Hint::Listed(ledger.id.clone()), false));
+                } else if stale && ledger.ready_at.is_some() {
+                    hints.push((Hint::Listed(ledger.id.clone()), true));
+                }
+            }
+        }
+        if !seen_some || stale {
+            let hint = match &self.frontier {
+                Some(frontier) if !fresh => Hint::Frontier(frontier.server.clone()),
+                _ => Hint::Unknown,
+            };
+            hints.push((hint, seen_some));
+        }
+        hints
+    }
+
+    /// Everything that can happen next.
+    pub fn steps(&self, scope: &Scope, steps: &mut Vec<Step>) {
+        self.beginnings(scope, steps);
+        self.servers(scope, steps);
+        for n in 0..self.flights.len() {
+            self.flight(scope, n, steps);
+        }
+        for (n, late) in self.late.iter().enumerate() {
+            let mut world = self.clone();
+            world.late.remove(n);
+            world.apply(late);
+            steps.push(Step { what: What::LateWriteLands { late: small(n) }, to: world });
+        }
+        if let Some(mut world) = spend(self, |left| &mut left.ticks) {
+            world.tick += 1;
+            steps.push(Step { what: What::Tick, to: world });
+        }
+    }
+
+    /// Whether the server waits for an answer about this player.
+    fn awaits(&self, of: u8, about: u8) -> bool {
+        self.flights.iter().any(|flight| match flight.call {
+            Call::Connect { server, player, awaited, .. } | Call::Goodbye { server, player, awaited, .. } => {
+                awaited && server == of && player == about
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether a call is on its way that ends what this player has.
+    fn ends(&self, about: u8) -> bool {
+        self.flights.iter().any(|flight| match flight.call {
+            Call::Goodbye { player, .. } | Call::GiveUp { player, .. } | Call::Dismiss { player, .. } => {
+                player == about
+            }
+            _ => false,
+        })
+    }
+
+    fn is_inside(&self, server: u8, player: u8) -> bool {
+        self.inside.iter().any(|inside| inside.server == server && inside.player == player)
+    }
+
+    fn join(scope: &Scope, player: u8) -> Call {
+        let heartbeat = PoolLimits::heartbeat(scope.pool.limits.lease);
+        let join = Join::new(Scope::player(player), None, scope.pool.name.clone(), heartbeat);
+        Call::Join { player, join: Box::new(join) }
+    }
+
+    fn goodbye(&mut self, scope: &Scope, inside: Inside, grace: Option<Span>, what: What, steps: &mut Vec<Step>) {
+        let Inside { server, player, stamp } = inside;
+        self.inside.retain(|other| *other != inside);
+        self.forget_promise(player);
+        let call = Call::goodbye(server, player, stamp, grace);
+        self.clone().begin(scope, call, what, steps);
+    }
+
+    fn forget_promise(&mut self, player: u8) {
+        // Who has left has no slot that was promised; the ticket is still in their hands.
+        if let Some(Some(promise)) = self.promises.get_mut(usize::from(player)) {
+            promise.until = Time(0);
+        }
+    }
+
+    fn beginnings(&self, scope: &Scope, steps: &mut Vec<Step>) {
+        // The players are alike, so the first to do anything is the first.
+        let untouched = self.seats.iter().all(Option::is_none) && self.flights.is_empty();
+        for player in 0..if untouched { 1 } else { scope.players } {
+            if let Some(world) = spend(self, |left| &mut left.joins) {
+                world.begin(scope, Self::join(scope, player), What::JoinBegins { player }, steps);
+            }
+            if let Some(mut world) = spend(self, |left| &mut left.give_ups) {
+                world.forget_promise(player);
+                let call = Call::GiveUp { player, give_up: GiveUp::new(Scope::player(player)) };
+                world.begin(scope, call, What::GiveUpBegins { player }, steps);
+            }
+            if let Some(mut world) = spend(self, |left| &mut left.dismissals) {
+                world.forget_promise(player);
+                let call = Call::Dismiss { player, dismiss: Dismiss::new(Scope::player(player)) };
+                world.begin(scope, call, What::DismissalBegins { player }, steps);
+            }
+            if let Some(Some(promise)) = self.promises.get(usize::from(player)) {
+                let Promise { server, stamp, ready, .. } = *promise;
+                let free = ready && !self.awaits(server, player) && !self.is_inside(server, player);
+                let expires = self.ledger(server).and_then(|it| it.expires(Mark::Reserved(stamp)));
+                if free
+                    && self.process(server) == Process::Up
+                    && let (Some(world), Some(expires)) = (spend(self, |left| &mut left.arrivals), expires)
+                {
+                    let call = Call::connect(server, player, PresentedTicket { stamp, expires });
+                    world.begin(scope, call, What::PlayerArrives { player }, steps);
+                }
+            }
+        }
+        if let Some(world) = spend(self, |left| &mut left.parties) {
+            let players = (0..scope.players).map(Scope::player).collect();
+            let limits = &scope.pool.limits;
+            let heartbeat = PoolLimits::heartbeat(limits.lease);
+            let party = Party::new(players, scope.pool.name.clone(), limits.capacity, heartbeat);
+            world.begin(scope, Call::Party(party), What::PartyBegins, steps);
+        }
+        for inside in &self.inside {
+            let Inside { server, player, .. } = *inside;
+            if self.awaits(server, player) {
+                continue;
+            }
+            if let Some(mut world) = spend(self, |left| &mut left.leaves) {
+                world.goodbye(scope, *inside, None, What::PlayerLeaves { player, server }, steps);
+            }
+            if let Some(mut world) = spend(self, |left| &mut left.drops) {
+                world.goodbye(scope, *inside, Some(GRACE), What::PlayerDrops { player, server }, steps);
+            }
+        }
+    }
+
+    fn servers(&self, scope: &Scope, steps: &mut Vec<Step>) {
+        let now = self.now();
+        for (n, ledger) in self.ledgers.iter().enumerate() {
+            let (server, process) = (small(n), self.process(small(n)));
+            if process == Process::Starting {
+                let mut world = self.clone();
+                world.register(ledger, n);
+                steps.push(Step { what: What::ServerRegisters { server }, to: world });
+            }
+            if process == Process::Up
+                && let Some(mut world) = spend(self, |left| &mut left.deaths)
+            {
+                world.die(n);
+                steps.push(Step { what: What::ServerDies { server }, to: world });
+            }
+            if process == Process::Up
+                && let Some(mut world) = spend(self, |left| &mut left.beats)
+                && let Answer::Written(beaten) = world.write_ledger(&ledger.id, &LedgerWrite::Beat { by: token(), now })
+            {
+                world.mend(scope, &beaten);
+                steps.push(Step { what: What::ServerBeats { server }, to: world });
+            }
+            if let Some(world) = spend(self, |left| &mut left.looks) {
+                let pool = self.pool(scope);
+                let sight = if process == Process::Dead { TaskSight::Stopped } else { TaskSight::Alive };
+                let write = match ledger.care(&pool, sight, true, now) {
+                    Care::Write(write) => Some(write),
+                    Care::Stop(reason) => Some(ledger.stop_for(reason, now)),
+                    Care::None | Care::CountOut | Care::Launch | Care::NextAttempt => None,
+                };
+                let write = write.map(|write| (write, What::ReconcileLooks { server }));
+                let idle = ledger.scale_in(pool.limits.idle, now).map(|write| (write, What::ScaleInLooks { server }));
+                for (write, what) in write.into_iter().chain(idle) {
+                    let mut world = world.clone();
+                    world.send(ledger.id.clone(), write);
+                    steps.push(Step { what, to: world });
+                }
+            }
+        }
+        if let Some(mut world) = spend(self, |left| &mut left.builds) {
+            world.generation += 1;
+            if let Some(frontier) = world.frontier.clone() {
+                world.used_up(&frontier.server);
+            }
+            steps.push(Step { what: What::NewBuild, to: world });
+        }
+    }
+
+    /// A server's process registers its server.
+    fn register(&mut self, ledger: &Ledger, n: usize) {
+        let registration = Registration { endpoint: Scope::endpoint(), capacity: None, metadata: BTreeMap::new() };
+        let write = LedgerWrite::Register { by: token(), registration, now: self.now() };
+        let registered = matches!(self.write_ledger(&ledger.id, &write), Answer::Written(_));
+        if let Some(process) = self.processes.get_mut(n) {
+            *process = if registered { Process::Up } else { Process::Dead };
+        }
+    }
+
+    fn die(&mut self, n: usize) {
+        if let Some(process) = self.processes.get_mut(n) {
+            *process = Process::Dead;
+        }
+        self.inside.retain(|inside| usize::from(inside.server) != n);
+    }
+
+    /// What follows a heartbeat: the index is put right, and the server says goodbye to those it does not have.
+    fn mend(&mut self, scope: &Scope, beaten: &Ledger) {
+        let server = small(server_of(&beaten.id));
+        if let Some(write) = beaten.listing_fix(self.now()) {
+            self.send(beaten.id.clone(), write);
+        }
+        for (id, stamp) in beaten.connected_but_not(&[]) {
+            let player = small(player_of(id));
+            if !self.is_inside(server, player) && !self.awaits(server, player) {
+                self.forget_promise(player);
+                let mut begun = Vec::new();
+                self.clone().begin(scope, Call::goodbye(server, player, stamp, None), What::Tick, &mut begun);
+                if let Some(step) = begun.pop() {
+                    *self = step.to;
+                }
+            }
+        }
+    }
+
+    fn fly(&mut self, call: Call, at: At) {
+        self.flights.push(Kept::new(Flight { call, at }));
+        self.flights.sort_by_key(Kept::order);
+    }
+
+    /// A write on its way that nothing follows.
+    fn send(&mut self, server: ServerId, write: LedgerWrite) {
+        self.fly(Call::Write, At::Asked(Ask::WriteLedger(server, write)));
+    }
+
+    fn begin(self, scope: &Scope, call: Call, what: What, steps: &mut Vec<Step>) {
+        self.proceed(scope, call, Told::Start, what, steps);
+    }
+
+    /// Tells a call its answer. One step for each thing that it may be told about the index on the way.
+    fn proceed(mut self, scope: &Scope, mut call: Call, told: Told, what: What, steps: &mut Vec<Step>) {
+        match call.next(self.now(), told) {
+            To::Ask(Ask::Find { tried, listed, fresh, .. }) => {
+                for (hint, stale) in self.hints(scope, &tried, listed, fresh) {
+                    let mut world = self.clone();
+                    world.left.stales -= u8::from(stale);
+                    world.proceed(scope, call.clone(), Told::Found(hint), what, steps);
+                }
+                return;
+            }
+            To::Ask(Ask::ReadSeats(players)) => self.fly(call, At::Reading(players, Vec::new())),
+            To::Ask(Ask::WriteSeats(writes)) => {
+                let answers = vec![None; writes.len()];
+                self.fly(call, At::Writing(writes, answers));
+            }
+            To::Ask(ask) => self.fly(call, At::Asked(ask)),
+            To::Slots(placed) => {
+                // Whoever leaves while another of their calls is on its way is told of what they have just ended.
+                for (player, promise) in placed {
+                    if !self.ends(player)
+                        && let Some(told) = self.promises.get_mut(usize::from(player))
+                    {
+                        *told = Some(promise);
+                    }
+                }
+            }
+            To::Inside(inside) if self.process(inside.server) == Process::Up => {
+                if !self.is_inside(inside.server, inside.player) {
+                    self.inside.push(inside);
+                    self.inside.sort_unstable();
+                }
+            }
+            To::Inside(_) | To::Nothing => {}
+        }
+        steps.push(Step { what, to: self });
+    }
+
+    /// What can become of a call that is on its way.
+    fn flight(&self, scope: &Scope, n: usize, steps: &mut Vec<Step>) {
+        let Some(flight) = self.flights.get(n) else { return };
+        let n8 = small(n);
+        let landed = |world: &Self| {
+            let mut world = world.clone();
+            world.flights.remove(n);
+            world
+        };
+        // Killed: a server repeats its call until it has an answer; nobody repeats the others.
+        if let Some(world) = spend(self, |left| &mut left.crashes) {
+            let what = What::IsKilled { flight: n8 };
+            let world = landed(&world);
+            match flight.call.again(self) {
+                Some(again) => world.begin(scope, again, what, steps),
+                None => steps.push(Step { what, to: world }),
+            }
+        }
+        if let Some(again) = flight.call.again(self)
+            && let Some(world) = spend(self, |left| &mut left.repeats)
+        {
+            let mut world = landed(&world);
+            let mut zombie = flight.call.clone();
+            zombie.forget();
+            world.fly(zombie, flight.at.clone());
+            world.begin(scope, again, What::IsRepeatedWhileItRuns { flight: n8 }, steps);
+        }
+        let goes = What::Goes { flight: n8 };
+        match &flight.at {
+            At::Asked(ask) => {
+                if let Some(late) = Late::of(&flight.call, ask) {
+                    if let Some(mut world) = spend(self, |left| &mut left.faults) {
+                        world.apply(&late);
+                        steps.push(Step { what: What::GoesAndAnswerIsLost { flight: n8 }, to: world });
+                    }
+                    if let Some(mut world) = spend(self, |left| &mut left.faults) {
+                        world.late.push(Kept::new(late));
+                        world.late.sort_by_key(Kept::order);
+                        steps.push(Step { what: What::IsSentTwice { flight: n8 }, to: world });
+                    }
+                }
+                landed(self).asked(scope, flight.call.clone(), ask, goes, steps);
+            }
+            At::Reading(players, seats) => {
+                let mut seats = seats.clone();
+                seats.extend(players.get(seats.len()).map(|player| self.seat(player)));
+                let mut world = landed(self);
+                if seats.len() < players.len() {
+                    world.fly(flight.call.clone(), At::Reading(players.clone(), seats));
+                    steps.push(Step { what: goes, to: world });
+                } else {
+                    world.proceed(scope, flight.call.clone(), Told::SeatsAre(seats), goes, steps);
+                }
+            }
+            At::Writing(writes, answers) => {
+                for (i, (player, write)) in writes.iter().enumerate() {
+                    let mut answers = answers.clone();
+                    let Some(answer) = answers.get_mut(i).filter(|answer| answer.is_none()) else { continue };
+                    let mut world = landed(self);
+                    *answer = Some(world.write_seat(player, write));
+                    match answers.iter().cloned().collect::<Option<Vec<_>>>() {
+                        Some(all) => world.proceed(scope, flight.call.clone(), Told::Seats(all), goes, steps),
+                        None => {
+                            world.fly(flight.call.clone(), At::Writing(writes.clone(), answers));
+                            steps.push(Step { what: goes, to: world });
+                        }
+                    }
+                }
+            }
+            At::Rolling { slots, seen, turn } => {
+                let mut world = landed(self);
+                match world.roll(scope, seen.as_ref(), *slots) {
+                    Some(slot) => world.proceed(scope, flight.call.clone(), Told::Slot(slot), goes, steps),
+                    None if *turn < FRONTIER_TURNS => {
+                        world.take(scope, flight.call.clone(), *slots, turn + 1, goes, steps);
+                    }
+                    None => {
+                        let told = Told::Slot(Slot::No(NoSlot::Busy));
+                        world.proceed(scope, flight.call.clone(), told, goes, steps);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes slots of the frontier, or goes on to start a server.
+    fn take(mut self, scope: &Scope, call: Call, slots: u32, turn: u8, what: What, steps: &mut Vec<Step>) {
+        let taken = if teeth::has(Mistake::LaunchOnEmptyIndex) {
+            Err(self.frontier.clone())
+        } else {
+            self.write_frontier(&FrontierWrite::Take { slots })
+        };
+        match taken {
+            Ok(frontier) => self.proceed(scope, call, Told::Slot(Slot::On(frontier.server)), what, steps),
+            Err(seen) => {
+                self.fly(call, At::Rolling { slots, seen, turn });
+                steps.push(Step { what, to: self });
+            }
+        }
+    }
+
+    /// The question is answered.
+    fn asked(mut self, scope: &Scope, call: Call, ask: &Ask, what: What, steps: &mut Vec<Step>) {
+        let told = match ask {
+            Ask::WriteLedger(server, write) => Told::Ledger(self.write_ledger(server, write)),
+            Ask::WriteSeat(write) => {
+                Told::Seat(call.player().map_or(Answer::Refused(None), |player| self.write_seat(&player, write)))
+            }
+            Ask::ReadSeat => Told::SeatIs(call.player().and_then(|player| self.seat(&player))),
+            Ask::ReadLedger(server) => {
+                Told::LedgerIs(self.ledgers.get(server_of(server)).map(|ledger| Ledger::clone(ledger)))
+            }
+            Ask::UsedUp(server) => {
+                self.used_up(server);
+                Told::Noted
+            }
+            Ask::GiveBack(ledger) => {
+                self.give_back(ledger);
+                Told::Noted
+            }
+            Ask::TakeSlots { slots, may_start: true } => return self.take(scope, call, *slots, 1, what, steps),
+            Ask::TakeSlots { slots, may_start: false } => {
+                match self.write_frontier(&FrontierWrite::Take { slots: *slots }) {
+                    Ok(frontier) => Told::Slot(Slot::On(frontier.server)),
+                    Err(_) => Told::Slot(Slot::UsedUp),
+                }
+            }
+            // These have a place of their own.
+            Ask::Find { .. } | Ask::ReadSeats(_) | Ask::WriteSeats(_) => return,
+        };
+        self.proceed(scope, call, told, what, steps);
+    }
+
+    fn apply(&mut self, late: &Late) {
+        match late {
+            Late::Ledger(server, write) => drop(self.write_ledger(server, write)),
+            Late::Seat(player, write) => drop(self.write_seat(player, write)),
+        }
+    }
+
+    /// What becomes of the world once faults stop and time passes: every server beats or is seen dead, and reconcile looks
+    /// until there is nothing to do. Then every player who is inside nowhere joins.
+    pub fn settle(&self, scope: &Scope) -> Self {
+        let mut world = self.clone();
+        world.left = Left::default();
+        for (n, ledger) in self.ledgers.iter().enumerate() {
+            if world.process(small(n)) == Process::Starting {
+                world.register(ledger, n);
+            }
+        }
+        world.tick = FAR;
+        let (now, pool) = (world.now(), world.pool(scope));
+        for (n, ledger) in (0..).zip(&self.ledgers) {
+            if world.process(n) == Process::Up
+                && let Answer::Written(beaten) = world.write_ledger(&ledger.id, &LedgerWrite::Beat { by: token(), now })
+            {
+                world.mend(scope, &beaten);
+            }
+            world = world.alone(scope);
+            for _ in 0..LOOKS_ALONE {
+                let dead = world.process(n) == Process::Dead;
+                let sight = if dead { TaskSight::Stopped } else { TaskSight::Alive };
+                let Some(image) = world.ledger(n) else { break };
+                let write = match image.care(&pool, sight, true, now) {
+                    Care::Write(write) => write,
+                    Care::Stop(reason) => image.stop_for(reason, now),
+                    _ => break,
+                };
+                drop(world.write_ledger(&ledger.id, &write));
+            }
+        }
+        for player in 0..scope.players {
+            if world.inside.iter().any(|inside| inside.player == player) {
+                continue;
+            }
+            let mut begun = Vec::new();
+            world.clone().begin(scope, Self::join(scope, player), What::JoinBegins { player }, &mut begun);
+            if let Some(first) = begun.into_iter().next() {
+                world = first.to.alone(scope);
+            }
+        }
+        world
+    }
+
+    /// Lets every call end that is on its way, one after the other, without faults.
+    fn alone(mut self, scope: &Scope) -> Self {
+        for _ in 0..CALLS_ALONE {
+            let mut steps = Vec::new();
+            self.flight(scope, 0, &mut steps);
+            match steps.into_iter().next() {
+                Some(step) => self = step.to,
+                None => break,
+            }
+        }
+        self
+    }
+
+    /// Whether the player has been told of a slot that is held now.
+    pub fn was_told(&self, player: u8) -> bool {
+        let promise = self.promises.get(usize::from(player)).copied().flatten();
+        promise.is_some_and(|promise| self.now() < promise.until)
+    }
+
+    /// What happens, in words, with what the call was about to do.
+    pub fn tell(&self, step: &Step) -> String {
+        let flight = |n: u8| match self.flights.get(usize::from(n)).map(|flight| &**flight) {
+            Some(Flight { call, at }) => format!("{}: {at:?}", call.name()),
+            None => String::new(),
+        };
+        match step.what {
+            What::Goes { flight: n } => flight(n),
+            What::GoesAndAnswerIsLost { flight: n } => format!("(answer lost) {}", flight(n)),
+            What::IsSentTwice { flight: n } => format!("(a second copy is on its way) {}", flight(n)),
+            What::IsKilled { flight: n } => format!("(killed) {}", flight(n)),
+            What::IsRepeatedWhileItRuns { flight: n } => format!("(repeated while it runs) {}", flight(n)),
+            What::LateWriteLands { late } => format!("(late) {:?}", self.late.get(usize::from(late))),
+            what => format!("{what:?}"),
+        }
+    }
+
+    /// The table, and what each side believes.
+    pub fn summary(&self) -> String {
+        let ledgers = self.ledgers.iter().zip(&self.processes).map(|(ledger, process)| {
+            format!(
+                "{} {process:?} {:?} claims {:?} listed {:?}",
+                ledger.id, ledger.state, ledger.claims, ledger.listed
+            )
+        });
+        let ledgers = ledgers.collect::<Vec<_>>().join("; ");
+        format!(
+            "{ledgers}; seats {:?}; frontier {:?}; inside {:?}; told {:?}; now {:?}",
+            self.seats,
+            self.frontier,
+            self.inside,
+            self.promises,
+            self.now()
+        )
+    }
+}
