@@ -118,6 +118,7 @@ impl World {
             start_delay: Duration::from_millis(args.start_delay),
             // A run is shorter than that, and measures joins.
             reconcile_every: Duration::from_secs(3_600),
+            functions: None,
         };
         let stack = Stack::start(options).await?;
         let door = match args.over {

@@ -126,6 +126,9 @@ struct Serve {
     /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments.
     #[arg(long, value_name = "CMD")]
     game_server: Option<String>,
+    /// Call the functions at this Lambda endpoint, such as that of `cargo lambda watch`, instead of in this process.
+    #[arg(long, value_name = "URL")]
+    functions: Option<String>,
     /// The local ECS waits this long before it starts a task's process, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     start_delay: u64,
@@ -166,6 +169,7 @@ impl Serve {
             },
             start_delay: Duration::from_millis(self.start_delay),
             reconcile_every: Duration::from_secs(u64::from(self.reconcile_seconds)),
+            functions: self.functions,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The local gateway: what API Gateway's HTTP API does, on loopback.
 //!
 //! Turns an HTTP request into the very event that API Gateway would send (payload format 2.0), hands it to the function
-//! that has the route, in this process, and turns the answer back. It must not know what the functions do.
+//! that has the route, in this process or behind a Lambda endpoint, and turns the answer back. It must not know what the
+//! functions do.
 //!
 //! Its authorizers are for the laptop only and check nothing: `Authorization: Bearer ID` makes `ID` the `sub` of the
 //! player, and any `Authorization: AWS4-HMAC-SHA256 ...` is taken as signed by an operator.
@@ -32,6 +33,8 @@ use shared::{
 };
 use tokio::sync::Semaphore;
 
+use crate::remote::Remote;
+
 /// The longest body that API Gateway passes on, in bytes ("Quotas for HTTP APIs" in its developer guide).
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 /// A request must be there whole by then, as at API Gateway.
@@ -54,6 +57,26 @@ enum Function {
     Launch,
     Servers,
     Players,
+}
+
+impl Function {
+    /// Its crate, and so its program.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::RegisterServer => "register-server",
+            Self::RegisterPlayer => "register-player",
+            Self::DeregisterPlayer => "deregister-player",
+            Self::Heartbeat => "heartbeat",
+            Self::DeregisterServer => "deregister-server",
+            Self::Pools => "pools",
+            Self::Drain => "drain",
+            Self::Party => "party",
+            Self::Launch => "launch",
+            Self::Servers => "servers",
+            Self::Players => "players",
+        }
+    }
 }
 
 /// Who may call a route.
@@ -93,13 +116,14 @@ const ROUTES: &[(&str, &str, Authorizer, Function)] = &[
 #[derive(Debug)]
 struct Gateway {
     owmm: Owmm,
+    functions: Option<Remote>,
     requests: AtomicU64,
     places: Semaphore,
 }
 
-/// The gateway in front of these functions.
-pub fn router(owmm: Owmm) -> Router {
-    let gateway = Gateway { owmm, requests: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) };
+/// The gateway in front of the functions: those of this process, or those behind an endpoint.
+pub(crate) fn router(owmm: Owmm, functions: Option<Remote>) -> Router {
+    let gateway = Gateway { owmm, functions, requests: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) };
     Router::new().fallback(serve).with_state(Arc::new(gateway))
 }
 
@@ -150,9 +174,9 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
                 let route = format!("{method} {pattern}");
                 let event =
                     event(&id, &route, peer, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
-                match from_str(&event.to_string()) {
-                    Ok(request) => return response(gateway.call(*function, with_id(request, &id)).await),
-                    Err(error) => Problem::internal(error.to_string()),
+                match gateway.answer(*function, &event, &id).await {
+                    Ok(answered) => return answered,
+                    Err(error) => Problem::internal(error),
                 }
             }
             None => Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 64 KiB after that."),
@@ -254,6 +278,14 @@ fn event(
 }
 
 impl Gateway {
+    async fn answer(&self, function: Function, event: &Value, id: &str) -> Result<HttpResponse, String> {
+        if let Some(functions) = &self.functions {
+            return functions.invoke(function.name(), event).await;
+        }
+        let request = from_str(&event.to_string()).map_err(|error| error.to_string())?;
+        Ok(response(self.call(function, with_id(request, id)).await))
+    }
+
     async fn call(&self, function: Function, request: Request) -> Response<Body> {
         let owmm = &self.owmm;
         let answered = match function {

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod gateway;
 pub mod play;
 mod pools_file;
+mod remote;
 pub mod stack;
 
 use std::{io, path::PathBuf};
@@ -47,6 +48,9 @@ pub enum Error {
         "`--dynamodb {0}`: give the URL of a DynamoDB endpoint, as in http://127.0.0.1:8000; infra/dynamodb-local/run starts one and prints its URL"
     )]
     Endpoint(String),
+    /// The functions' endpoint cannot be used.
+    #[error("the functions cannot be called at {0}: {1}")]
+    Functions(String, String),
     /// The game server's command cannot be started.
     #[error("`--game-server {0}`: {1}")]
     GameServer(String, String),

@@ -20,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Error, engine::Engine, gateway, pools_file};
+use crate::{Error, engine::Engine, gateway, pools_file, remote::Remote};
 
 /// The table's name.
 pub const TABLE: &str = "owmm";
@@ -53,6 +53,9 @@ pub struct Options {
     pub start_delay: Duration,
     /// How often the fleet is looked after.
     pub reconcile_every: Duration,
+    /// Calls the functions that have routes at this Lambda endpoint instead of in this process. Events and the schedule
+    /// stay here.
+    pub functions: Option<String>,
 }
 
 /// The stack while it serves.
@@ -147,6 +150,11 @@ impl Stack {
         if let Some(url) = options.dynamodb.as_ref().filter(|url| !is_endpoint(url)) {
             return Err(Error::Endpoint(url.clone()));
         }
+        let functions = options
+            .functions
+            .as_deref()
+            .map(|url| Remote::new(url).map_err(|error| Error::Functions(url.to_owned(), error.to_string())));
+        let functions = functions.transpose()?;
         let (gateway_listener, gateway_address) = listen(options.port).await?;
         let url = format!("http://{gateway_address}");
         let ecs_options = ecs::Options { start_delay: options.start_delay, ..ecs::Options::new(options.game_server) };
@@ -208,7 +216,7 @@ impl Stack {
         for pool in pools {
             owmm.configure(pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
         }
-        servers.push(serve(gateway_listener, gateway::router(owmm.clone())));
+        servers.push(serve(gateway_listener, gateway::router(owmm.clone(), functions)));
         servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));
         servers.push(tokio::spawn(schedule(options.reconcile_every, owmm.clone())));
         tracing::info!(url, "gateway");

@@ -89,6 +89,7 @@ pub fn options() -> Options {
         pools: None,
         game_server: idle(),
         start_delay: Duration::ZERO,
+        functions: None,
         // Tests look after the fleet when they want to.
         reconcile_every: Duration::from_secs(3_600),
     }

@@ -1,0 +1,95 @@
+//! Functions that run elsewhere: `cargo lambda watch`, or whatever else speaks Lambda's Invoke call.
+//!
+//! They get the very events that the functions of this process get, the authorizer's word included, so they need no way
+//! of their own to be told who calls. It must not know what is in the events.
+
+use std::{collections::HashMap, time::Duration};
+
+use axum::{body::Body as HttpBody, response::Response as HttpResponse};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// As long as API Gateway waits for a function.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// An endpoint of Lambda's Invoke call.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    url: String,
+    http: reqwest::Client,
+}
+
+/// A function's answer, payload format 2.0.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    status_code: u16,
+    #[serde(default)]
+    headers: HashMap<String, String>,
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: bool,
+}
+
+impl Remote {
+    pub(crate) fn new(url: &str) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).no_proxy().build()?;
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), http })
+    }
+
+    /// Calls a function, and gives what it answers to the caller of the gateway.
+    pub(crate) async fn invoke(&self, function: &str, event: &Value) -> Result<HttpResponse, String> {
+        let url = format!("{}/2015-03-31/functions/{function}/invocations", self.url);
+        let failed = |error: reqwest::Error| format!("{function}: {error}");
+        let answered = self.http.post(url).json(event).send().await.and_then(reqwest::Response::error_for_status);
+        let answer: Answer = answered.map_err(failed)?.json().await.map_err(failed)?;
+        let body = answer.body.unwrap_or_default();
+        let body = if answer.is_base64_encoded {
+            BASE64_STANDARD.decode(body).map_err(|error| error.to_string())?
+        } else {
+            body.into_bytes()
+        };
+        let builder = HttpResponse::builder().status(answer.status_code);
+        let builder = answer.headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value));
+        builder.body(HttpBody::from(body)).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use axum::{Json, Router, body::to_bytes, extract::Path, routing::post};
+    use serde_json::json;
+
+    use super::*;
+
+    /// Answers as a function does that sends back its name and the event's route.
+    async fn endpoint() -> Remote {
+        let answer = async |Path(function): Path<String>, Json(event): Json<Value>| {
+            let body = BASE64_STANDARD.encode(format!("{function} {}", event["routeKey"].as_str().unwrap_or_default()));
+            let headers = json!({ "x-kind": "teapot" });
+            Json(json!({ "statusCode": 418, "headers": headers, "body": body, "isBase64Encoded": true, "cookies": [] }))
+        };
+        let router = Router::new()
+            .route("/2015-03-31/functions/broken/invocations", post(async || axum::http::StatusCode::BAD_GATEWAY))
+            .route("/2015-03-31/functions/{function}/invocations", post(answer));
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Remote::new(&url).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_elsewhere_is_given_as_it_came() {
+        let answered = endpoint().await.invoke("join", &json!({ "routeKey": "POST /join" })).await.unwrap();
+        assert_eq!((answered.status().as_u16(), &answered.headers()["x-kind"]), (418, &"teapot".parse().unwrap()));
+        assert_eq!(to_bytes(answered.into_body(), 100).await.unwrap(), "join POST /join");
+    }
+
+    #[tokio::test]
+    async fn a_function_that_fails_elsewhere_is_named() {
+        let error = endpoint().await.invoke("broken", &json!({})).await.err().unwrap();
+        assert!(error.starts_with("broken: ") && error.contains("502"), "{error}");
+    }
+}
