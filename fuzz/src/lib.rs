@@ -8,10 +8,7 @@ use aws_smithy_runtime_api::client::{
     orchestrator::HttpRequest,
     result::ConnectorError,
 };
-use lambda_http::{
-    RequestExt,
-    request::RequestContext,
-};
+use lambda_http::{RequestExt, request::RequestContext};
 use serde_json::json;
 use shared::{
     Owmm,
