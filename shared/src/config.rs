@@ -88,6 +88,8 @@ pub fn connect(function: &'static str, config: Config, sdk: &SdkConfig) -> (Owmm
     let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
     let ecs = aws_sdk_ecs::Client::new(sdk);
     let owmm = assemble(config, dynamodb, ecs, clock.clone(), Dice::system());
+    // Lambda's name for it has the stack's in it, so that the metrics of two stages in one account stay apart.
+    let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| function.to_owned());
     (owmm, Calls::new(function, meter, clock))
 }
 

@@ -149,7 +149,7 @@ impl Intercept for Meter {
 /// Tells of each call of one function, as a record of metrics.
 #[derive(Clone, Debug)]
 pub struct Calls {
-    function: &'static str,
+    function: String,
     meter: Meter,
     clock: Clock,
 }
@@ -157,8 +157,8 @@ pub struct Calls {
 impl Calls {
     /// Of the function of that name, whose client this meter counts. Right as long as there is one call at a time, as there
     /// is in a Lambda function.
-    pub const fn new(function: &'static str, meter: Meter, clock: Clock) -> Self {
-        Self { function, meter, clock }
+    pub fn new(function: impl Into<String>, meter: Meter, clock: Clock) -> Self {
+        Self { function: function.into(), meter, clock }
     }
 
     /// A call, and its record on stdout.
@@ -181,7 +181,7 @@ impl Calls {
             .with(metrics::DURATION, begun.elapsed().as_secs_f64() * 1_000.0)
             .with(metrics::REQUESTS, usage.total_requests() as f64)
             .with(metrics::WRITE_UNITS, usage.write_units());
-        (outcome, record.line(self.function, self.clock.now()).to_string())
+        (outcome, record.line(&self.function, self.clock.now()).to_string())
     }
 }
 

@@ -33,7 +33,7 @@ use shared::{
 };
 use tokio::sync::Semaphore;
 
-use crate::remote::Remote;
+use crate::{iam::acting_as, remote::Remote};
 
 /// The longest body that API Gateway passes on, in bytes ("Quotas for HTTP APIs" in its developer guide).
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
@@ -288,21 +288,23 @@ impl Gateway {
 
     async fn call(&self, function: Function, request: Request) -> Response<Body> {
         let owmm = &self.owmm;
-        let answered = match function {
-            Function::Join => join::handle(owmm, request).await,
-            Function::RegisterServer => register_server::handle(owmm, request).await,
-            Function::RegisterPlayer => register_player::handle(owmm, request).await,
-            Function::DeregisterPlayer => deregister_player::handle(owmm, request).await,
-            Function::Heartbeat => heartbeat::handle(owmm, request).await,
-            Function::DeregisterServer => deregister_server::handle(owmm, request).await,
-            Function::Pools => pools::handle(owmm, request).await,
-            Function::Drain => drain::handle(owmm, request).await,
-            Function::Party => party::handle(owmm, request).await,
-            Function::Launch => launch::handle(owmm, request).await,
-            Function::Servers => servers::handle(owmm, request).await,
-            Function::Players => players::handle(owmm, request).await,
+        let answered = async {
+            match function {
+                Function::Join => join::handle(owmm, request).await,
+                Function::RegisterServer => register_server::handle(owmm, request).await,
+                Function::RegisterPlayer => register_player::handle(owmm, request).await,
+                Function::DeregisterPlayer => deregister_player::handle(owmm, request).await,
+                Function::Heartbeat => heartbeat::handle(owmm, request).await,
+                Function::DeregisterServer => deregister_server::handle(owmm, request).await,
+                Function::Pools => pools::handle(owmm, request).await,
+                Function::Drain => drain::handle(owmm, request).await,
+                Function::Party => party::handle(owmm, request).await,
+                Function::Launch => launch::handle(owmm, request).await,
+                Function::Servers => servers::handle(owmm, request).await,
+                Function::Players => players::handle(owmm, request).await,
+            }
         };
-        match answered {
+        match acting_as(function.name(), answered).await {
             Ok(response) => response,
         }
     }

@@ -7,6 +7,7 @@
 //! | API Gateway | [`gateway`]: the same events, an authorizer that believes everybody |
 //! | DynamoDB | [`engine`]: an embedded engine, in memory or in a file; or any endpoint |
 //! | ECS | the crate `ecs`: the same protocol, real processes |
+//! | IAM | [`iam`]: a function gets no call that its role in `template.yaml` does not allow |
 //!
 //! [`stack`] puts them together, [`play`] shows both flows, [`cli`] is what the user types. Everything listens on loopback
 //! only.
@@ -14,10 +15,12 @@
 pub mod cli;
 pub mod engine;
 pub mod gateway;
+pub mod iam;
 pub mod play;
 mod pools_file;
 mod remote;
 pub mod stack;
+pub mod template;
 
 use std::{io, path::PathBuf};
 
@@ -37,6 +40,9 @@ pub enum Error {
     /// The embedded engine cannot be started.
     #[error("the embedded DynamoDB engine does not start: {0}")]
     Engine(String),
+    /// `template.yaml` is not as expected.
+    #[error("template.yaml cannot be used: {0}")]
+    Template(String),
     /// The table's endpoint cannot be used.
     #[error("the table cannot be set up at {0}: {1}. Does `--dynamodb` name an endpoint that runs?")]
     Table(String, String),

@@ -20,7 +20,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Error, engine::Engine, gateway, pools_file, remote::Remote};
+use crate::{
+    Error,
+    engine::Engine,
+    gateway,
+    iam::{Iam, acting_as},
+    pools_file,
+    remote::Remote,
+};
 
 /// The table's name.
 pub const TABLE: &str = "owmm";
@@ -101,7 +108,7 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
         tokio::spawn(async move {
             for pause in [100, 500, 2_000] {
                 let Ok(event) = serde_json::from_value(event.clone()) else { return };
-                match task_stopped::handle(&owmm, event).await {
+                match acting_as("task-stopped", task_stopped::handle(&owmm, event)).await {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(%error, "a task event is delivered again"),
                 }
@@ -115,7 +122,7 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
 async fn schedule(every: Duration, owmm: Owmm) {
     loop {
         tokio::time::sleep(every).await;
-        if let Err(error) = reconcile::handle(&owmm).await {
+        if let Err(error) = acting_as("reconcile", reconcile::handle(&owmm)).await {
             tracing::warn!(%error, "the fleet was not looked after");
         }
     }
@@ -196,13 +203,14 @@ impl Stack {
         tracing::info!(url = ecs_url, "local ECS");
 
         let sdk = sdk().await;
-        let meter = Meter::default();
+        let (meter, iam) = (Meter::default(), Iam::deployed()?);
         let dynamodb_config = aws_sdk_dynamodb::config::Builder::from(&sdk)
             .endpoint_url(&dynamodb_url)
             .interceptor(meter.clone())
+            .interceptor(iam.clone())
             .build();
         let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb_config);
-        let ecs_config = aws_sdk_ecs::config::Builder::from(&sdk).endpoint_url(&ecs_url).build();
+        let ecs_config = aws_sdk_ecs::config::Builder::from(&sdk).endpoint_url(&ecs_url).interceptor(iam).build();
         create_table(&dynamodb, &options.table)
             .await
             .map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;

@@ -167,7 +167,7 @@ async fn the_meter_sees_what_a_look_at_the_fleet_reads() {
         world.ready_server(&format!("player-{i}")).await;
     }
     world.stack.meter().reset();
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     let usage = world.stack.meter().read();
     println!("reconcile, 8 servers and nothing to do: {usage:?}");
     // Each ledger of less than 4 KB, eventually consistent: half a unit.

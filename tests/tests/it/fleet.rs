@@ -9,13 +9,9 @@ use shared::{
 };
 use tokio::task::JoinSet;
 
-use crate::support::{SOON, World, limits, seconds};
+use crate::support::{SOON, World, limits, looks_after, seconds};
 
 impl World {
-    async fn reconcile(&self) -> Reconciled {
-        self.stack.owmm().reconcile().await.unwrap()
-    }
-
     async fn running_tasks(&self) -> usize {
         let list = crate::support::ecs_client(self.stack.ecs_url())
             .list_tasks()
@@ -66,7 +62,7 @@ async fn headroom_is_kept_ahead_of_demand_and_not_twice_by_two_at_once() {
     })
     .await;
     let (a, b) = (world.stack.owmm().another_copy(), world.stack.owmm().another_copy());
-    let (a, b) = tokio::join!(a.reconcile(), b.reconcile());
+    let (a, b) = tokio::join!(looks_after(&a), looks_after(&b));
     a.unwrap();
     b.unwrap();
     world.reconcile().await;
@@ -260,7 +256,7 @@ async fn many_that_look_at_once_come_to_the_same_fleet_as_one() {
     let mut looks = JoinSet::new();
     for _ in 0..6 {
         let owmm = world.stack.owmm().another_copy();
-        looks.spawn(async move { owmm.reconcile().await.unwrap() });
+        looks.spawn(async move { looks_after(&owmm).await.unwrap() });
     }
     looks.join_all().await;
     let ledgers = world.ledgers().await;

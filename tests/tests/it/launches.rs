@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ecs::Fault;
+use local::iam::acting_as;
 use shared::domain::{MAX_LAUNCH_ATTEMPTS, ServerState};
 
 use crate::support::{SOON, World, limits, seconds};
@@ -195,15 +196,28 @@ async fn news_of_an_older_attempt_stop_nothing() {
     hand.register(&world).await.is(200);
     let owmm = world.stack.owmm();
     let id = shared::domain::ServerId::parse(&server).unwrap();
-    assert!(!owmm.task_stopped(&id, 1).await.unwrap());
+    assert!(!acting_as("task-stopped", owmm.task_stopped(&id, 1)).await.unwrap());
     assert_eq!(world.ledger(&server).await.state, ServerState::Ready);
     // Of the current one: it is over, and twice is the same as once.
     let attempt = world.ledger(&server).await.attempt;
     for _ in 0..2 {
-        assert!(owmm.task_stopped(&id, attempt).await.unwrap());
+        assert!(acting_as("task-stopped", owmm.task_stopped(&id, attempt)).await.unwrap());
         assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
     }
     let fleet = owmm.table().fleet(&crate::support::pool("default")).await.unwrap();
     assert_eq!(fleet.live, 0, "counted out exactly once");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_goodbye_before_it_has_registered_counts_as_one_that_failed_to_start() {
+    let world = World::new(|_| {}).await;
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let hand = world.hand(&server).await;
+    hand.close(&world).await.is(204);
+    assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
+    let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
+    assert_eq!((fleet.live, fleet.failures), (0, 1));
+    assert_ne!(world.join("alice").await.is(202).server(), server);
     world.end().await;
 }

@@ -29,3 +29,4 @@ mod races;
 mod rollouts;
 mod support;
 mod telling;
+mod template;

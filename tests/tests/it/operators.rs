@@ -145,11 +145,11 @@ async fn a_draining_server_keeps_its_players_takes_no_new_ones_and_stops_when_em
     hand.connect(&world, "bob", Some(&ticket)).await.is(200);
     assert_eq!(world.join("alice").await.is(200).server(), server, "a reconnect");
     assert_ne!(world.join_for_good_or_starting("carol").await.server(), server);
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     assert_eq!(world.ledger(&server).await.state, ServerState::Draining, "somebody is inside");
     hand.goodbye(&world, "alice", "").await.is(204);
     hand.goodbye(&world, "bob", "").await.is(204);
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
     world.operate("POST", &drain, None).await.problem(410, "server_stopped");
     world.operate("POST", "/servers/nobody/drain", None).await.problem(404, "unknown_server");
@@ -164,11 +164,11 @@ async fn a_deadline_ends_a_drain_with_players_inside() {
     let drain = format!("/servers/{}/drain", server.id);
     let later = world.operate("POST", &drain, Some(json!({ "deadlineSeconds": 3_600 }))).await.is(200);
     assert!(later.body["deadline"].is_string());
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Draining);
     world.operate("POST", &drain, Some(json!({ "deadlineSeconds": 0 }))).await.is(200);
     world.operate("POST", &drain, Some(json!({ "deadlineSeconds": 86_401 }))).await.problem(400, "invalid_body");
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Stopped);
     assert_ne!(world.join("alice").await.is(202).server(), server.id);
     world.end().await;
@@ -253,7 +253,7 @@ async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside
     let drain = format!("/servers/{}/drain", server.id);
     world.operate("POST", &drain, Some(json!({ "deadlineSeconds": 0 }))).await.is(200);
     world.operate("DELETE", path, None).await.problem(409, "player_inside");
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     let shown = world.operate("GET", path, None).await.is(200).body;
     assert_eq!((&shown["seat"]["state"], &shown["serverState"]), (&json!("connected"), &json!("stopped")));
     assert_eq!(shown["claim"], Value::Null);
@@ -371,7 +371,7 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     let refused = world.join("bob").await.problem(503, "launch_paused");
     assert!((1..=30).contains(&refused.retry_after.unwrap()), "{refused:?}");
     world.operate("POST", "/pools/default/launch", Some(json!({ "atLeast": 2 }))).await.problem(503, "launch_paused");
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     // What is starting goes on, and its registration does not end the pause; nor does one that forgets failures.
     let hand = world.hand(&first).await;
     let failed = FleetWrite::Failed { was: 0, paused_until: Some(world.stack.owmm().time() + Span(60_000)) };

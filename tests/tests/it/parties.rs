@@ -6,7 +6,7 @@ use serde_json::json;
 use shared::domain::{Seat, ServerState};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, World, limits, settings};
+use crate::support::{Reply, SOON, World, limits, seconds, settings};
 
 impl World {
     async fn party(&self, players: &[impl AsRef<str>]) -> Reply {
@@ -174,4 +174,24 @@ async fn parties_and_single_players_at_once_never_overfill_nor_tear() {
         }
     }
     Arc::into_inner(world).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_whose_server_never_starts_gives_the_launch_up_and_is_placed_anew() {
+    let world = World::new(|options| options.limits.launch = seconds(1)).await;
+    let names = ["a".to_owned(), "b".to_owned()];
+    let first = world.party_unless_busy(&names).await.is(202).server().to_owned();
+    let begun = std::time::Instant::now();
+    // Nothing else looks at that launch: no join, no reconcile, and its task only sleeps.
+    let second = loop {
+        let reply = world.party_unless_busy(&names).await.is(202);
+        if reply.server() != first {
+            break reply.server().to_owned();
+        }
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert_eq!(world.ledger(&first).await.state, ServerState::Stopped);
+    assert_eq!(world.ledger(&second).await.claims.len(), 2);
+    world.end().await;
 }

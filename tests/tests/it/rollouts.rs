@@ -26,7 +26,7 @@ impl World {
         let begun = std::time::Instant::now();
         while self.ledger(server).await.state != ServerState::Stopped {
             assert!(begun.elapsed() < SOON, "{server} does not stop");
-            self.stack.owmm().reconcile().await.unwrap();
+            self.reconcile().await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -57,7 +57,7 @@ async fn a_drained_build_takes_nobody_new_and_its_players_stay() {
     let new = world.join_afresh("bob").await;
     assert_ne!(new, old.id);
     assert_eq!(world.ledger(&new).await.generation, 1);
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     assert_eq!(old.beat(&world, Some(&["ann"])).await.is(200).body["state"], "draining");
     assert_eq!(world.ledger(&old.id).await.claims.len(), 1, "who is inside stays");
     old.goodbye(&world, "ann", "").await.is(204);
@@ -97,7 +97,7 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
         shared::domain::Pool { limits: shared::domain::PoolLimits { headroom: 4, ..config.limits }, ..config };
     assert_eq!(fleet.live, 1);
     world.stack.owmm().configure(headroom).await.unwrap();
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     let ledgers = world.ledgers().await;
     let new = ledgers.iter().find(|ledger| ledger.generation == 1).unwrap().id.to_string();
     world.hand(&new).await.register(&world).await.is(200);
@@ -113,7 +113,7 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     }
     assert_eq!(world.join_afresh("ivan").await, old.id);
     // It goes on while somebody is there, and ends when it is empty, long before it counts as idle.
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
     for player in ["ann", "carol", "dave", "ivan"] {
         let left = old.goodbye(&world, player, "").await.status;

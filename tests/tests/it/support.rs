@@ -2,16 +2,21 @@
 
 use std::{
     ffi::OsString,
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use local::{Options, Stack};
+use local::{
+    Options, Stack,
+    iam::{acting_as, note_into},
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use shared::{
+    Failure, Owmm, Reconciled,
     domain::{Ledger, PlayerId, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span},
     table::{items, keys},
 };
@@ -74,7 +79,14 @@ pub fn demo_server() -> Vec<OsString> {
     vec![env!("CARGO_BIN_EXE_stack").into(), "game-server".into()]
 }
 
+/// What the permissions that were used are about: these functions, with this template. `least_privilege.rs` asks the same.
+fn program() -> String {
+    let program = std::fs::metadata(env!("CARGO_BIN_EXE_stack")).unwrap();
+    format!("{:?} {}", program.modified().unwrap(), program.len())
+}
+
 pub fn options() -> Options {
+    note_into(Path::new(env!("CARGO_TARGET_TMPDIR")).join("permissions.json").as_path(), program());
     static TABLES: AtomicU64 = AtomicU64::new(0);
     #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
@@ -274,9 +286,19 @@ impl World {
         claims
     }
 
+    /// Looks after the fleet, as EventBridge's schedule does.
+    pub async fn reconcile(&self) -> Reconciled {
+        looks_after(self.stack.owmm()).await.unwrap()
+    }
+
     pub async fn end(self) {
         self.stack.stop().await;
     }
+}
+
+/// Looks after the fleet, with the role that the function has.
+pub async fn looks_after(owmm: &Owmm) -> Result<Reconciled, Failure> {
+    acting_as("reconcile", owmm.reconcile()).await
 }
 
 /// What an operator or a trusted backend sends; the local gateway believes any signature.

@@ -64,7 +64,7 @@ async fn no_secret_is_in_the_log_of_a_launch_and_a_registration_however_much_is_
     let ticket = world.join("alice").await.is(200).ticket().to_owned();
     hand.connect(&world, "alice", Some(&ticket)).await.is(200);
     hand.beat(&world, Some(&["alice"])).await.is(200);
-    world.stack.owmm().reconcile().await.unwrap();
+    world.reconcile().await;
     drop(guard);
     let log = log.text();
     assert!(log.contains("task started") && log.contains("\"level\":\"INFO\""), "{log}");

@@ -1,0 +1,68 @@
+"""A whole game server for OWMM, standard library only: what a task of infra/servers.yaml runs when it is given no image.
+
+A line of JSON each way: {"ticket": "..."} lets a player in, then everything comes back as {"echo": ...} until {"leave": {}}.
+"""
+import base64, contextlib, hashlib, hmac, json, os, signal, socketserver, sys, threading, time
+import urllib.error, urllib.parse, urllib.request
+
+URL, ID, TOKEN = (os.environ["OWMM_" + name] for name in ("URL", "SERVER_ID", "SERVER_TOKEN"))
+KEY, inside, lock = hashlib.sha256(TOKEN.encode()).digest(), set(), threading.Lock()
+
+def owmm(method, path="", body=None):
+    data, auth = json.dumps(body).encode() if body else None, {"Authorization": "Bearer " + TOKEN}
+    request = urllib.request.Request(f"{URL}/servers/{ID}{path}", data, auth, method=method)
+    while True:
+        try: return json.loads(urllib.request.urlopen(request, timeout=10).read() or "{}")
+        except urllib.error.HTTPError as refusal:
+            if refusal.code < 500 and refusal.code != 429: raise
+        except OSError: pass
+        time.sleep(1)
+
+def check(ticket):
+    raw = lambda part: base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    head, claims, signature = ticket.split(".")
+    good = hmac.compare_digest(raw(signature), hmac.digest(KEY, f"{head}.{claims}".encode(), "sha256"))
+    head, claims = json.loads(raw(head)), json.loads(raw(claims))
+    if not (good and head["alg"] == "HS256" and claims["aud"] == ID and claims["exp"] > time.time()):
+        raise ValueError("not a ticket for this server")
+    return claims["sub"]
+
+@contextlib.contextmanager
+def turn(player):
+    with lock:
+        if player in inside: raise ValueError("inside already")
+        inside.add(player)
+    try: yield "/players/" + urllib.parse.quote(player, safe="")
+    finally: inside.discard(player)
+
+class Visit(socketserver.StreamRequestHandler):
+    def handle(self):
+        say = lambda line: self.wfile.write(json.dumps(line).encode() + b"\n")
+        ticket = json.loads(self.rfile.readline())["ticket"]
+        with turn(player := check(ticket)) as path:
+            placement = owmm("PUT", path, {"ticket": ticket})["placement"]
+            try:
+                say({"welcome": {"player": player, "server": ID}})
+                while (line := self.rfile.readline()) and b'"leave"' not in line: say({"echo": json.loads(line)})
+            finally: owmm("DELETE", f"{path}?placement={placement}")
+
+def listen():
+    first, last = map(int, os.environ["OWMM_PORTS"].split("-"))
+    for port in range(first, last + 1):
+        with contextlib.suppress(OSError): return socketserver.ThreadingTCPServer(("0.0.0.0", port), Visit)
+    sys.exit("every port is taken")
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+socketserver.ThreadingTCPServer.daemon_threads = True
+server = listen()
+threading.Thread(target=server.serve_forever, daemon=True).start()
+try:
+    told = owmm("PUT", "", {"address": "auto", "port": server.server_address[1]})
+    print("registered", told, flush=True)
+    while told["state"] != "draining" or inside:
+        time.sleep(told.get("heartbeatSeconds", 10))
+        told = {**told, **owmm("POST", "/heartbeat", {"players": list(inside)})}
+        for lost in told["unknown"]:
+            with contextlib.suppress(ValueError), turn(lost["player"]) as path:
+                owmm("DELETE", f"{path}?placement={lost['placement']}")
+finally: owmm("DELETE")

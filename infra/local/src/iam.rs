@@ -1,0 +1,225 @@
+//! What IAM does on AWS: a function whose role does not allow a call does not get it.
+//!
+//! The roles are those of `template.yaml`, so a permission that is missing there fails here, in whatever test makes the
+//! call, as it would on AWS. The other way round, [`note_into`] writes down what has been used, for a test to find what is
+//! allowed and never used. Conditions of policies are not looked at: no call of a function could break one.
+//!
+//! Who calls is known where an event is handed to a function ([`acting_as`]). Whoever is not in a function (a test that looks
+//! at the table, the stack itself) is let through and not noted.
+
+#![allow(clippy::indexing_slicing, reason = "only of JSON, where what is not there is null and no panic")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{Intercept, context::BeforeTransmitInterceptorContextRef, dyn_dispatch_hint},
+        runtime_components::RuntimeComponents,
+    },
+};
+use aws_smithy_types::config_bag::ConfigBag;
+use serde_json::{Value, json};
+
+use crate::{Error, template};
+
+tokio::task_local! {
+    static FUNCTION: &'static str;
+}
+
+/// Something that may be done: an action, and what it is done to.
+pub type Permission = (String, String);
+
+/// What each function may do, by the name of its folder.
+pub type Roles = BTreeMap<String, BTreeSet<Permission>>;
+
+/// Runs what a function does, as that function.
+pub async fn acting_as<F: Future>(function: &'static str, work: F) -> F::Output {
+    FUNCTION.scope(function, work).await
+}
+
+/// The roles of a template, as far as they are about DynamoDB and ECS. What is done to is told by its kind: `table`,
+/// `table/index/NAME`, `task-definition`, `task`, `roles of a task`, or the resource as the template has it.
+///
+/// # Errors
+/// A function's role is not in the template, or not written as expected.
+pub fn roles(template: &Value) -> Result<Roles, Error> {
+    let resources = template["Resources"].as_object().into_iter().flatten();
+    let functions = resources.filter(|(_, resource)| resource["Type"] == "AWS::Serverless::Function");
+    functions
+        .map(|(id, function)| {
+            let odd = || Error::Template(format!("the role of {id} cannot be read"));
+            let name = function["Metadata"]["BuildProperties"]["Binary"].as_str().ok_or_else(odd)?;
+            let role = function["Properties"]["Role"]["Fn::GetAtt"].as_str().and_then(|att| att.strip_suffix(".Arn"));
+            let policies = &template["Resources"][role.ok_or_else(odd)?]["Properties"]["Policies"];
+            let policies = policies.as_array().ok_or_else(odd)?.iter();
+            let statements = policies.filter_map(|policy| policy["PolicyDocument"]["Statement"].as_array()).flatten();
+            let allowed = statements.filter(|statement| statement["Effect"] == "Allow").flat_map(|statement| {
+                let (actions, resources) = (list(&statement["Action"]), list(&statement["Resource"]));
+                let texts = actions.into_iter().filter_map(Value::as_str);
+                let ours = texts.filter(|action| ["dynamodb:", "ecs:", "iam:"].iter().any(|of| action.starts_with(of)));
+                ours.flat_map(move |action| {
+                    resources.clone().into_iter().map(move |resource| (action.to_owned(), kind(resource)))
+                })
+            });
+            Ok((name.to_owned(), allowed.collect()))
+        })
+        .collect()
+}
+
+fn list(value: &Value) -> Vec<&Value> {
+    value.as_array().map_or_else(|| vec![value], |values| values.iter().collect())
+}
+
+/// The kind of a resource of a policy.
+fn kind(resource: &Value) -> String {
+    if let Some(text) = resource.as_str() {
+        return text.to_owned();
+    }
+    let text = resource["Fn::GetAtt"].as_str().or_else(|| resource["Fn::Sub"].as_str()).unwrap_or_default();
+    if let Some(index) = text.strip_prefix("${Table.Arn}/index/") {
+        return format!("table/index/{index}");
+    }
+    match text {
+        "Table.Arn" => "table",
+        "GameServers.Outputs.TaskRoleArn" | "GameServers.Outputs.ExecutionRoleArn" => "roles of a task",
+        _ if text.contains(":task-definition/") => "task-definition",
+        _ if text.contains(":task/${GameServers.Outputs.Cluster}/") => "task",
+        _ => return resource.to_string(),
+    }
+    .to_owned()
+}
+
+/// What a call needs: "Actions, resources, and condition keys" for Amazon DynamoDB and for Amazon Elastic Container
+/// Service in the Service Authorization Reference.
+fn needs(service: &str, operation: &str, input: impl FnOnce() -> Value) -> Vec<Permission> {
+    let one = |action: &str, of: &str| (action.to_owned(), of.to_owned());
+    match (service, operation) {
+        ("DynamoDB", "Query" | "Scan") => {
+            let index = input()["IndexName"].as_str().map(|index| format!("table/index/{index}"));
+            vec![one(&format!("dynamodb:{operation}"), index.as_deref().unwrap_or("table"))]
+        }
+        // There is no action for a transaction: each of its parts is allowed or not ("Using IAM with DynamoDB transactions").
+        ("DynamoDB", "TransactWriteItems" | "TransactGetItems") => {
+            let input = input();
+            let parts = input["TransactItems"].as_array().into_iter().flatten().filter_map(Value::as_object);
+            let parts = parts.flat_map(|part| part.keys().cloned().collect::<Vec<_>>());
+            let action = |part: String| match part.as_str() {
+                "ConditionCheck" => "dynamodb:ConditionCheckItem".to_owned(),
+                part => format!("dynamodb:{part}Item"),
+            };
+            parts.map(|part| one(&action(part), "table")).collect()
+        }
+        ("DynamoDB", _) => vec![one(&format!("dynamodb:{operation}"), "table")],
+        // Who starts a task hands its roles on.
+        (_, "RunTask") => vec![one("ecs:RunTask", "task-definition"), one("iam:PassRole", "roles of a task")],
+        (_, "DescribeTasks" | "StopTask") => vec![one(&format!("ecs:{operation}"), "task")],
+        _ => vec![one(&format!("ecs:{operation}"), "*")],
+    }
+}
+
+/// Looks at every call of an SDK client.
+#[derive(Clone, Debug)]
+pub struct Iam {
+    roles: Roles,
+}
+
+impl Iam {
+    /// With the roles of the template that is deployed.
+    ///
+    /// # Errors
+    /// See [`roles`].
+    pub fn deployed() -> Result<Self, Error> {
+        Ok(Self { roles: roles(&template::read(template::DEPLOYED)?)? })
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Iam {
+    fn name(&self) -> &'static str {
+        "Iam"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Ok(function) = FUNCTION.try_with(|function| *function) else { return Ok(()) };
+        let request = context.request();
+        // `DynamoDB_20120810.Query`, as both services' protocol has it.
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let (version, operation) = target.split_once('.').ok_or("a call without a target")?;
+        let service = version.split('_').next().unwrap_or_default();
+        let input = || request.body().bytes().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or(Value::Null);
+        for permission in needs(service, operation, input) {
+            if !self.roles.get(function).is_some_and(|allowed| allowed.contains(&permission)) {
+                let (action, of) = permission;
+                return Err(format!("template.yaml does not allow {function} to {action} on {of}").into());
+            }
+            note(&self.roles, function, permission);
+        }
+        Ok(())
+    }
+}
+
+/// Where it is written down what has been used, by this process.
+static NOTES: OnceLock<(PathBuf, String)> = OnceLock::new();
+static USED: Mutex<Roles> = Mutex::new(Roles::new());
+
+/// From now on, what is allowed and what has been used are kept in that file, for this `program`. The first word counts.
+pub fn note_into(file: &Path, program: impl Into<String>) {
+    let _ = NOTES.set((file.to_owned(), program.into()));
+}
+
+fn note(allowed: &Roles, function: &str, permission: Permission) {
+    let Some((file, program)) = NOTES.get() else { return };
+    let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+    if used.entry(function.to_owned()).or_default().insert(permission) {
+        let notes = json!({ "program": program, "allowed": allowed, "used": *used });
+        if let Err(error) = std::fs::write(file, notes.to_string()) {
+            tracing::error!(file = %file.display(), %error, "what has been used is not written down");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_of_a_transaction_needs_a_permission_of_its_own() {
+        let input = || json!({ "TransactItems": [{ "Put": {} }, { "ConditionCheck": {} }, { "Delete": {} }] });
+        let actions = needs("DynamoDB", "TransactWriteItems", input).into_iter().map(|(action, _)| action);
+        assert_eq!(
+            actions.collect::<Vec<_>>(),
+            ["dynamodb:PutItem", "dynamodb:ConditionCheckItem", "dynamodb:DeleteItem"]
+        );
+    }
+
+    #[test]
+    fn a_query_of_an_index_is_another_permission_than_one_of_the_table() {
+        let of = |input: Value| needs("DynamoDB", "Query", || input).remove(0).1;
+        assert_eq!((of(json!({ "IndexName": "open" })), of(json!({}))), ("table/index/open".into(), "table".into()));
+    }
+
+    #[test]
+    fn roles_are_read_with_every_resource_that_they_name() {
+        let template = template::read(
+            "Resources:
+               F: { Type: AWS::Serverless::Function, Metadata: { BuildProperties: { Binary: f } },
+                    Properties: { Role: !GetAtt R.Arn } }
+               R: { Properties: { Policies: [ { PolicyDocument: { Statement: [
+                    { Effect: Allow, Action: [dynamodb:GetItem, logs:PutLogEvents], Resource: [!GetAtt Table.Arn, '*'] },
+                    { Effect: Deny, Action: dynamodb:Scan, Resource: '*' } ] } } ] } }",
+        );
+        let of = |what: &str| ("dynamodb:GetItem".to_owned(), what.to_owned());
+        assert_eq!(roles(&template.unwrap()).unwrap(), Roles::from([("f".into(), [of("table"), of("*")].into())]));
+    }
+}
