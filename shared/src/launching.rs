@@ -25,7 +25,7 @@ use crate::{
     clock::{Clock, Dice},
     domain::{
         Answer, Due, Fleet, FleetWrite, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName,
-        REPEAT_CALL_AFTER, ServerId, ServerState, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
+        REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
         teeth::{self, Mistake},
     },
     table::{Rolled, Table, TableError},
@@ -112,29 +112,9 @@ impl Launcher {
         let now = self.clock.now();
         let spec = serde_json::to_string(&pool.task).map_err(|error| TableError::Broken(error.to_string()))?;
         let (launch, token_hash) = self.launch(now, now + REPEAT_CALL_AFTER, pool.limits.launch, spec);
-        Ok(Ledger {
-            id: self.dice.server_id(now),
-            pool: pool.name.clone(),
-            shard,
-            generation: pool.generation,
-            state: ServerState::Starting,
-            capacity: pool.limits.capacity,
-            claims: std::collections::BTreeMap::new(),
-            hold: pool.limits.reservation,
-            lease_for: pool.limits.lease,
-            lease_until: None,
-            seen: None,
-            idle_since: None,
-            drain_by: None,
-            ready_at: None,
-            endpoint: None,
-            metadata: std::collections::BTreeMap::new(),
-            token_hash,
-            attempt: 1,
-            task: None,
-            launch: Some(launch),
-            listed: None,
-        })
+        let (name, generation) = (pool.name.clone(), pool.generation);
+        let ledger = Ledger::new(self.dice.server_id(now), name, &pool.limits, token_hash);
+        Ok(Ledger { shard, generation, launch: Some(launch), ..ledger })
     }
 
     /// Calls RunTask for a launch and writes down what ECS said.

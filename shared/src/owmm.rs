@@ -921,7 +921,7 @@ impl Owmm {
             }
             // Repeated: whoever stopped it may have died before it was counted out.
             ServerState::Stopped => {
-                self.launcher.count_out(&ledger.pool, server, false).await?;
+                self.launcher.count_out(&ledger.pool, server, ledger.never_registered()).await?;
                 Ok(true)
             }
             ServerState::Starting | ServerState::Ready | ServerState::Draining => Ok(false),
@@ -947,7 +947,7 @@ impl Owmm {
             },
         };
         // A server that gives up before it has registered has failed to start.
-        self.launcher.count_out(&ledger.pool, &ledger.id, ledger.ready_at.is_none()).await?;
+        self.launcher.count_out(&ledger.pool, &ledger.id, ledger.never_registered()).await?;
         Ok(Ok(()))
     }
 }

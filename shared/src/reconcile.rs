@@ -357,7 +357,7 @@ impl Owmm {
         Ok(match care {
             Care::None => None,
             Care::CountOut => {
-                self.launcher().count_out(&pool.name, &ledger.id, false).await?;
+                self.launcher().count_out(&pool.name, &ledger.id, ledger.never_registered()).await?;
                 Some("counted_out")
             }
             Care::Launch => {

@@ -144,29 +144,9 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
     for i in 0..count {
         let k = i % world.limits.frontiers;
         let (now, token) = (clock.now(), dice.token());
-        let ledger = Ledger {
-            id: dice.server_id(now),
-            pool: world.pool.clone(),
-            shard: k,
-            state: ServerState::Starting,
-            capacity: world.limits.capacity,
-            claims: BTreeMap::new(),
-            hold: world.limits.reservation,
-            lease_for: world.limits.lease,
-            lease_until: None,
-            seen: None,
-            idle_since: None,
-            drain_by: None,
-            ready_at: None,
-            endpoint: None,
-            metadata: BTreeMap::new(),
-            token_hash: TokenHash::of(&token),
-            attempt: 1,
-            task: None,
-            launch: None,
-            generation: 0,
-            listed: None,
-        };
+        let hash = TokenHash::of(&token);
+        let ledger = Ledger::new(dice.server_id(now), world.pool.clone(), &world.limits, hash);
+        let ledger = Ledger { shard: k, ..ledger };
         let from = frontiers.insert(k, Frontier { server: ledger.id.clone(), remaining: 0 });
         match world.table.roll(k, from, &ledger, 1, world.limits.max_servers, now).await? {
             Rolled::Yes => {}

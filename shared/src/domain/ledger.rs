@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    PlayerId, PoolName, ServerId, Span, Stamp, Time, TokenHash,
+    PlayerId, PoolLimits, PoolName, ServerId, Span, Stamp, Time, TokenHash,
     teeth::{self, Mistake},
 };
 
@@ -278,6 +278,33 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// A server of that pool that is about to be started: nobody holds a slot, and there is no launch yet.
+    pub fn new(id: ServerId, pool: PoolName, limits: &PoolLimits, token_hash: TokenHash) -> Self {
+        Self {
+            id,
+            pool,
+            shard: 0,
+            generation: 0,
+            state: ServerState::Starting,
+            capacity: limits.capacity,
+            claims: BTreeMap::new(),
+            hold: limits.reservation,
+            lease_for: limits.lease,
+            lease_until: None,
+            seen: None,
+            idle_since: None,
+            drain_by: None,
+            ready_at: None,
+            endpoint: None,
+            metadata: BTreeMap::new(),
+            token_hash,
+            attempt: 1,
+            task: None,
+            launch: None,
+            listed: None,
+        }
+    }
+
     /// When a mark's time is up; `None` if it has no end of its own: the player is inside, or the server is still
     /// starting.
     pub fn expires(&self, mark: Mark) -> Option<Time> {
@@ -299,6 +326,11 @@ impl Ledger {
             ServerState::Ready => self.lease_until.is_some_and(|until| now <= until),
             ServerState::Draining | ServerState::Stopped => false,
         }
+    }
+
+    /// Whether it never was up. Stopped all the same, it is a launch that has failed, whoever counts it out.
+    pub const fn never_registered(&self) -> bool {
+        self.ready_at.is_none()
     }
 
     /// Whether every slot is held by some entry, over or not.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::{
     domain::{
         Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
-        Place, PlayerId, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time, TokenHash,
-        UNTIL_RESUMED,
+        Place, PlayerId, PoolLimits, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time,
+        TokenHash, UNTIL_RESUMED,
     },
     table::{items, keys},
 };
@@ -53,28 +53,17 @@ fn launch() -> Launch {
 fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
     let starting = state == ServerState::Starting;
     let registered = (!starting).then_some(NOW);
+    let limits = PoolLimits { capacity: 3, ..PoolLimits::DEFAULT };
     Ledger {
-        id: id("s1"),
-        pool: pool("default"),
-        shard: 0,
         generation: 1,
         state,
-        capacity: 3,
         claims: claims.iter().map(|(name, mark)| (player(name), *mark)).collect(),
-        hold: Span(60_000),
-        lease_for: Span(30_000),
         lease_until: registered.map(|at| at + Span(30_000)),
         seen: registered,
-        idle_since: None,
-        drain_by: None,
         ready_at: registered,
         endpoint: registered.map(|_| Endpoint { address: "127.0.0.1".into(), port: 7777 }),
-        metadata: BTreeMap::new(),
-        token_hash: hash(),
-        attempt: 1,
-        task: None,
         launch: starting.then(launch),
-        listed: None,
+        ..Ledger::new(id("s1"), pool("default"), &limits, hash())
     }
 }
 

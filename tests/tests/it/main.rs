@@ -20,6 +20,7 @@ mod counts;
 mod expressions;
 mod fleet;
 mod flows;
+mod killed;
 mod launches;
 mod lives;
 mod openapi;

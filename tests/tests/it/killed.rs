@@ -1,0 +1,549 @@
+//! `reconcile` killed after each of its requests, and run beside others: it always comes to the same fleet.
+//!
+//! The function dies in the wire: the SDK's HTTP connector holds one request for ever, before it has gone out or after its
+//! answer has come, and the function's future is dropped there. Nothing of it runs on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
+use aws_smithy_async::time::{SharedTimeSource, TimeSource};
+use aws_smithy_runtime_api::{
+    client::{
+        http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+    },
+    http::StatusCode,
+};
+use aws_smithy_types::body::SdkBody;
+use ecs::LocalEcs;
+use local::engine::Engine;
+use shared::{
+    Owmm, Reconciled,
+    clock::{Clock, Dice},
+    config::{Config, assemble, timeouts},
+    domain::{
+        Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Mark, PlayerId, Pool, PoolLimits, Rollout, ServerId,
+        ServerState, Span, Stamp, TaskPlacement, Time, TokenHash,
+    },
+    table::{create_table, items, keys},
+};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use crate::support::{SOON, ecs_client, pool};
+
+/// Between two looks.
+const A_MINUTE: Span = Span(60_000);
+/// Looks until there must be nothing left to do.
+const LOOKS_AT_MOST: usize = 8;
+
+/// The clock of the functions, which stands still until it is turned.
+#[derive(Clone, Debug)]
+struct Turned(Arc<AtomicI64>);
+
+impl TimeSource for Turned {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs())
+    }
+}
+
+/// When a function dies.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    Never,
+    /// With its n-th request not sent.
+    Before(u64),
+    /// With the answer to its n-th request not seen.
+    After(u64),
+}
+
+/// A wire to the table and to ECS, on which a function may die.
+#[derive(Clone, Debug)]
+struct Wire {
+    death: Death,
+    sent: Arc<AtomicU64>,
+    died: Arc<Notify>,
+    bodies: Arc<Mutex<Vec<String>>>,
+    http: reqwest::Client,
+}
+
+impl Wire {
+    fn new(death: Death) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { death, sent: Arc::default(), died: Arc::default(), bodies: Arc::default(), http }
+    }
+
+    async fn die(&self) {
+        self.died.notify_one();
+        pending().await
+    }
+}
+
+async fn forward(http: reqwest::Client, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+    let failed = |error: reqwest::Error| ConnectorError::io(error.into());
+    let mut sent = http.request(request.method().parse().unwrap(), request.uri());
+    for (name, value) in request.headers().iter() {
+        sent = sent.header(name, value);
+    }
+    let answer = sent.body(request.body().bytes().unwrap_or_default().to_vec()).send().await.map_err(failed)?;
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let body = answer.bytes().await.map_err(failed)?;
+    let mut response = HttpResponse::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body.to_vec()));
+    for (name, value) in &headers {
+        response.headers_mut().insert(name.as_str().to_owned(), value.to_str().unwrap().to_owned());
+    }
+    Ok(response)
+}
+
+impl HttpConnector for Wire {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
+        let wire = self.clone();
+        HttpConnectorFuture::new(async move {
+            let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
+            wire.bodies.lock().unwrap().push(body);
+            if matches!(wire.death, Death::Before(n) if n == number) {
+                wire.die().await;
+            }
+            let answer = forward(wire.http.clone(), request).await;
+            if matches!(wire.death, Death::After(n) if n == number) {
+                wire.die().await;
+            }
+            answer
+        })
+    }
+}
+
+/// A table and an ECS, without anybody who looks after them.
+struct Ground {
+    dynamodb_url: String,
+    ecs: LocalEcs,
+    ecs_url: String,
+    ecs_server: JoinHandle<()>,
+    table: String,
+    clock: Turned,
+    _engine: Option<Engine>,
+}
+
+macro_rules! client {
+    ($sdk:ident, $url:expr, $wire:expr) => {{
+        let wire = $wire.clone();
+        let config = $sdk::Config::builder()
+            .behavior_version($sdk::config::BehaviorVersion::v2026_01_12())
+            .region($sdk::config::Region::from_static("eu-central-1"))
+            .credentials_provider($sdk::config::Credentials::new("local", "local", None, None, "test"))
+            .timeout_config(timeouts())
+            .endpoint_url($url)
+            .http_client(http_client_fn(move |_, _| SharedHttpConnector::new(wire.clone())));
+        $sdk::Client::from_conf(config.build())
+    }};
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let options = crate::support::options();
+        let engine = options.dynamodb.is_none().then(|| Engine::start(None).unwrap());
+        let dynamodb_url = options.dynamodb.unwrap_or_else(|| engine.as_ref().unwrap().url());
+        let ecs = LocalEcs::new(ecs::Options::new(crate::support::idle()));
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let ecs_url = format!("http://{}", listener.local_addr().unwrap());
+        let router = ecs.router();
+        let ecs_server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let clock = Turned(Arc::new(AtomicI64::new(Clock::system().now().0)));
+        let ground = Self { dynamodb_url, ecs, ecs_url, ecs_server, table: options.table, clock, _engine: engine };
+        create_table(&ground.dynamodb(&Wire::new(Death::Never)), &ground.table).await.unwrap();
+        ground
+    }
+
+    fn dynamodb(&self, wire: &Wire) -> aws_sdk_dynamodb::Client {
+        client!(aws_sdk_dynamodb, &self.dynamodb_url, wire)
+    }
+
+    /// The functions in a process of their own.
+    fn owmm(&self, wire: &Wire, seed: u64) -> Owmm {
+        let config = Config { table: self.table.clone(), default_pool: pool("default") };
+        let clock = Clock::of(SharedTimeSource::new(self.clock.clone()));
+        let ecs = client!(aws_sdk_ecs, &self.ecs_url, wire);
+        assemble(config, self.dynamodb(wire), ecs, clock, Dice::seeded(seed))
+    }
+
+    fn now(&self) -> Time {
+        Time(self.clock.0.load(Ordering::SeqCst))
+    }
+
+    fn a_minute_later(&self) {
+        self.clock.0.fetch_add(A_MINUTE.0, Ordering::SeqCst);
+    }
+
+    async fn put(&self, items: Vec<keys::Attributes>) {
+        let dynamodb = self.dynamodb(&Wire::new(Death::Never));
+        for some in items.chunks(25) {
+            let put = |item: &keys::Attributes| {
+                let put = PutRequest::builder().set_item(Some(item.clone())).build().unwrap();
+                WriteRequest::builder().put_request(put).build()
+            };
+            let writes = some.iter().map(put).collect::<Vec<_>>();
+            let answer = dynamodb.batch_write_item().request_items(&self.table, writes).send().await.unwrap();
+            assert!(answer.unprocessed_items().is_none_or(|left| left.is_empty()));
+        }
+    }
+
+    /// A task of ours that runs.
+    async fn task(&self, server: &str, attempt: u32) -> String {
+        let run = ecs_client(&self.ecs_url).run_task().task_definition("game:1").count(1);
+        let run = run.started_by(format!("{server}/{attempt}")).group(format!("owmm:{}", self.table));
+        run.send().await.unwrap().tasks()[0].task_arn().unwrap().to_owned()
+    }
+
+    /// A task of ours that has stopped, and nobody was told.
+    async fn dead_task(&self, server: &str) -> String {
+        let (arn, ecs) = (self.task(server, 1).await, ecs_client(&self.ecs_url));
+        ecs.stop_task().task(&arn).send().await.unwrap();
+        let begun = std::time::Instant::now();
+        loop {
+            let described = ecs.describe_tasks().tasks(&arn).send().await.unwrap();
+            if described.tasks()[0].last_status() == Some("STOPPED") {
+                return arn;
+            }
+            assert!(begun.elapsed() < SOON);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn end(self) {
+        self.ecs.shutdown().await;
+        self.ecs_server.abort();
+    }
+}
+
+fn id(name: &str) -> ServerId {
+    ServerId::parse(name).unwrap()
+}
+
+fn a_pool(name: &str, headroom: u32) -> Pool {
+    let task = TaskPlacement {
+        cluster: "default".into(),
+        task_definition: "game:2".into(),
+        container: "game".into(),
+        subnets: Vec::new(),
+        security_groups: Vec::new(),
+        assign_public_ip: false,
+        launch_type: None,
+        url: "http://127.0.0.1:1".into(),
+    };
+    // A server that starts here never registers, and nobody is to wait for that.
+    let limits = PoolLimits { capacity: 4, headroom, launch: Span::seconds(86_400), ..PoolLimits::DEFAULT };
+    Pool { name: pool(name), limits, task, generation: 1, rollout: Rollout::Drain }
+}
+
+/// A server that is up, with a player inside, and needs nothing.
+fn ready(name: &str, now: Time) -> Ledger {
+    let ago = |seconds: u32| now - Span::seconds(seconds);
+    let mark = Mark::Connected(Stamp::new(ago(900).0).unwrap());
+    let limits = PoolLimits { capacity: 4, ..PoolLimits::DEFAULT };
+    Ledger {
+        generation: 1,
+        state: ServerState::Ready,
+        claims: BTreeMap::from([(PlayerId::parse(&format!("player-of-{name}")).unwrap(), mark)]),
+        lease_until: Some(now + Span::seconds(86_400)),
+        seen: Some(ago(5)),
+        ready_at: Some(ago(1_000)),
+        endpoint: Some(Endpoint { address: "127.0.0.1".into(), port: 7777 }),
+        listed: Some(Fill::EMPTY),
+        ..Ledger::new(id(name), pool("default"), &limits, TokenHash::of(name))
+    }
+}
+
+/// A server that is starting, with a player who waits.
+fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
+    let up = ready(name, now);
+    let waits = |mark: &Mark| Mark::Reserved(mark.stamp());
+    let launch = Launch {
+        token: format!("token-of-{name}"),
+        call_at: now - Span(1),
+        deadline,
+        time_to_start: Span::seconds(86_400),
+        spec: serde_json::to_string(&a_pool("default", 0).task).unwrap(),
+    };
+    Ledger {
+        state: ServerState::Starting,
+        claims: up.claims.iter().map(|(player, mark)| (player.clone(), waits(mark))).collect(),
+        lease_until: None,
+        seen: None,
+        ready_at: None,
+        endpoint: None,
+        launch: Some(launch),
+        listed: None,
+        ..up
+    }
+}
+
+/// One of everything that a look puts right.
+async fn one_of_everything(ground: &Ground) {
+    let now = ground.now();
+    let ago = |seconds: u32| now - Span::seconds(seconds);
+    let later = now + Span::seconds(86_400);
+    let empty = |name: &str| Ledger { claims: BTreeMap::new(), ..ready(name, now) };
+    let lapsed = |ledger: Ledger| Ledger { lease_until: Some(ago(500)), seen: Some(ago(530)), ..ledger };
+    let task = async |ledger: Ledger| {
+        let task = ground.task(ledger.id.as_str(), ledger.attempt).await;
+        Ledger { task: Some(task), ..ledger }
+    };
+    let dead = async |ledger: Ledger| Ledger { task: Some(ground.dead_task(ledger.id.as_str()).await), ..ledger };
+    let stopped = |ledger: Ledger| Ledger {
+        state: ServerState::Stopped,
+        claims: BTreeMap::new(),
+        listed: None,
+        launch: None,
+        ..ledger
+    };
+    let mut expired = Ledger { listed: None, ..ready("expired-claims", now) };
+    for i in 0..3 {
+        let mark = Mark::Reserved(Stamp::new(ago(800).0).unwrap());
+        expired.claims.insert(PlayerId::parse(&format!("late-{i}")).unwrap(), mark);
+    }
+    let ledgers = vec![
+        ready("in-good-order", now),
+        starting("launch-due", now, later),
+        dead(starting("attempt-failed", now, later)).await,
+        Ledger { attempt: 3, ..starting("launch-failed", now, ago(1)) },
+        dead(ready("dead-task", now)).await,
+        Ledger { attempt: 2, ..ready("older-task", now) },
+        task(stopped(ready("not-counted-out", now))).await,
+        task(lapsed(empty("silent"))).await,
+        lapsed(ready("silent-with-players", now)),
+        task(Ledger { idle_since: Some(ago(10_000)), ..empty("idle") }).await,
+        Ledger { listed: None, ..ready("unlisted", now) },
+        task(Ledger { state: ServerState::Draining, listed: None, ..empty("drained") }).await,
+        Ledger { generation: 0, ..ready("outdated", now) },
+        expired,
+    ];
+    ground.task("older-task", 1).await;
+    ground.task("nobodys", 1).await;
+    let (default, hungry) = (a_pool("default", 0), a_pool("hungry", 5));
+    let roster = ledgers.iter().map(|ledger| ledger.id.clone()).chain([id("gone")]).collect::<Vec<_>>();
+    let live = u32::try_from(roster.len()).unwrap() + 3;
+    let mut items = vec![
+        items::write_pool(&default).unwrap(),
+        items::write_pool(&hungry).unwrap(),
+        items::write_fleet(&default.name, &Fleet { live, ..Fleet::default() }),
+        items::write_frontier(&default.name, 0, &Frontier { server: id("outdated"), remaining: 2 }),
+    ];
+    items.extend(roster.iter().map(|server| keys::roster(&default.name, server)));
+    items.extend(ledgers.iter().map(items::write_ledger));
+    ground.put(items).await;
+}
+
+/// Whether the functions have thought of the name.
+fn is_new(server: &str) -> bool {
+    server.len() == 26
+}
+
+/// What matters of a fleet: neither times nor tokens, and of servers that were started ahead only how many there are.
+async fn picture(ground: &Ground) -> BTreeMap<String, String> {
+    let dynamodb = ground.dynamodb(&Wire::new(Death::Never));
+    let mut picture = BTreeMap::new();
+    let mut others = BTreeMap::<String, u32>::new();
+    let mut items = dynamodb.scan().table_name(&ground.table).consistent_read(true).into_paginator().items().send();
+    while let Some(item) = items.next().await {
+        let item = item.unwrap();
+        let text = |name: &str| item[name].as_s().unwrap().clone();
+        let (pk, sk) = (text(keys::PK), text(keys::SK));
+        if sk == "LEDGER" {
+            let Ledger { id, pool, state, claims, listed, attempt, task, launch, idle_since, .. } =
+                items::read_ledger(&item).unwrap();
+            let claims = claims.iter().map(|(player, mark)| (player.as_str(), mark.is_connected())).collect::<Vec<_>>();
+            let (task, starts, idle) = (task.is_some(), launch.is_some(), idle_since.is_some());
+            let text = format!("{pool} {state:?} {claims:?} {listed:?} attempt {attempt} {task} {starts} {idle}");
+            if !is_new(id.as_str()) {
+                picture.insert(pk, text);
+            } else {
+                *others.entry(text).or_default() += 1;
+            }
+        } else if sk == "FLEET" {
+            picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_fleet(&item).unwrap()));
+        } else if sk.starts_with("FRONTIER") {
+            picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_frontier(&item).unwrap()));
+        } else if sk.starts_with(keys::ROSTER) {
+            *others.entry(format!("on the roster {pk}")).or_default() += 1;
+        }
+    }
+    let ecs = ecs_client(&ground.ecs_url);
+    let running = ecs.list_tasks().send().await.unwrap();
+    if !running.task_arns().is_empty() {
+        let tasks = ecs.describe_tasks().set_tasks(Some(running.task_arns().to_vec())).send().await.unwrap();
+        for task in tasks.tasks().iter().filter(|task| task.desired_status() == Some("RUNNING")) {
+            let by = task.started_by().unwrap();
+            let by = if is_new(by.split('/').next().unwrap()) { "somebody started ahead" } else { by };
+            *others.entry(format!("task of {by}")).or_default() += 1;
+        }
+    }
+    picture.extend(others.into_iter().map(|(what, often)| (what, often.to_string())));
+    picture
+}
+
+async fn look(ground: &Ground, seed: u64) -> Reconciled {
+    let report = ground.owmm(&Wire::new(Death::Never), seed).reconcile().await.unwrap();
+    assert_eq!(report.failed, 0, "{report:?}");
+    ground.a_minute_later();
+    report
+}
+
+/// The fleet as looks without any disturbance leave it, and how many it takes.
+async fn undisturbed() -> (BTreeMap<String, String>, usize) {
+    let ground = Ground::new().await;
+    one_of_everything(&ground).await;
+    let mut repaired = BTreeSet::new();
+    for looks in 1..=LOOKS_AT_MOST {
+        let report = look(&ground, 1).await;
+        repaired.extend(report.repaired.keys().copied());
+        if report.repaired.is_empty() {
+            let everything = [
+                "counted_out",
+                "drained",
+                "expired_claims",
+                "gone",
+                "idle",
+                "launch",
+                "listing",
+                "next_attempt",
+                "orphan_task",
+                "outdated",
+                "recounted",
+                "silent",
+                "started_ahead",
+                "task_stopped",
+            ];
+            assert_eq!(repaired, BTreeSet::from(everything), "the fleet has one of everything");
+            let picture = picture(&ground).await;
+            ground.end().await;
+            return (picture, looks);
+        }
+    }
+    panic!("never done: {repaired:?}");
+}
+
+/// Lets one look die, and then others live.
+async fn killed(death: Death, looks: usize) -> Option<BTreeMap<String, String>> {
+    let ground = Ground::new().await;
+    one_of_everything(&ground).await;
+    let wire = Wire::new(death);
+    let died = tokio::select! {
+        biased;
+        () = wire.died.notified() => true,
+        report = { let owmm = ground.owmm(&wire, 1); async move { owmm.reconcile().await } } => {
+            report.unwrap();
+            false
+        }
+    };
+    ground.a_minute_later();
+    for _ in 0..looks {
+        look(&ground, 2).await;
+    }
+    let picture = picture(&ground).await;
+    ground.end().await;
+    died.then_some(picture)
+}
+
+async fn killed_everywhere(death: fn(u64) -> Death) {
+    let (expected, looks) = undisturbed().await;
+    let mut requests = 0;
+    while let Some(picture) = killed(death(requests + 1), looks).await {
+        requests += 1;
+        assert_eq!(picture, expected, "killed at request {requests}");
+    }
+    println!("killed at each of {requests} requests; {looks} looks until nothing is left to do");
+    assert!(requests > 40, "only {requests} requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconcile_killed_before_any_of_its_requests_comes_to_the_same_fleet() {
+    killed_everywhere(Death::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconcile_killed_after_any_of_its_requests_comes_to_the_same_fleet() {
+    killed_everywhere(Death::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_looks_at_once_come_to_the_same_fleet_as_one() {
+    let (expected, looks) = undisturbed().await;
+    for round in 0..10 {
+        let ground = Ground::new().await;
+        one_of_everything(&ground).await;
+        for _ in 0..looks {
+            let wire = Wire::new(Death::Never);
+            let (a, b) = (ground.owmm(&wire, round), ground.owmm(&wire, round + 100));
+            let (a, b) = tokio::join!(a.reconcile(), b.reconcile());
+            a.unwrap();
+            b.unwrap();
+            ground.a_minute_later();
+        }
+        assert_eq!(picture(&ground).await, expected, "round {round}");
+        ground.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_stopped_tasks_beside_a_look_changes_nothing_about_where_it_ends() {
+    let (expected, looks) = undisturbed().await;
+    for round in 0..10 {
+        let ground = Ground::new().await;
+        one_of_everything(&ground).await;
+        for _ in 0..looks {
+            let wire = Wire::new(Death::Never);
+            let (a, b) = (ground.owmm(&wire, round), ground.owmm(&wire, round + 100));
+            let news = async {
+                // Of both dead tasks, of an older attempt, of a server that is over, and of nobody's; all of it twice.
+                for server in ["attempt-failed", "dead-task", "older-task", "not-counted-out", "nobodys"] {
+                    for _ in 0..2 {
+                        b.task_stopped(&id(server), 1).await.unwrap();
+                    }
+                }
+            };
+            let (report, ()) = tokio::join!(a.reconcile(), news);
+            report.unwrap();
+            ground.a_minute_later();
+        }
+        assert_eq!(picture(&ground).await, expected, "round {round}");
+        ground.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_that_all_die_early_leave_nobody_always_last() {
+    let ground = Ground::new().await;
+    let default = a_pool("default", 0);
+    let names = (0..300).map(|i| format!("server-{i:03}")).collect::<BTreeSet<_>>();
+    let mut items = vec![items::write_pool(&default).unwrap()];
+    items.extend(names.iter().map(|name| keys::roster(&default.name, &id(name))));
+    items.extend(names.iter().map(|name| items::write_ledger(&ready(name, ground.now()))));
+    ground.put(items).await;
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        // The pools, ECS's tasks, the fleet, the roster, and the first page.
+        let wire = Wire::new(Death::Before(5));
+        let owmm = ground.owmm(&wire, seed);
+        tokio::select! {
+            () = wire.died.notified() => {}
+            _ = owmm.reconcile() => panic!("a look at so many servers is more than four requests"),
+        }
+        let bodies = wire.bodies.lock().unwrap().clone();
+        let page = bodies.iter().find(|body| body.contains("RequestItems")).unwrap();
+        seen.extend(names.iter().filter(|name| page.contains(name.as_str())).cloned());
+        if seen.len() == names.len() {
+            break;
+        }
+    }
+    assert_eq!(seen, names, "some servers are in no look's first page");
+    ground.end().await;
+}
