@@ -1,8 +1,9 @@
 //! The EventBridge rule on `ECS Task State Change`: a task has stopped, and with it its server.
 //!
-//! EventBridge delivers at least once and in any order. Only `STOPPED` counts here, and that is the last state of a task, so
-//! an event can be late or twice but never outdated; what it does is bound to the server and the attempt that the task was
-//! for.
+//! EventBridge delivers at least once and in any order, and each event of a task carries a version, so that an older one
+//! can be told from a newer. Here that is not needed: only `STOPPED` counts, which is the last state of a task, so there is
+//! no newer event that one could be older than. It can be late or twice, and what it does is bound to the server and the
+//! attempt that the task was for, so then it changes nothing.
 
 use serde::Deserialize;
 use shared::{Failure, Owmm, launching::parse_started_by};

@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::fleet::ReconcileArgs;
+
 /// Puts many players into a pool at once, measures it beside the bare writes that it comes down to, and audits the
 /// table afterwards.
 ///
@@ -28,6 +30,8 @@ pub(crate) enum Command {
     /// The demo game server, which `--servers real` starts.
     #[command(hide = true)]
     GameServer,
+    /// How long one look of reconcile at a large fleet takes, and what it asks of the table.
+    Reconcile(ReconcileArgs),
 }
 
 /// How players reach OWMM.

@@ -8,6 +8,7 @@
 //! | [`drive`] | the players |
 //! | [`floor`] | the bare writes of a join |
 //! | [`audit`] | what the table says afterwards |
+//! | [`fleet`] | the other command: one look at a large fleet |
 //! | [`report`] | figures, medians, memory |
 //!
 //! This module owns the order of a run. Nothing here asserts a time.
@@ -15,6 +16,7 @@
 mod args;
 mod audit;
 mod drive;
+mod fleet;
 mod floor;
 mod report;
 mod servers;
@@ -39,6 +41,7 @@ use crate::{
     args::{Args, Cli, Command},
     audit::Audited,
     drive::Driven,
+    fleet::ReconcileArgs,
     floor::Floor,
     report::Figures,
     servers::Servers,
@@ -47,9 +50,6 @@ use crate::{
 
 /// Violations that are printed for one run; the others are counted.
 const VIOLATIONS_SHOWN: usize = 20;
-
-/// The operations that are charged in write units.
-const WRITES: [&str; 3] = ["UpdateItem", "PutItem", "TransactWriteItems"];
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,9 @@ pub(crate) enum Error {
     /// A write of the floor failed.
     #[error("the floor cannot be measured: {0}")]
     Floor(String),
+    /// A look at the fleet was not what it was to be.
+    #[error("the look at the fleet cannot be measured: {0}")]
+    Look(String),
     /// No HTTP client.
     #[error("no HTTP client: {0}")]
     Http(#[from] reqwest::Error),
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         match cli.command {
             Some(Command::GameServer) => demo::server::main().await,
+            Some(Command::Reconcile(args)) => reconcile(&args).await,
             None => load(&cli.args).await,
         }
     })
@@ -128,6 +132,20 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+async fn reconcile(args: &ReconcileArgs) -> ExitCode {
+    let measured = tokio::select! {
+        measured = fleet::reconcile(args) => measured,
+        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
+    };
+    match measured {
+        Ok(text) => match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
 async fn load(args: &Args) -> ExitCode {
     say(&report::title(args));
     let (mut runs, mut violations) = (Vec::new(), Vec::new());
@@ -141,8 +159,11 @@ async fn load(args: &Args) -> ExitCode {
             Err(error) => return fail(&error),
         }
     }
-    let text =
-        if args.json { report::object(args, &runs, &violations).to_string() } else { report::table(args, &runs) };
+    let text = if args.json {
+        report::object(args, &runs, &violations).to_string()
+    } else {
+        report::table(&report::title(args), &runs)
+    };
     if let Err(error) = writeln!(std::io::stdout(), "{text}") {
         return fail(&error);
     }
@@ -258,7 +279,6 @@ fn add_requests(figures: &mut Figures, driven: &Driven, audited: &Audited, usage
     for (operation, count) in usage.into_iter().flat_map(|usage| &usage.requests) {
         figures.add(&format!("requests.{operation}"), &format!("  {operation}"), 0, *count as f64);
     }
-    let writes = |usage: &Usage| WRITES.iter().filter_map(|write| usage.units.get(*write)).sum::<f64>();
-    let units = usage.map(|usage| writes(usage) / audited.placed as f64);
+    let units = usage.map(|usage| usage.write_units() / audited.placed as f64);
     figures.add("writeUnitsPerPlayer", "write units a player, without refused writes", 2, units);
 }

@@ -84,14 +84,14 @@ pub(crate) fn title(args: &Args) -> String {
 }
 
 /// The table for people.
-pub(crate) fn table(args: &Args, runs: &[Figures]) -> String {
+pub(crate) fn table(title: &str, runs: &[Figures]) -> String {
     let medians = medians(runs);
     let show = |figure: Option<&Figure>| match figure {
         Some(Figure { value: Some(value), decimals, .. }) => format!("{value:.decimals$}"),
         _ => "n/a".to_owned(),
     };
     let width = medians.0.iter().map(|figure| figure.label.len()).max().unwrap_or(0);
-    let mut text = format!("{}\n\n{:width$}{:>12}", title(args), "", "median");
+    let mut text = format!("{title}\n\n{:width$}{:>12}", "", "median");
     // Writing to a string cannot fail.
     for run in 1..=runs.len() {
         let _ = write!(text, "{:>12}", format!("run {run}"));

@@ -83,7 +83,7 @@ impl Wire {
 
     async fn die(&self) {
         self.died.notify_one();
-        pending().await
+        pending::<()>().await;
     }
 }
 

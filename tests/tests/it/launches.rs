@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ecs::Fault;
 use local::iam::acting_as;
-use shared::domain::{MAX_LAUNCH_ATTEMPTS, ServerState};
+use shared::domain::{FleetWrite, Launch, Ledger, MAX_LAUNCH_ATTEMPTS, ServerState};
 
 use crate::support::{SOON, World, limits, seconds};
 
@@ -160,29 +160,6 @@ async fn a_server_that_stops_makes_room_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_takes_no_more_claims_and_its_players_are_placed_anew() {
-    let pids = std::env::temp_dir().join(format!("owmm-test-killed-{}", std::process::id()));
-    let program = env!("CARGO_BIN_EXE_stack");
-    let command = format!("echo $$ >> '{}'; exec '{program}' game-server", pids.display());
-    let world = World::new(|options| options.game_server = vec!["sh".into(), "-c".into(), command.into()]).await;
-    let player = demo::player::Player::new(world.stack.url(), "alice", None, world.http.clone());
-    let ready = player.join_until_ready(SOON, |_| {}).await.unwrap();
-    let _visit = player.connect(&ready).await.unwrap();
-    assert_eq!(world.audit().await, 1);
-    // Nobody says goodbye.
-    let pid = std::fs::read_to_string(&pids).unwrap();
-    assert!(crate::support::signal("KILL", pid.trim()));
-    let ledger = world.until(&ready.server, "it is over", |ledger| ledger.state == ServerState::Stopped).await;
-    assert!(ledger.claims.is_empty());
-    let again = player.join_until_ready(SOON, |_| {}).await.unwrap();
-    assert_ne!(again.server, ready.server);
-    let _visit = player.connect(&again).await.unwrap();
-    assert_eq!(world.audit().await, 1);
-    world.end().await;
-    std::fs::remove_file(pids).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn news_of_an_older_attempt_stop_nothing() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
@@ -219,5 +196,94 @@ async fn a_server_that_says_goodbye_before_it_has_registered_counts_as_one_that_
     let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
     assert_eq!((fleet.live, fleet.failures), (0, 1));
     assert_ne!(world.join("alice").await.is(202).server(), server);
+    world.end().await;
+}
+
+/// Every order of these.
+fn orders<T: Clone>(things: &[T]) -> Vec<Vec<T>> {
+    if things.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for (i, first) in things.iter().enumerate() {
+        let mut rest = things.to_vec();
+        rest.remove(i);
+        all.extend(orders(&rest).into_iter().map(|rest| std::iter::once(first.clone()).chain(rest).collect()));
+    }
+    all
+}
+
+/// The events of a real task's life at the local ECS, oldest first, as if they were of that server's attempt.
+async fn life(world: &World) -> Vec<serde_json::Value> {
+    let mut events = world.stack.ecs().events();
+    let ecs = crate::support::ecs_client(world.stack.ecs_url());
+    let run = ecs.run_task().task_definition("game:1").started_by("another-programs").send().await.unwrap();
+    ecs.stop_task().task(run.tasks()[0].task_arn().unwrap()).send().await.unwrap();
+    let mut life = Vec::new();
+    loop {
+        let event = tokio::time::timeout(SOON, events.recv()).await.unwrap().unwrap();
+        let over = event["detail"]["lastStatus"] == "STOPPED";
+        life.push(event);
+        if over {
+            return life;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
+    let world = World::new(|_| {}).await;
+    let life = life(&world).await;
+    let versions = life.iter().map(|event| event["detail"]["version"].as_u64().unwrap()).collect::<Vec<_>>();
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    assert!(life.iter().all(|event| event["source"] == "aws.ecs" && event["detail-type"] == "ECS Task State Change"));
+    // The first, one in the middle and the last, which is the only one that says STOPPED.
+    let (first, middle, last) = (&life[0], &life[life.len() / 2], &life[life.len() - 1]);
+    assert_eq!(life.iter().filter(|event| event["detail"]["lastStatus"] == "STOPPED").count(), 1);
+    let server = world.ready_server("alice").await;
+    let owmm = world.stack.owmm();
+    let up = Ledger { attempt: 2, ..world.ledger(&server.id).await };
+    let starting = Ledger {
+        state: ServerState::Starting,
+        ready_at: None,
+        launch: Some(Launch {
+            token: "token".into(),
+            call_at: up.ready_at.unwrap(),
+            deadline: owmm.time() + seconds(3_600),
+            time_to_start: seconds(3_600),
+            spec: "{}".into(),
+        }),
+        ..up.clone()
+    };
+    let of = |event: &serde_json::Value, attempt: u32| {
+        let mut event = event.clone();
+        event["detail"]["startedBy"] = format!("{}/{attempt}", up.id).into();
+        event
+    };
+    let put = async |item: shared::table::keys::Attributes| {
+        world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
+    };
+    let older = [of(last, 1), of(middle, 1), of(first, 2), of(middle, 2)];
+    let all = [of(last, 1), of(first, 2), of(middle, 2), of(last, 2)];
+    let fleet = FleetWrite::Started { max_servers: 100, now: owmm.time() }.apply(None).unwrap();
+    for (image, events, state, attempt, live) in [
+        (&up, older.clone(), ServerState::Ready, 2, 1),
+        (&up, all.clone(), ServerState::Stopped, 2, 0),
+        (&starting, older, ServerState::Starting, 2, 1),
+        (&starting, all, ServerState::Starting, 3, 1),
+    ] {
+        for order in orders(&events) {
+            put(shared::table::items::write_ledger(image)).await;
+            put(shared::table::items::write_fleet(&image.pool, &fleet)).await;
+            put(shared::table::keys::roster(&image.pool, &image.id)).await;
+            // At least once: the last comes again.
+            for event in order.iter().chain(order.last()) {
+                task_stopped::handle(owmm, serde_json::from_value(event.clone()).unwrap()).await.unwrap();
+            }
+            let after = world.ledger(&server.id).await;
+            assert_eq!((after.state, after.attempt), (state, attempt), "{order:#?}");
+            assert_eq!(owmm.table().fleet(&image.pool).await.unwrap().live, live, "{order:#?}");
+        }
+    }
     world.end().await;
 }

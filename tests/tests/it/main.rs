@@ -27,6 +27,7 @@ mod openapi;
 mod operators;
 mod parties;
 mod races;
+mod reconnect;
 mod rollouts;
 mod support;
 mod telling;

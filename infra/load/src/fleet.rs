@@ -1,0 +1,181 @@
+//! `load reconcile`: what one look at a large fleet takes, first when every server needs something, then when none does.
+//!
+//! Owns the fleet that is looked at: ledgers in the table and nothing behind them, so ECS has no task to list. What ECS
+//! takes comes on top: a look lists and describes its tasks a hundred at a time.
+
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::DisplayErrorContext,
+    types::{PutRequest, WriteRequest},
+};
+use local::{Options, Stack, stack};
+use shared::{
+    Owmm,
+    clock::{Clock, Dice},
+    domain::{
+        Endpoint, Fill, Fleet, Ledger, Mark, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerState, Span, Stamp,
+        Time, TokenHash,
+    },
+    table::{items, keys},
+};
+
+use crate::{
+    Error,
+    report::{self, Figures},
+    say,
+};
+
+/// Items of one BatchWriteItem at the most ("BatchWriteItem" in the API reference).
+const BATCH: usize = 25;
+/// Longer than any run.
+const LONG: Span = Span::seconds(86_400);
+
+/// One look at a fleet of that size, twice a run.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ReconcileArgs {
+    /// Servers, over all pools.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    servers: u32,
+    /// Pools that they are of. A pool has at most 10,000.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pools: u32,
+    /// Players inside each server, of the 50 that it has slots for.
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=49))]
+    players: u32,
+    /// Use this DynamoDB endpoint instead of the embedded engine, whose memory and work are this process's.
+    #[arg(long, value_name = "URL")]
+    dynamodb: Option<String>,
+    /// Runs of the same, each on a fresh table. The table shows the medians.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+}
+
+/// Measures and prints.
+pub(crate) async fn reconcile(args: &ReconcileArgs) -> Result<String, Error> {
+    let mut runs = Vec::new();
+    for run in 1..=args.runs {
+        say(&format!("run {run} of {}", args.runs));
+        runs.push(one_run(args, run).await?);
+    }
+    let ReconcileArgs { servers, pools, players, .. } = args;
+    let title = format!("one look at {servers} servers in {pools} pool(s), {players} players inside each");
+    Ok(report::table(&title, &runs))
+}
+
+async fn one_run(args: &ReconcileArgs, run: u32) -> Result<Figures, Error> {
+    let table = match args.dynamodb {
+        Some(_) => format!("owmm-load-{}-{run}", Clock::system().now().0),
+        None => stack::TABLE.to_owned(),
+    };
+    let stack = Stack::start(Options {
+        port: 0,
+        data: None,
+        dynamodb: args.dynamodb.clone(),
+        table: table.clone(),
+        limits: PoolLimits::DEFAULT,
+        rollout: Rollout::Lazy,
+        pools: None,
+        game_server: vec!["sleep".into(), "3600".into()],
+        start_delay: Duration::ZERO,
+        reconcile_every: Duration::from_secs(3_600),
+        functions: None,
+    })
+    .await?;
+    let measured = measure(args, &stack, &table).await;
+    if args.dynamodb.is_some()
+        && let Err(error) = stack.dynamodb().delete_table().table_name(&table).send().await
+    {
+        say(&format!("the table {table} is left behind: {error}"));
+    }
+    stack.stop().await;
+    measured
+}
+
+async fn measure(args: &ReconcileArgs, stack: &Stack, table: &str) -> Result<Figures, Error> {
+    say("  filling the table");
+    fill(args, stack.owmm(), stack.dynamodb(), table).await?;
+    let mut figures = Figures::default();
+    for (key, label) in [("first", "each needs a write"), ("second", "nobody needs anything")] {
+        say(&format!("  looking: {label}"));
+        stack.meter().reset();
+        report::forget_peak();
+        let (_, before) = report::memory(None);
+        let (begun, worked) = (Instant::now(), report::processor_time());
+        let looked = stack.owmm().reconcile().await.map_err(|error| Error::Look(error.to_string()))?;
+        let took = begun.elapsed().as_secs_f64();
+        let worked = report::processor_time().zip(worked).map(|(after, before)| (after - before).as_secs_f64());
+        let (peak, _) = report::memory(None);
+        let usage = stack.meter().read();
+        let repaired = looked.repaired.values().sum::<u32>();
+        let in_order = looked.servers == args.servers as usize && looked.failed == 0;
+        let as_meant = repaired == if key == "first" { args.servers } else { 0 };
+        if !in_order || !as_meant {
+            return Err(Error::Look(format!("it came to {looked:?}")));
+        }
+        let mut add = |name: &str, what: &str, decimals, value: Option<f64>| {
+            figures.add(&format!("{key}{name}"), &format!("{label}: {what}"), decimals, value);
+        };
+        add("Seconds", "seconds", 1, Some(took));
+        add("ProcessorSeconds", "processor time, s", 1, worked);
+        add("Requests", "requests", 0, Some(usage.total_requests() as f64));
+        add("ReadUnits", "read units", 0, Some(usage.read_units()));
+        add("WriteUnits", "write units", 0, Some(usage.write_units()));
+        add("PeakMb", "memory at most, MB", 1, peak);
+        add("MoreMb", "memory at most, more than before, MB", 1, peak.zip(before).map(|(peak, before)| peak - before));
+    }
+    Ok(figures)
+}
+
+/// Fills the table with servers that are ready and which the index does not list yet.
+async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -> Result<(), Error> {
+    let (now, dice) = (owmm.time(), Dice::system());
+    let default = owmm.table().pool(&PoolName::parse(stack::POOL)?).await?.ok_or(Error::NoStack)?;
+    let mut items = Vec::new();
+    for k in 0..args.pools {
+        let pool = Pool { name: PoolName::parse(&format!("pool-{k}"))?, ..default.clone() };
+        let servers = args.servers / args.pools + u32::from(k < args.servers % args.pools);
+        items.push(items::write_pool(&pool).map_err(|error| Error::Look(error.to_string()))?);
+        items.push(items::write_fleet(&pool.name, &Fleet { live: servers, ..Fleet::default() }));
+        for _ in 0..servers {
+            let ledger = ready(&pool, args.players, now, &dice)?;
+            items.push(keys::roster(&pool.name, &ledger.id));
+            items.push(items::write_ledger(&ledger));
+            while items.len() >= BATCH {
+                write(client, table, items.drain(..BATCH).collect()).await?;
+            }
+        }
+    }
+    if items.is_empty() { Ok(()) } else { write(client, table, items).await }
+}
+
+fn ready(pool: &Pool, players: u32, now: Time, dice: &Dice) -> Result<Ledger, Error> {
+    let mark = Stamp::new(now.0).map(Mark::Connected);
+    let inside = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, mark)));
+    let inside = inside.collect::<Result<Vec<_>, Error>>()?;
+    let ledger = Ledger::new(dice.server_id(now), pool.name.clone(), &pool.limits, TokenHash::of(&dice.token()));
+    Ok(Ledger {
+        state: ServerState::Ready,
+        claims: inside.into_iter().filter_map(|(player, mark)| Some((player, mark?))).collect(),
+        lease_until: Some(now + LONG),
+        seen: Some(now),
+        ready_at: Some(now),
+        endpoint: Some(Endpoint { address: "127.0.0.1".to_owned(), port: 7777 }),
+        listed: None::<Fill>,
+        ..ledger
+    })
+}
+
+async fn write(client: &Client, table: &str, items: Vec<keys::Attributes>) -> Result<(), Error> {
+    let put =
+        |item| Ok(WriteRequest::builder().put_request(PutRequest::builder().set_item(Some(item)).build()?).build());
+    let writes = items.into_iter().map(put).collect::<Result<Vec<_>, aws_sdk_dynamodb::error::BuildError>>();
+    let writes = writes.map_err(|error| Error::Look(error.to_string()))?;
+    let answer = client.batch_write_item().request_items(table, writes).send().await;
+    let answer = answer.map_err(|error| Error::Look(DisplayErrorContext(error).to_string()))?;
+    match answer.unprocessed_items().is_none_or(std::collections::HashMap::is_empty) {
+        true => Ok(()),
+        false => Err(Error::Look("the table did not take all that it is to be filled with".to_owned())),
+    }
+}

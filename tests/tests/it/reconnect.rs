@@ -1,0 +1,155 @@
+//! Players who drop out and come back, with real processes: a client that is killed, a server that is killed.
+
+use std::process::Stdio;
+
+use demo::player::{Joined, Player, Ready};
+use shared::{
+    domain::{Ledger, Mark, PlayerId, ServerId, ServerState, Stamp},
+    ticket,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::support::{SOON, World, limits, seconds, signal};
+
+fn player(world: &World, id: &str) -> Player {
+    Player::new(world.stack.url(), id, None, world.http.clone())
+}
+
+/// A pool of one server with one slot, whose demo server holds the slot of who drops out for so long.
+async fn one_slot(grace_seconds: u32) -> World {
+    World::new(|options| {
+        limits(1, 1)(options);
+        // Beats often, so that a hold that has ended is soon seen.
+        options.limits.lease = seconds(3);
+        // A stamp only ever grows, so a slot is held for at least this long after the placement that it was.
+        options.limits.reservation = seconds(5);
+        let grace = format!("OWMM_DEMO_GRACE_SECONDS={grace_seconds}");
+        let program = env!("CARGO_BIN_EXE_stack");
+        options.game_server = vec!["env".into(), grace.into(), program.into(), "game-server".into()];
+    })
+    .await
+}
+
+/// A player in a process of their own, who is inside a server.
+async fn inside(world: &World, id: &str) -> Child {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
+    program.args(["player", "--url", world.stack.url(), "--id", id, "--play-seconds", "3600"]);
+    let mut child = program.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let inside = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("the server says") {
+                return;
+            }
+        }
+        panic!("the player has ended");
+    };
+    tokio::time::timeout(SOON, inside).await.unwrap();
+    child
+}
+
+fn mark(ledger: &Ledger, player: &str) -> Option<Mark> {
+    ledger.claims.get(&PlayerId::parse(player).unwrap()).copied()
+}
+
+fn stamp(ledger: &Ledger, player: &str, ready: &Ready) -> Stamp {
+    let (server, player) = (ServerId::parse(&ready.server).unwrap(), PlayerId::parse(player).unwrap());
+    ticket::read(&ledger.token_hash, &server, &player, ready.ticket.expose()).unwrap().stamp
+}
+
+async fn join(player: &Player) -> Ready {
+    match player.join().await.unwrap() {
+        Joined::Ready(ready) => ready,
+        Joined::Starting(starting) => panic!("{starting:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_ticket() {
+    let world = one_slot(600).await;
+    let client = inside(&world, "alice").await;
+    let alice = player(&world, "alice");
+    let first = join(&alice).await;
+    let connected = world.ledger(&first.server).await;
+    let before = mark(&connected, "alice").unwrap();
+    assert!(before.is_connected());
+    assert_eq!(stamp(&connected, "alice", &first), before.stamp());
+
+    assert!(signal("KILL", &client.id().unwrap().to_string()));
+    let held = |ledger: &Ledger| matches!(mark(ledger, "alice"), Some(Mark::Reserved(_)));
+    let ledger = world.until(&first.server, "the server has noticed, and holds the slot", held).await;
+    let held = mark(&ledger, "alice").unwrap();
+    assert!(held.stamp() > before.stamp());
+    world.join("bob").await.problem(503, "pool_full");
+
+    let again = join(&alice).await;
+    assert_eq!(again.server, first.server);
+    assert_eq!(stamp(&ledger, "alice", &again), held.stamp(), "the ticket is of the placement that stands");
+    assert_ne!(again.ticket, first.ticket);
+    // The old one is of a placement that is over.
+    let refused = alice.connect(&first).await.unwrap_err();
+    assert!(matches!(refused, demo::player::Error::Refused { .. }), "{refused:?}");
+    let mut visit = alice.connect(&again).await.unwrap();
+    assert_eq!(visit.say("back").await.unwrap(), "back");
+    assert_eq!(mark(&world.ledger(&first.server).await, "alice"), Some(Mark::Connected(held.stamp())));
+    assert_eq!(world.audit().await, 1);
+    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_of_a_player_who_does_not_come_back_in_time_is_another_players() {
+    let world = one_slot(1).await;
+    let client = inside(&world, "alice").await;
+    let server = join(&player(&world, "alice")).await.server;
+    world.join("bob").await.problem(503, "pool_full");
+    assert!(signal("KILL", &client.id().unwrap().to_string()));
+    let bob = player(&world, "bob");
+    let ready = bob.join_until_ready(SOON, |_| {}).await.unwrap();
+    assert_eq!(ready.server, server);
+    let mut visit = bob.connect(&ready).await.unwrap();
+    assert_eq!(visit.say("mine now").await.unwrap(), "mine now");
+    world.join("alice").await.problem(503, "pool_full");
+    assert_eq!(world.audit().await, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_of_a_server_that_was_killed_are_placed_anew_and_their_old_tickets_are_refused_there() {
+    let pids = std::env::temp_dir().join(format!("owmm-test-killed-{}", std::process::id()));
+    let program = env!("CARGO_BIN_EXE_stack");
+    let command = format!("echo $$ >> '{}'; exec '{program}' game-server", pids.display());
+    let world = World::new(|options| options.game_server = vec!["sh".into(), "-c".into(), command.into()]).await;
+    let players = ["alice", "bob"].map(|id| player(&world, id));
+    let mut visits = Vec::new();
+    let mut old = Vec::new();
+    for player in &players {
+        let ready = player.join_until_ready(SOON, |_| {}).await.unwrap();
+        visits.push(player.connect(&ready).await.unwrap());
+        old.push(ready);
+    }
+    assert_eq!(old[0].server, old[1].server);
+    assert_eq!(world.audit().await, 2);
+    // Nobody says goodbye.
+    let pid = std::fs::read_to_string(&pids).unwrap();
+    assert!(signal("KILL", pid.trim()));
+    let stopped = |ledger: &Ledger| ledger.state == ServerState::Stopped;
+    let ledger = world.until(&old[0].server, "it is over", stopped).await;
+    assert!(ledger.claims.is_empty());
+    for (player, old) in players.iter().zip(&old) {
+        let again = player.join_until_ready(SOON, |_| {}).await.unwrap();
+        assert_ne!(again.server, old.server);
+        let late = Ready { ticket: old.ticket.clone(), ..again.clone() };
+        let refused = player.connect(&late).await.unwrap_err();
+        assert!(matches!(refused, demo::player::Error::Refused { .. }), "{refused:?}");
+        visits.push(player.connect(&again).await.unwrap());
+    }
+    assert_eq!(world.audit().await, 2);
+    assert_eq!(world.stack.ecs().counts().processes_started, 2, "one new server for both");
+    drop(visits);
+    world.end().await;
+    std::fs::remove_file(pids).unwrap();
+}
