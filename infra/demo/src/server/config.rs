@@ -1,7 +1,8 @@
 //! What the server is told by its environment. It owns the names of the variables and what they may hold.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
+use super::address::{Address, Services};
 use crate::{Secret, http::is_id};
 
 /// How a dedicated server is started. The first five are what OWMM hands to every task, here and on AWS.
@@ -13,6 +14,8 @@ use crate::{Secret, http::is_id};
 /// | `OWMM_SERVER_TOKEN` | the secret that proves it, and from which the key of the tickets is made |
 /// | `OWMM_POOL` | the pool that it serves |
 /// | `OWMM_CAPACITY` | how many players may be inside |
+/// | `OWMM_ADDRESS` | optional: where players find it. `auto`: where its registration comes from; `interface`: the public address that AWS knows of its network interface or host; else a name or an address. Default: on this machine only |
+/// | `OWMM_PORTS` | optional: `FROM-TO`, of which it takes the first that is free; default any port |
 /// | `OWMM_DEMO_GRACE_SECONDS` | optional: how long a slot is held for a player whose connection dropped; default 0, not at all |
 ///
 /// For drills and tests, failures on demand:
@@ -33,6 +36,12 @@ pub struct Config {
     pub pool: String,
     /// `OWMM_CAPACITY`.
     pub capacity: u32,
+    /// `OWMM_ADDRESS`.
+    pub address: Address,
+    /// `OWMM_PORTS`; 0 is any.
+    pub ports: RangeInclusive<u16>,
+    /// Who knows the public address.
+    pub services: Services,
     /// `OWMM_DEMO_GRACE_SECONDS`.
     pub grace_seconds: u32,
     /// `OWMM_DEMO_EXIT_BEFORE_REGISTER`.
@@ -67,6 +76,9 @@ impl Config {
             token: env.required("OWMM_SERVER_TOKEN", "visible ASCII without spaces", token)?,
             pool: env.required("OWMM_POOL", NAME, name)?,
             capacity: env.required("OWMM_CAPACITY", "a number from 1 on", |text| number(text).filter(|n| *n > 0))?,
+            address: env.optional("OWMM_ADDRESS", ADDRESS, address)?.unwrap_or(Address::Loopback),
+            ports: env.optional("OWMM_PORTS", PORTS, ports)?.unwrap_or(0..=0),
+            services: Services::from_variables(&env.lookup),
             grace_seconds: env.optional("OWMM_DEMO_GRACE_SECONDS", NUMBER, number)?.unwrap_or(0),
             exit_before_register: env.optional("OWMM_DEMO_EXIT_BEFORE_REGISTER", "1, or not be set", switch)?.is_some(),
             start_delay: env.optional("OWMM_DEMO_START_MS", NUMBER, number)?.map_or(Duration::ZERO, milliseconds),
@@ -102,6 +114,8 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
 
 const NAME: &str = "1 to 64 of A-Z a-z 0-9 . _ : - and more than a dot or two";
 const NUMBER: &str = "a number";
+const ADDRESS: &str = "auto, interface, or 1 to 255 visible ASCII characters without blanks";
+const PORTS: &str = "FROM-TO, ports from 1 on";
 
 fn url(text: &str) -> Option<String> {
     let url = reqwest::Url::parse(text).ok()?;
@@ -120,6 +134,23 @@ fn token(text: &str) -> Option<Secret> {
 
 fn number(text: &str) -> Option<u32> {
     text.parse().ok()
+}
+
+fn address(text: &str) -> Option<Address> {
+    Some(match text {
+        "auto" => Address::Auto,
+        "interface" => Address::Interface,
+        name if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Address::Named(name.to_owned())
+        }
+        _ => return None,
+    })
+}
+
+fn ports(text: &str) -> Option<RangeInclusive<u16>> {
+    let (from, to) = text.split_once('-')?;
+    let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+    (1..=to).contains(&from).then_some(from..=to)
 }
 
 fn switch(text: &str) -> Option<()> {
@@ -162,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn where_it_is_found_is_read() {
+        assert_eq!(read("", None).unwrap().address, Address::Loopback);
+        for (text, address) in [
+            ("auto", Address::Auto),
+            ("interface", Address::Interface),
+            ("eu-1.example.com", Address::Named("eu-1.example.com".into())),
+        ] {
+            assert_eq!(read("OWMM_ADDRESS", Some(text)).unwrap().address, address);
+        }
+        assert_eq!(read("", None).unwrap().ports, 0..=0);
+        assert_eq!(read("OWMM_PORTS", Some("7777-7876")).unwrap().ports, 7777..=7876);
+    }
+
+    #[test]
     fn the_switches_are_read() {
         assert_eq!(read("OWMM_DEMO_GRACE_SECONDS", Some("30")).unwrap().grace_seconds, 30);
         assert!(read("OWMM_DEMO_EXIT_BEFORE_REGISTER", Some("1")).unwrap().exit_before_register);
@@ -192,6 +237,12 @@ mod tests {
             ("OWMM_CAPACITY", "0"),
             ("OWMM_CAPACITY", "-1"),
             ("OWMM_CAPACITY", "SHOWN"),
+            ("OWMM_ADDRESS", ""),
+            ("OWMM_ADDRESS", "SHOWN SHOWN"),
+            ("OWMM_PORTS", "7777"),
+            ("OWMM_PORTS", "0-1"),
+            ("OWMM_PORTS", "2-1"),
+            ("OWMM_PORTS", "1-65536"),
             ("OWMM_DEMO_GRACE_SECONDS", "1s"),
             ("OWMM_DEMO_EXIT_BEFORE_REGISTER", "yes"),
             ("OWMM_DEMO_START_MS", "4294967296"),

@@ -2,6 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `address` | where players find the server |
 //! | `config` | what the environment says |
 //! | `owmm` | the calls to OWMM, and repeating them |
 //! | `ticket` | checking a ticket offline |
@@ -11,6 +12,7 @@
 //!
 //! This module owns the life of the whole: the order of its steps, and what makes it end.
 
+mod address;
 mod config;
 mod owmm;
 mod players;
@@ -27,7 +29,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub use self::config::{Config, ConfigError};
+pub use self::{
+    address::{Address, Services},
+    config::{Config, ConfigError},
+};
 use self::{
     owmm::{Owmm, State},
     players::Players,
@@ -118,7 +123,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
 async fn live(config: &Config, owmm: &Owmm) -> Result<(), Error> {
     sleep(config.start_delay).await;
     // The socket comes before the registration: from then on players are sent here, and wait in its queue at most.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = listen(config).await?;
     let beat_every = register(config, owmm, &listener).await?;
     let players = Arc::new(Players::new(owmm.clone()));
     let door = Door::new(config, Arc::clone(&players));
@@ -128,11 +133,47 @@ async fn live(config: &Config, owmm: &Owmm) -> Result<(), Error> {
     }
 }
 
+/// On the first port that is free: with host networking, servers share the ports of their host.
+async fn listen(config: &Config) -> io::Result<TcpListener> {
+    let host = if config.address == Address::Loopback { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in config.ports.clone() {
+        match TcpListener::bind((host, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => taken = error,
+        }
+    }
+    Err(taken)
+}
+
+/// What to tell OWMM. Asks AWS until it knows: without an address the server is of no use.
+async fn address(config: &Config) -> String {
+    let mut backoff = Backoff::new();
+    match &config.address {
+        Address::Loopback => Ipv4Addr::LOCALHOST.to_string(),
+        Address::Auto => "auto".to_owned(),
+        Address::Named(name) => name.clone(),
+        Address::Interface => loop {
+            match address::public(&config.services).await {
+                Ok(address) => return address.to_string(),
+                Err(error) => {
+                    warn!(%error, "the public address is not known");
+                    sleep(backoff.pause(None)).await;
+                }
+            }
+        },
+    }
+}
+
 /// Tells OWMM where the players find this server. Answers how often to beat.
 async fn register(config: &Config, owmm: &Owmm, listener: &TcpListener) -> Result<Duration, Error> {
-    let address = listener.local_addr()?;
-    let host = address.ip().to_string();
-    let registered = timeout(REGISTER_TIMEOUT, owmm.register_server(&host, address.port(), config.capacity))
+    let port = listener.local_addr()?.port();
+    let register = async {
+        let address = address(config).await;
+        let registered = owmm.register_server(&address, port, config.capacity).await;
+        registered.map(|registered| (address, registered))
+    };
+    let (address, registered) = timeout(REGISTER_TIMEOUT, register)
         .await
         .map_err(|_| Error::Abandoned(REGISTER_TIMEOUT))?
         .map_err(Error::NotRegistered)?;
@@ -140,7 +181,8 @@ async fn register(config: &Config, owmm: &Owmm, listener: &TcpListener) -> Resul
     info!(
         server = config.server_id,
         pool = config.pool,
-        %address,
+        address,
+        port,
         state = ?registered.state,
         capacity = registered.capacity,
         beat_every_s = beat_every.as_secs(),
@@ -258,6 +300,9 @@ mod tests {
             token: "t".into(),
             pool: "default".into(),
             capacity: 1,
+            address: Address::Loopback,
+            ports: 0..=0,
+            services: Services::from_variables(|_| None),
             grace_seconds: 0,
             exit_before_register: false,
             start_delay: Duration::ZERO,
@@ -285,6 +330,22 @@ mod tests {
         let config = Config { exit_before_register: true, ..config("http://127.0.0.1:1".into()) };
         let error = run(config, std::future::pending()).await.unwrap_err();
         assert_eq!(error.exit_code(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_server_takes_the_first_port_that_is_free() {
+        // Free a moment ago, both of them; who takes the second in between makes the test try again.
+        for _ in 0..20 {
+            let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = first.local_addr().unwrap().port();
+            let Some(next) = port.checked_add(1) else { continue };
+            let config = Config { ports: port..=next, ..config("http://127.0.0.1:1".into()) };
+            let Ok(second) = listen(&config).await else { continue };
+            assert_eq!(second.local_addr().unwrap().port(), next);
+            assert!(listen(&config).await.is_err(), "all are taken");
+            return;
+        }
+        panic!("no two ports in a row are free");
     }
 
     #[test]
