@@ -72,13 +72,14 @@ pub fn timeouts() -> TimeoutConfig {
         .build()
 }
 
+/// Three attempts.
+pub fn retries() -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(3)
+}
+
 /// The SDK's configuration: region, credentials and endpoints as usual, our timeouts, three attempts.
 pub async fn sdk() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .timeout_config(timeouts())
-        .retry_config(RetryConfig::standard().with_max_attempts(3))
-        .load()
-        .await
+    aws_config::defaults(BehaviorVersion::v2026_01_12()).timeout_config(timeouts()).retry_config(retries()).load().await
 }
 
 /// OWMM over AWS, or over whatever the SDK's configuration points at; and who tells of the calls of that function.

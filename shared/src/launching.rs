@@ -10,7 +10,10 @@
 //!    that a late server of the old one is refused. After the last attempt the launch is given up: its claims are void, its
 //!    players are placed anew by their next call, and the pool remembers the failure. Repeated failures pause launching.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use aws_sdk_ecs::{
     Client,
@@ -250,7 +253,7 @@ impl Launcher {
     }
 
     /// The tasks of this table in a cluster that run, or are on their way to, by ARN; `None` if ECS does not say.
-    pub async fn tasks(&self, cluster: &str) -> Option<HashMap<String, OurTask>> {
+    pub async fn tasks(&self, cluster: &str) -> Option<BTreeMap<String, OurTask>> {
         let mut arns = Vec::new();
         let mut pages = self.ecs.list_tasks().cluster(cluster).into_paginator().send();
         while let Some(page) = pages.next().await {
@@ -259,7 +262,7 @@ impl Launcher {
                 Err(error) => return self.silent(&error),
             }
         }
-        let mut ours = HashMap::new();
+        let mut ours = BTreeMap::new();
         for some in arns.chunks(DESCRIBE_AT_MOST) {
             let describe = self.ecs.describe_tasks().cluster(cluster).set_tasks(Some(some.to_vec()));
             let tasks = match describe.send().await {

@@ -99,7 +99,7 @@ impl Reconciled {
 }
 
 /// ECS's view of one cluster; `None` if it did not answer.
-type Tasks = Option<HashMap<String, OurTask>>;
+type Tasks = Option<BTreeMap<String, OurTask>>;
 
 /// A server that is over.
 struct Ending {
@@ -167,7 +167,7 @@ impl Owmm {
         }
         let first = self.dice().below(pools.len());
         pools.rotate_left(first);
-        let mut clusters = HashMap::<&str, Tasks>::new();
+        let mut clusters = BTreeMap::<&str, Tasks>::new();
         for pool in &pools {
             let cluster = pool.task.cluster.as_str();
             if !clusters.contains_key(cluster) {
