@@ -10,6 +10,8 @@
 //! | `task` | one task: its lifecycle, and how it is described |
 //! | `registry` | all tasks, the `clientToken`s and what is forgotten when; every change is a version and an event |
 //! | `process` | one process group: start, log, signal, reap |
+//! | `reaper` | that no process outlives this one, however it ends |
+//! | `simulation` | tasks of a simulation, in the place of processes |
 //! | `runner` | takes one task through its life |
 //! | `server` | the operations |
 //!
@@ -18,9 +20,11 @@
 //! the overrides'. Requests are not authenticated: serve it on loopback only.
 
 mod process;
+mod reaper;
 mod registry;
 mod runner;
 mod server;
+mod simulation;
 mod task;
 mod wire;
 
@@ -33,9 +37,13 @@ use std::{
     time::Duration,
 };
 
+use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::{sync::broadcast, time::Instant};
 
+pub use simulation::{Order, SimulatedTask, Simulation};
+
+use reaper::Reaper;
 use registry::Registry;
 use task::StopCode;
 
@@ -54,6 +62,8 @@ pub struct Options {
     pub shutdown_timeout: Duration,
     /// How many tasks may live at once. `RunTask` answers `failures` for those beyond.
     pub max_tasks: usize,
+    /// Runs no process: tasks, time and ids are a simulation's.
+    pub simulation: Option<Simulation>,
 }
 
 impl Options {
@@ -66,6 +76,7 @@ impl Options {
             stop_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(3),
             max_tasks: 2_000,
+            simulation: None,
         }
     }
 }
@@ -99,18 +110,31 @@ pub struct LocalEcs(Arc<Shared>);
 struct Shared {
     options: Arc<Options>,
     registry: Mutex<Registry>,
+    /// None in a simulation, and where there is no shell.
+    reaper: Option<Reaper>,
 }
 
 impl LocalEcs {
     /// An empty cluster.
     pub fn new(options: Options) -> Self {
-        let registry = Mutex::new(Registry::new(&options.cluster));
-        Self(Arc::new(Shared { options: Arc::new(options), registry }))
+        let registry = Mutex::new(Registry::new(&options.cluster, options.simulation.clone()));
+        let reaper = options.simulation.is_none().then(Reaper::start).transpose();
+        let reaper = reaper.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no shell: should this process be killed, the tasks' processes stay behind");
+            None
+        });
+        Self(Arc::new(Shared { options: Arc::new(options), registry, reaper }))
     }
 
     /// The endpoint, to be served at the root of a listener on loopback, within a tokio runtime.
     pub fn router(&self) -> axum::Router {
         server::router(self.clone())
+    }
+
+    /// One request without HTTP around it: what the endpoint answers to this `X-Amz-Target` and body. Within a tokio
+    /// runtime, as the endpoint is.
+    pub fn call(&self, target: &str, body: &[u8]) -> (StatusCode, Value) {
+        server::call(&self.0, target, body)
     }
 
     /// Every later change of a task, in order, as EventBridge hands out an `ECS Task State Change`. As on AWS, times

@@ -20,6 +20,7 @@ use ulid::Ulid;
 
 use crate::{
     Counts, Fault,
+    simulation::Simulation,
     task::{EpochMs, Status, StopCode, Task, now},
     wire::{Refusal, Spec},
 };
@@ -39,6 +40,7 @@ pub(crate) struct Registry {
     pub(crate) closing: bool,
     pub(crate) counts: Counts,
     cluster: String,
+    simulation: Option<Simulation>,
     last_id: u128,
     tasks: BTreeMap<String, Entry>,
     /// Ids of the stopped tasks, longest stopped first.
@@ -61,11 +63,12 @@ struct Launch {
 }
 
 impl Registry {
-    pub(crate) fn new(cluster: &str) -> Self {
+    pub(crate) fn new(cluster: &str, simulation: Option<Simulation>) -> Self {
         Self {
             closing: false,
             counts: Counts::default(),
             cluster: cluster.to_owned(),
+            simulation,
             last_id: 0,
             tasks: BTreeMap::new(),
             stopped: VecDeque::new(),
@@ -73,6 +76,11 @@ impl Registry {
             faults: VecDeque::new(),
             events: broadcast::Sender::new(EVENTS_KEPT),
         }
+    }
+
+    /// The time: on the wall, or in the simulation.
+    pub(crate) fn now(&self) -> EpochMs {
+        self.simulation.as_ref().map_or_else(now, Simulation::now)
     }
 
     pub(crate) fn events(&self) -> broadcast::Receiver<Value> {
@@ -99,9 +107,10 @@ impl Registry {
     /// Adds a task. Its runner hears through the receiver when the task is to stop, and drops it when it is done.
     pub(crate) fn create(&mut self, spec: Arc<Spec>) -> (String, watch::Receiver<KillAt>) {
         // As many hex digits as ECS's ids have, and in the order of creation also within a millisecond: paging leans on it.
-        self.last_id = Ulid::generate().0.max(self.last_id.saturating_add(1));
+        let ulid = self.simulation.as_ref().map_or_else(Ulid::generate, Simulation::ulid);
+        self.last_id = ulid.0.max(self.last_id.saturating_add(1));
         let id = format!("{:032x}", self.last_id);
-        let task = Task::new(&id, &self.cluster, spec, now());
+        let task = Task::new(&id, &self.cluster, spec, self.now());
         tell(&self.events, &task);
         let (kill_at, runner) = watch::channel(None);
         self.tasks.insert(id.clone(), Entry { task, kill_at });
@@ -110,8 +119,8 @@ impl Registry {
 
     /// Changes a task: one version, one event.
     pub(crate) fn change(&mut self, id: &str, change: impl FnOnce(&mut Task, EpochMs)) {
+        let now = self.now();
         let Some(Entry { task, .. }) = self.tasks.get_mut(id) else { return };
-        let now = now();
         change(task, now);
         task.changed(now);
         if task.status == Status::Stopped {
@@ -169,7 +178,7 @@ impl Registry {
 
     /// The tasks that this token has started, if it was used with the same parameters; a conflict if with others.
     pub(crate) fn launched(&self, token: &str, parameters: &Value) -> Result<Option<Vec<String>>, Refusal> {
-        match self.launches.get(token).filter(|launch| now().saturating_sub(launch.at) < TOKEN_MS) {
+        match self.launches.get(token).filter(|launch| self.now().saturating_sub(launch.at) < TOKEN_MS) {
             None => Ok(None),
             Some(launch) if launch.parameters == *parameters => Ok(Some(launch.tasks.clone())),
             Some(launch) => {
@@ -181,7 +190,8 @@ impl Registry {
 
     /// Remembers what a token stands for.
     pub(crate) fn remember(&mut self, token: &str, parameters: Value, tasks: Vec<String>) {
-        self.launches.insert(token.to_owned(), Launch { parameters, tasks, at: now() });
+        let at = self.now();
+        self.launches.insert(token.to_owned(), Launch { parameters, tasks, at });
     }
 
     /// Forgets the tasks whose time is up at `now`, and the tokens that have no task left.
@@ -218,7 +228,7 @@ mod tests {
 
     /// A registry with one task that has stopped, and the task's id.
     fn with_a_stopped_task() -> (Registry, String) {
-        let mut registry = Registry::new("default");
+        let mut registry = Registry::new("default", None);
         let id = stopped_task(&mut registry);
         (registry, id)
     }

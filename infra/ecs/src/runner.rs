@@ -13,6 +13,7 @@ use crate::{
     Shared,
     process::Process,
     registry::KillAt,
+    simulation::Simulated,
     task::{EpochMs, Status, StopCode, Task},
     wire::Spec,
 };
@@ -29,8 +30,13 @@ pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: wat
             () = stop.asked() => {}
             () = sleep(options.start_delay) => {
                 runner.advance(Status::Activating);
-                match Process::start(&options.command, spec.request.overrides.environment(), runner.short_id()) {
-                    Ok(process) => runner.run(process, &mut stop).await,
+                let environment = spec.request.overrides.environment();
+                let started = match &options.simulation {
+                    Some(simulation) => Ok(Work::Simulated(simulation.start(environment))),
+                    None => Process::start(&options.command, environment, runner.short_id()).map(Work::Process),
+                };
+                match started {
+                    Ok(work) => runner.run(work, &mut stop).await,
                     Err(error) => {
                         let program = options.command.first().cloned().unwrap_or_default();
                         runner.fail(&format!("CannotStartContainerError: {}: {error}", program.display()));
@@ -43,21 +49,60 @@ pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: wat
     });
 }
 
+/// What runs behind a task.
+enum Work {
+    Process(Process),
+    Simulated(Simulated),
+}
+
+impl Work {
+    fn id(&self) -> i32 {
+        match self {
+            Self::Process(process) => process.id(),
+            Self::Simulated(_) => 0,
+        }
+    }
+
+    async fn wait(&mut self) -> Option<i32> {
+        match self {
+            Self::Process(process) => process.wait().await,
+            Self::Simulated(simulated) => simulated.wait().await,
+        }
+    }
+
+    async fn stop(&mut self, kill_due: impl Future<Output = ()>) -> Option<i32> {
+        match self {
+            Self::Process(process) => process.stop(kill_due).await,
+            Self::Simulated(simulated) => simulated.stop(kill_due).await,
+        }
+    }
+
+    async fn clear_up(&mut self) {
+        if let Self::Process(process) = self {
+            process.clear_up().await;
+        }
+    }
+}
+
 struct Runner {
     ecs: Weak<Shared>,
     id: String,
 }
 
 impl Runner {
-    async fn run(&self, mut process: Process, stop: &mut Stop) {
+    async fn run(&self, mut process: Work, stop: &mut Stop) {
         let (task, pid) = (self.short_id(), process.id());
-        tracing::info!(task, pid, "started");
         if let Some(ecs) = self.ecs.upgrade() {
+            if let Some(reaper) = &ecs.reaper {
+                reaper.begun(pid);
+            }
             ecs.registry().counts.processes_started += 1;
         }
+        tracing::info!(task, pid, "started");
         self.advance(Status::Running);
 
         let ended_by_itself = tokio::select! {
+            biased;
             exit_code = process.wait() => Some(exit_code),
             () = stop.asked() => None,
         };
@@ -80,6 +125,9 @@ impl Runner {
             }
         };
         process.clear_up().await;
+        if let Some(reaper) = self.ecs.upgrade().as_ref().and_then(|ecs| ecs.reaper.as_ref()) {
+            reaper.ended(pid);
+        }
         tracing::info!(task, pid, exit_code, "ended");
     }
 
@@ -121,6 +169,7 @@ impl Stop {
         loop {
             let Some(at) = *self.0.borrow_and_update() else { return };
             tokio::select! {
+                biased;
                 () = sleep_until(at) => return,
                 moved = self.0.changed() => if moved.is_err() { return },
             }

@@ -17,7 +17,7 @@ use crate::{
     Fault, LocalEcs, Shared,
     registry::Registry,
     runner,
-    task::{Status, StopCode, Task, now},
+    task::{Status, StopCode, Task},
     wire::{
         self, DescribeClusters, DescribeTasks, ListTasks, Refusal, RunTask, StopTask, TARGET_PREFIX,
         UpdateTaskProtection, arn, bounded, ensure, in_full,
@@ -67,8 +67,20 @@ async fn handle(
     }
 }
 
+/// One request without HTTP around it: what the endpoint would answer.
+pub(crate) fn call(ecs: &Arc<Shared>, target: &str, body: &[u8]) -> (StatusCode, Value) {
+    match dispatch(ecs, target.strip_prefix(TARGET_PREFIX).unwrap_or_default(), body) {
+        Ok(body) => (StatusCode::OK, body),
+        Err(refusal) => refusal.into_parts(),
+    }
+}
+
 fn dispatch(ecs: &Arc<Shared>, operation: &str, body: &[u8]) -> Result<Value, Refusal> {
-    ecs.registry().forget(now());
+    {
+        let mut registry = ecs.registry();
+        let now = registry.now();
+        registry.forget(now);
+    }
     match operation {
         "RunTask" => run_task(ecs, body),
         "StopTask" => stop_task(ecs, wire::read(body)?),

@@ -58,13 +58,21 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+impl Refusal {
+    /// Status and body.
+    pub(crate) fn into_parts(self) -> (StatusCode, Value) {
         let mut body = json!({"__type": self.code, "message": self.message});
         if let (false, Some(fields)) = (self.resource_ids.is_empty(), body.as_object_mut()) {
             fields.insert("resourceIds".to_owned(), self.resource_ids.into());
         }
-        answer(self.status, &body)
+        (self.status, body)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, body) = self.into_parts();
+        answer(status, &body)
     }
 }
 

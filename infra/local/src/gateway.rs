@@ -121,6 +121,11 @@ struct Gateway {
     places: Semaphore,
 }
 
+/// The gateway in front of these functions, in this process: for whoever calls it without a socket.
+pub fn in_process(owmm: Owmm) -> Router {
+    router(owmm, None)
+}
+
 /// The gateway in front of the functions: those of this process, or those behind an endpoint.
 pub(crate) fn router(owmm: Owmm, functions: Option<Remote>) -> Router {
     let gateway = Gateway { owmm, functions, requests: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) };
