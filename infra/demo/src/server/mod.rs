@@ -211,7 +211,8 @@ async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(),
                     let players = Arc::clone(&players);
                     goodbyes.spawn(async move { players.dismiss(placed).await });
                 }
-                if beat.state == State::Draining && players.is_idle() {
+                // Who was promised a slot before the server drained may still come.
+                if beat.state == State::Draining && beat.reserved == 0 && players.is_idle() {
                     info!("drained, and nobody is inside");
                     return Ok(());
                 }

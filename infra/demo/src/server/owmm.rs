@@ -49,6 +49,9 @@ impl Registered {
 #[derive(Debug, Deserialize)]
 pub(super) struct Beat {
     pub(super) state: State,
+    /// Slots that are held for players who are on their way.
+    #[serde(default)]
+    pub(super) reserved: u32,
     /// Players whom OWMM believes inside, and whom the heartbeat did not name.
     #[serde(default)]
     pub(super) unknown: Vec<Placed>,
