@@ -4,8 +4,12 @@
 //! |---|---|
 //! | [`model`] | the model checker: every order of events, over the domain's own code |
 //! | [`teeth`] | the mistakes that the checks must find |
+//! | [`simulate`] | the real code, simulated with faults from a seed |
+//! | [`kill`] | real processes that are killed, and what the table holds afterwards |
 //! | [`report`] | progress and summary tables, which all commands share |
 
+pub mod kill;
 pub mod model;
 pub mod report;
+pub mod simulate;
 pub mod teeth;

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use verify::{
+    kill,
     model::{self, Size},
     report::Verdict,
-    teeth,
+    simulate, teeth,
 };
 
 /// Checks what OWMM promises.
@@ -28,13 +29,40 @@ enum Check {
         #[arg(long)]
         world: Option<String>,
     },
+    /// Runs the real functions and the real SDK against the real engine, in virtual time, with faults from a seed.
+    Simulate {
+        /// How many seeds.
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// The first one.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Runs that one alone, and prints what happens.
+        #[arg(long, conflicts_with = "seeds")]
+        history: bool,
+    },
+    /// Kills the local stack and its game servers with SIGKILL, again and again, while a herd joins.
+    Kill {
+        /// Players of the herd.
+        #[arg(long, default_value_t = 40)]
+        players: u32,
+        /// How often the stack is killed.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+    },
     /// Puts each known mistake back and looks who finds it.
     Teeth,
 }
 
 fn main() -> ExitCode {
+    if std::env::var_os(kill::AS_STACK).is_some() {
+        return local::cli::main();
+    }
     let verdict = match Cli::parse().check {
         Check::Model { scope, world } => model::run(scope, world.as_deref()),
+        Check::Simulate { seed, history: true, .. } => simulate::one(seed),
+        Check::Simulate { seeds, seed, history: false } => simulate::many(seed, seeds),
+        Check::Kill { players, rounds } => kill::run(players, rounds),
         Check::Teeth => teeth::run(),
     };
     match verdict {

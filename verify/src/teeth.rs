@@ -8,6 +8,7 @@ use shared::domain::teeth::Mistake;
 use crate::{
     model::{Size, explore, scopes},
     report::{Progress, Table, Verdict, grouped, print},
+    simulate,
 };
 
 /// How a mistake was found.
@@ -36,18 +37,34 @@ pub fn found_by_model(mistake: Mistake) -> Option<Found> {
     })
 }
 
+/// Seeds after which the simulation has missed a mistake.
+const SEEDS: u64 = 1_000;
+
+/// Looks for a mistake with the simulation, seed after seed.
+pub fn found_by_simulation(mistake: Mistake, seeds: u64) -> Option<Found> {
+    (1..=seeds).find_map(|seed| {
+        let outcome = simulate::run(seed, Some(mistake), false).ok()?;
+        let first = outcome.violations.first()?;
+        Some(Found {
+            by: format!("simulation, seed {seed}"),
+            law: first.invariant.as_str().to_owned(),
+            after: format!("{seed} seeds"),
+        })
+    })
+}
+
 /// Puts each mistake back, and tells who found it.
 pub fn run() -> Verdict {
-    let mut table = Table::new(["mistake", "found by", "broken law", "after"]);
+    let mut table = Table::new(["mistake", "model", "simulation"]);
     let mut missed = false;
     let mut progress = Progress::default();
+    let told =
+        |found: Option<Found>| found.map_or_else(|| "–".to_owned(), |it| format!("{}, after {}", it.law, it.after));
     for mistake in Mistake::ALL {
         progress.say(|| mistake.as_str().to_owned());
-        let found = found_by_model(mistake);
-        missed |= found.is_none();
-        let Found { by, law, after } =
-            found.unwrap_or(Found { by: "nobody".to_owned(), law: String::new(), after: String::new() });
-        table.row([mistake.as_str().to_owned(), by, law, after]);
+        let (model, simulation) = (found_by_model(mistake), found_by_simulation(mistake, SEEDS));
+        missed |= model.is_none() && simulation.is_none();
+        table.row([mistake.as_str().to_owned(), told(model), told(simulation)]);
     }
     drop(progress);
     print(&table);

@@ -1,0 +1,354 @@
+//! The functions: the real handlers, behind the local gateway's router, in several processes with clocks of their own.
+//!
+//! A process is killed or stands still at any call that it makes; a request may never arrive, arrive twice, or be answered
+//! into the void.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_async::{rt::sleep::TokioSleep, time::SharedTimeSource};
+use aws_smithy_runtime::client::retries::RetryPartition;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::Request,
+};
+use serde_json::Value;
+use shared::{
+    Owmm,
+    clock::{Clock, Dice},
+    config::{Config, assemble, retries, timeouts},
+    domain::{PlayerId, PoolName, ServerId, Time},
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Sleep, sleep, timeout},
+};
+use tower::ServiceExt;
+
+use super::{
+    checks::{Caller, Invariant},
+    plan::Fault,
+    wire::wire,
+    world::{POOL, TABLE, VirtualTime, World, lock},
+};
+
+/// The longest that a function runs: API Gateway waits no longer.
+const LONGEST_RUN: Duration = Duration::from_secs(30);
+/// How long a caller waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What an operator or a trusted backend sends; the local gateway believes any signature.
+const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=x";
+
+tokio::task_local! {
+    /// The run of a function that a call on the wire belongs to.
+    pub(super) static CALL: Arc<Call>;
+}
+
+/// One run of a function.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) number: u64,
+    pub(super) by: Caller,
+    began: Time,
+    killed: Notify,
+    stands_still: Mutex<Option<Duration>>,
+}
+
+impl Call {
+    /// Nothing of it runs any more.
+    pub(super) async fn kill<T>(&self) -> T {
+        self.killed.notify_one();
+        std::future::pending().await
+    }
+
+    /// Nothing of it runs for so long.
+    pub(super) async fn freeze(&self, span: Duration) {
+        *lock(&self.stands_still) = Some(span);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A future that is not polled while its function stands still.
+struct Freezing<F> {
+    call: Arc<Call>,
+    thaws: Option<Pin<Box<Sleep>>>,
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Freezing<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        loop {
+            if let Some(thaws) = &mut self.thaws {
+                ready!(thaws.as_mut().poll(context));
+                self.thaws = None;
+            }
+            if let Poll::Ready(output) = self.inner.as_mut().poll(context) {
+                return Poll::Ready(output);
+            }
+            let stands_still = lock(&self.call.stands_still).take();
+            match stands_still {
+                Some(span) => self.thaws = Some(Box::pin(sleep(span))),
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// A process that runs the functions.
+#[derive(Clone)]
+struct Instance {
+    owmm: Owmm,
+    router: Router,
+}
+
+/// A request to a function.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    method: &'static str,
+    path: String,
+    authorization: String,
+    body: Option<Value>,
+}
+
+impl Ask {
+    /// By a bearer of this token, which for a player is the name.
+    pub(super) fn bearer(method: &'static str, path: impl Into<String>, token: &str, body: Option<Value>) -> Self {
+        Self { method, path: path.into(), authorization: format!("Bearer {token}"), body }
+    }
+
+    /// By an operator or a backend.
+    pub(super) fn signed(method: &'static str, path: impl Into<String>, body: Option<Value>) -> Self {
+        Self { method, path: path.into(), authorization: SIGNED.to_owned(), body }
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+impl Reply {
+    /// A text of the body.
+    pub(super) fn text(&self, pointer: &str) -> &str {
+        self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// A time as the functions write it.
+pub(super) fn time(text: &str) -> Option<Time> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(Time(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()?))
+}
+
+/// All processes of the functions.
+pub(super) struct Functions {
+    world: Arc<World>,
+    instances: Mutex<Vec<Instance>>,
+}
+
+fn credentials() -> Credentials {
+    Credentials::new("simulated", "simulated", None, None, "simulation")
+}
+
+/// The SDK's client of the table, as a process has it whose clock this is.
+pub(super) fn table_client(world: &Arc<World>, time: VirtualTime) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::config::Builder::new()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::from_static("eu-central-1"))
+        .credentials_provider(credentials())
+        .http_client(wire(world))
+        .sleep_impl(TokioSleep::new())
+        .time_source(time)
+        .timeout_config(timeouts())
+        .retry_config(retries())
+        .retry_partition(RetryPartition::custom("dynamodb").build())
+        .endpoint_url("http://dynamodb.simulated")
+        .build();
+    aws_sdk_dynamodb::Client::from_conf(config)
+}
+
+fn instance(world: &Arc<World>, pool: &PoolName) -> Instance {
+    let time = VirtualTime::new(world.begun, world.chance.below(world.plan.skew_ms + 1));
+    let ecs = aws_sdk_ecs::config::Builder::new()
+        .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())
+        .region(aws_sdk_ecs::config::Region::from_static("eu-central-1"))
+        .credentials_provider(credentials())
+        .http_client(wire(world))
+        .sleep_impl(TokioSleep::new())
+        .time_source(time)
+        .timeout_config(timeouts())
+        .retry_config(retries())
+        .retry_partition(RetryPartition::custom("ecs").build())
+        .endpoint_url("http://ecs.simulated")
+        .build();
+    let owmm = assemble(
+        Config { table: TABLE.to_owned(), default_pool: pool.clone() },
+        table_client(world, time),
+        aws_sdk_ecs::Client::from_conf(ecs),
+        Clock::of(SharedTimeSource::new(time)),
+        Dice::seeded(world.chance.seed()),
+    );
+    Instance { router: local::gateway::in_process(owmm.clone()), owmm }
+}
+
+impl Functions {
+    /// As many processes as the plan says; `None` if the pool's name is none.
+    pub(super) fn new(world: Arc<World>) -> Option<Self> {
+        let pool = PoolName::parse(POOL).ok()?;
+        let instances = (0..world.plan.instances).map(|_| instance(&world, &pool)).collect();
+        Some(Self { world, instances: Mutex::new(instances) })
+    }
+
+    /// One of the processes.
+    fn any(&self) -> Option<(usize, Instance)> {
+        let instances = lock(&self.instances);
+        let which = usize::try_from(self.world.chance.below(instances.len() as u64)).ok()?;
+        Some((which, instances.get(which)?.clone()))
+    }
+
+    /// A process has been killed: another one takes its place, which remembers nothing.
+    fn replace(&self, which: usize) {
+        if let Some(instance) = lock(&self.instances).get_mut(which) {
+            let owmm = instance.owmm.another_copy();
+            *instance = Instance { router: local::gateway::in_process(owmm.clone()), owmm };
+        }
+    }
+
+    fn begin(&self, by: Caller) -> Arc<Call> {
+        let (number, began) = (self.world.number(), self.world.now());
+        self.world.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Arc::new(Call { number, by, began, killed: Notify::new(), stands_still: Mutex::default() })
+    }
+
+    /// Runs a function; `None` if it was killed, or has run for too long.
+    async fn run<T>(&self, which: usize, call: &Arc<Call>, function: impl Future<Output = T>) -> Option<T> {
+        let inner = Box::pin(CALL.scope(Arc::clone(call), function));
+        let running = pin!(Freezing { call: Arc::clone(call), thaws: None, inner });
+        tokio::select! {
+            biased;
+            () = call.killed.notified() => {
+                self.world.tell(format_args!("c{} is killed", call.number));
+                self.replace(which);
+                None
+            }
+            answer = running => Some(answer),
+            () = sleep(LONGEST_RUN) => {
+                self.world.tell(format_args!("c{} has run for too long", call.number));
+                None
+            }
+        }
+    }
+
+    /// Runs something with the operations of one of the processes.
+    pub(super) async fn operate<T, F: Future<Output = T>>(
+        &self,
+        by: Caller,
+        operation: impl FnOnce(Owmm) -> F,
+    ) -> Option<T> {
+        let (which, instance) = self.any()?;
+        let call = self.begin(by);
+        self.world.tell(format_args!("c{} {:?} at process {which}", call.number, call.by));
+        self.run(which, &call, operation(instance.owmm)).await
+    }
+
+    /// A call over HTTP; `None` if no answer comes in time.
+    pub(super) async fn call(self: &Arc<Self>, by: Caller, ask: Ask) -> Option<Reply> {
+        let world = &self.world;
+        if world.strikes(Fault::CallLost) {
+            world.tell(format_args!("lost: {} {} by {by:?}", ask.method, ask.path));
+            sleep(world.chance.ms(10, 10_000)).await;
+            return None;
+        }
+        if world.strikes(Fault::CallRepeated) {
+            let (functions, by, ask, after) = (Arc::clone(self), by.clone(), ask.clone(), world.chance.ms(0, 15_000));
+            tokio::spawn(async move {
+                sleep(after).await;
+                functions.invoke(by, ask).await;
+            });
+        }
+        let (answers, answer) = oneshot::channel();
+        let (functions, mute) = (Arc::clone(self), world.strikes(Fault::CallAnswerLost));
+        let way = (world.chance.ms(1, 10), world.chance.ms(1, 10));
+        tokio::spawn(async move {
+            sleep(way.0).await;
+            let reply = functions.invoke(by, ask).await;
+            sleep(way.1).await;
+            if !mute {
+                // Nobody may be waiting any more.
+                let _ = answers.send(reply);
+            }
+        });
+        timeout(PATIENCE, answer).await.ok()?.ok()?
+    }
+
+    async fn invoke(&self, by: Caller, ask: Ask) -> Option<Reply> {
+        let (which, instance) = self.any()?;
+        let call = self.begin(by);
+        let Ask { method, path, authorization, body } = ask;
+        let shown = body.as_ref().map(Value::to_string).unwrap_or_default();
+        self.world.tell(format_args!("c{} {:?} {method} {path} {shown} at process {which}", call.number, call.by));
+        let request = Request::builder().method(method).uri(&path).header("authorization", authorization);
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let request = request.body(body).ok()?;
+        let answered = self.run(which, &call, async {
+            let response = instance.router.oneshot(request).await.ok()?;
+            let status = response.status().as_u16();
+            let bytes = to_bytes(response.into_body(), usize::MAX).await.ok()?;
+            Some(Reply { status, body: serde_json::from_slice(&bytes).unwrap_or_default() })
+        });
+        let reply = answered.await.flatten();
+        match &reply {
+            Some(reply) => self.answered(&call, method, &path, reply),
+            None => self.world.tell(format_args!("c{} does not answer", call.number)),
+        }
+        reply
+    }
+
+    /// What was answered is held against what is.
+    fn answered(&self, call: &Call, method: &str, path: &str, reply: &Reply) {
+        let (world, number) = (&self.world, call.number);
+        world.tell(format_args!("c{number} answers {} {}", reply.status, reply.body));
+        // Nothing of what is put into a request is wrong, and no fault that passes is a defect of ours.
+        world.must(Invariant::KeptWord, reply.status != 500, || format!("{method} {path} was answered {reply:?}"));
+        if call.by == Caller::Stranger {
+            world
+                .must(Invariant::Authority, reply.status >= 400, || format!("a stranger's {method} {path}: {reply:?}"));
+        }
+        let joins = method == "POST" && path.ends_with("/join");
+        let Some(server) = ServerId::parse(reply.text("/server/id")).ok().filter(|_| joins) else { return };
+        let promised: Vec<(PlayerId, Option<Time>)> = match &call.by {
+            Caller::Player(player) => vec![(player.clone(), time(reply.text("/expiresAt")))],
+            Caller::Backend(players) => match reply.body.get("players").and_then(Value::as_array) {
+                None => players.iter().map(|player| (player.clone(), time(reply.text("/expiresAt")))).collect(),
+                Some(told) => {
+                    let text =
+                        |one: &Value, name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+                    let told = told.iter().filter_map(|one| {
+                        Some((PlayerId::parse(&text(one, "player")).ok()?, time(&text(one, "expiresAt"))))
+                    });
+                    told.collect()
+                }
+            },
+            _ => Vec::new(),
+        };
+        let now = world.now();
+        for (player, until) in promised {
+            world.must(Invariant::KeptWord, until.is_some(), || format!("no end in {reply:?}"));
+            if let Some(until) = until {
+                world.check(|checks| checks.promised(now, call.began, &player, &server, until));
+            }
+        }
+    }
+}

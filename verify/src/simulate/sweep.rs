@@ -1,0 +1,157 @@
+//! Many seeds, one thread a core, and what they came to.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use shared::domain::teeth::Mistake;
+
+use super::{Invariant, Outcome, run, world::lock};
+use crate::report::{Progress, Table, Verdict, grouped, print};
+
+/// Failing seeds that are told of one by one.
+const TOLD_AT_MOST: usize = 10;
+
+/// What many seeds came to.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Calls of functions.
+    pub calls: u64,
+    /// Requests to AWS.
+    pub requests: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// How often each invariant was looked at.
+    pub checked: BTreeMap<Invariant, u64>,
+    /// How often each did not hold.
+    pub violated: BTreeMap<Invariant, u64>,
+    /// Seeds in which something did not hold, with the first thing that did not, and what went wrong with the simulation
+    /// itself.
+    pub failing: Vec<(u64, String)>,
+}
+
+impl Sweep {
+    fn add(&mut self, seed: u64, outcome: Result<Outcome, String>) {
+        self.seeds += 1;
+        match outcome {
+            Err(why) => self.failing.push((seed, why)),
+            Ok(outcome) => {
+                self.calls += outcome.calls;
+                self.requests += outcome.requests;
+                for (fault, count) in outcome.faults {
+                    *self.faults.entry(fault).or_default() += count;
+                }
+                for (invariant, count) in outcome.checked {
+                    *self.checked.entry(invariant).or_default() += count;
+                }
+                for violation in &outcome.violations {
+                    *self.violated.entry(violation.invariant).or_default() += 1;
+                }
+                if let Some(first) = outcome.violations.first() {
+                    self.failing.push((seed, format!("{}: {}", first.invariant.as_str(), first.what)));
+                }
+            }
+        }
+    }
+
+    /// How many seeds it took to find something, if any did.
+    pub fn found_after(&self, first: u64) -> Option<u64> {
+        self.failing.iter().map(|(seed, _)| seed - first + 1).min()
+    }
+}
+
+/// Runs `seeds` seeds from `first` on; stops at the first violation if `until_found`.
+pub fn sweep(first: u64, seeds: u64, mistake: Option<Mistake>, until_found: bool, told: &mut Progress) -> Sweep {
+    let (next, stop, sum) = (AtomicU64::new(first), AtomicBool::new(false), Mutex::new(Sweep::default()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        while !stop.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + seeds {
+                return;
+            }
+            let outcome = run(seed, mistake, false);
+            let mut sum = lock(&sum);
+            sum.add(seed, outcome);
+            if until_found && !sum.failing.is_empty() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers = (0..threads).map(|_| scope.spawn(work)).collect::<Vec<_>>();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            std::thread::park_timeout(Duration::from_millis(100));
+            told.say(|| {
+                let sum = lock(&sum);
+                format!("{} of {} seeds, {} calls, {} failing", sum.seeds, seeds, grouped(sum.calls), sum.failing.len())
+            });
+        }
+    });
+    let mut sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    sum.failing.sort();
+    sum
+}
+
+/// The command that replays a seed.
+fn replay(seed: u64) -> String {
+    format!("cargo run --release -p verify -- simulate --seed {seed} --history")
+}
+
+/// Runs seeds and says what they came to.
+pub fn many(first: u64, seeds: u64) -> Verdict {
+    let mut progress = Progress::default();
+    let sum = sweep(first, seeds, None, false, &mut progress);
+    let seconds = progress.elapsed().as_secs();
+    drop(progress);
+    let mut table = Table::new(["simulation", "count"]);
+    table.row(["seeds".to_owned(), format!("{} ({first} to {})", grouped(sum.seeds), first + seeds - 1)]);
+    table.row(["seconds".to_owned(), grouped(seconds)]);
+    table.row(["calls of functions".to_owned(), grouped(sum.calls)]);
+    table.row(["requests to DynamoDB and ECS".to_owned(), grouped(sum.requests - sum.calls)]);
+    for (fault, count) in &sum.faults {
+        table.row([format!("fault: {fault}"), grouped(*count)]);
+    }
+    for invariant in Invariant::ALL {
+        let (checked, violated) = (sum.checked.get(&invariant), sum.violated.get(&invariant));
+        let cell =
+            format!("{} times, violated {}", grouped(checked.copied().unwrap_or(0)), violated.copied().unwrap_or(0));
+        table.row([format!("checked: {}", invariant.as_str()), cell]);
+    }
+    table.row(["seeds with a violation".to_owned(), grouped(sum.failing.len() as u64)]);
+    print(&table);
+    for (seed, what) in sum.failing.iter().take(TOLD_AT_MOST) {
+        print(&format!("seed {seed}: {what}\n  replay: {}", replay(*seed)));
+    }
+    Verdict::of(sum.failing.is_empty())
+}
+
+/// Runs one seed and prints its history.
+pub fn one(seed: u64) -> Verdict {
+    match run(seed, None, true) {
+        Err(why) => {
+            print(&why);
+            Verdict::Violated
+        }
+        Ok(outcome) => {
+            print(&outcome.history);
+            for violation in &outcome.violations {
+                print(&format!(
+                    "violated at {} ms: {}: {}",
+                    violation.at_ms,
+                    violation.invariant.as_str(),
+                    violation.what
+                ));
+            }
+            print(&format!("{} calls, {} violations", outcome.calls, outcome.violations.len()));
+            Verdict::of(outcome.violations.is_empty())
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The simulation itself: it is repeatable, the code holds under it, and it finds mistakes that are put back.
+
+use shared::domain::teeth::Mistake;
+use verify::{
+    report::Progress,
+    simulate::{run, sweep},
+    teeth::found_by_simulation,
+};
+
+#[test]
+fn the_same_seed_twice_gives_the_same_bytes_of_history() {
+    let history = |_| run(4, None, true).unwrap().history.into_bytes();
+    let [first, second] = [0, 1].map(history);
+    assert!(first.len() > 10_000, "a history of {} bytes", first.len());
+    assert!(first == second, "seed 4 is not repeatable");
+}
+
+#[test]
+fn no_invariant_is_violated_in_the_first_seeds() {
+    let sum = sweep(1, 12, None, false, &mut Progress::default());
+    assert!(sum.failing.is_empty(), "{:#?}", sum.failing);
+    assert_eq!(sum.seeds, 12);
+}
+
+/// The one that no model of the domain can see: it is about what ECS does.
+#[test]
+fn a_fresh_token_per_call_of_run_task_is_found_within_forty_seeds() {
+    let found = found_by_simulation(Mistake::FreshRunTaskToken, 40).unwrap();
+    assert!(found.law.starts_with("I4"), "{found:?}");
+}
+
+#[test]
+fn a_seat_that_is_only_read_is_found_in_the_first_seeds() {
+    let found = found_by_simulation(Mistake::ReadOnlySeat, 5).unwrap();
+    assert!(found.law.starts_with("I2"), "{found:?}");
+}
+
+#[test]
+fn a_launch_on_an_empty_index_is_found_within_ten_seeds() {
+    let found = found_by_simulation(Mistake::LaunchOnEmptyIndex, 10).unwrap();
+    assert!(found.law.starts_with("I4"), "{found:?}");
+}
