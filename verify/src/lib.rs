@@ -2,12 +2,14 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`differential`] | `apply` in memory against the expression on a real engine |
 //! | [`model`] | the model checker: every order of events, over the domain's own code |
 //! | [`teeth`] | the mistakes that the checks must find |
 //! | [`simulate`] | the real code, simulated with faults from a seed |
 //! | [`kill`] | real processes that are killed, and what the table holds afterwards |
 //! | [`report`] | progress and summary tables, which all commands share |
 
+pub mod differential;
 pub mod kill;
 pub mod model;
 pub mod report;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use verify::{
-    kill,
+    differential, kill,
     model::{self, Size},
     report::Verdict,
     simulate, teeth,
@@ -50,6 +50,15 @@ enum Check {
         #[arg(long, default_value_t = 10)]
         rounds: u32,
     },
+    /// Compares random writes in memory and on the embedded engine; with OWMM_TEST_DYNAMODB=URL on that one too.
+    Differential {
+        /// Images and writes of each kind.
+        #[arg(long, default_value_t = 5_000)]
+        seeds: u64,
+        /// Only this one.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Puts each known mistake back and looks who finds it.
     Teeth,
 }
@@ -63,6 +72,7 @@ fn main() -> ExitCode {
         Check::Simulate { seed, history: true, .. } => simulate::one(seed),
         Check::Simulate { seeds, seed, history: false } => simulate::many(seed, seeds),
         Check::Kill { players, rounds } => kill::run(players, rounds),
+        Check::Differential { seeds, seed } => differential::run(seeds, seed),
         Check::Teeth => teeth::run(),
     };
     match verdict {

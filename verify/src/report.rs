@@ -25,6 +25,12 @@ impl Verdict {
     }
 }
 
+/// Says why a check could not be made, which is not a success.
+pub fn failed(error: &dyn std::error::Error) -> Verdict {
+    let _ = writeln!(std::io::stderr(), "{error}");
+    Verdict::Violated
+}
+
 /// One line that is written over as long as somebody is watching, and else a line now and then.
 #[derive(Debug)]
 pub struct Progress {

@@ -288,11 +288,12 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 condition.push_str(" AND size(#claims) <= :cap");
                 expression = expression.with(":cap", n(capacity));
             }
-            if !registration.metadata.is_empty() {
-                update.push_str(", #meta = :meta");
+            if registration.metadata.is_empty() {
+                update.push_str(" REMOVE #launch, #meta");
+            } else {
+                update.push_str(", #meta = :meta REMOVE #launch");
                 expression = expression.with(":meta", items::metadata(&registration.metadata));
             }
-            update.push_str(" REMOVE #launch");
             by(Some(hash), &condition, Expression { update: update.into(), ..expression })
         }
         LedgerWrite::Beat { by: hash, now } => {

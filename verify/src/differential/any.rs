@@ -1,0 +1,326 @@
+//! Images and writes by chance. Few values of each kind, and writes that mostly name what the image holds, so that every
+//! condition is met about as often as it is broken.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use shared::domain::{
+    Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark, Place,
+    PlayerId, PoolName, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time, TokenHash,
+};
+
+const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
+const SERVERS: [&str; 3] = ["s1", "s:2", "s_3"];
+const TOKENS: [&str; 2] = ["token", "another"];
+
+/// Chance, from a seed.
+pub(super) struct Any(StdRng);
+
+/// Names and numbers of this file are in range.
+#[allow(clippy::expect_used, reason = "constants of this file, not input")]
+fn known<T>(value: Option<T>) -> T {
+    value.expect("a constant in range")
+}
+
+impl Any {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed))
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.0.random_range(0..n)
+    }
+
+    fn number(&mut self, from: i64, to: i64) -> i64 {
+        self.0.random_range(from..=to)
+    }
+
+    fn count(&mut self, to: u32) -> u32 {
+        self.0.random_range(0..=to)
+    }
+
+    /// True once in `n`.
+    fn rarely(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn of<T: Copy, const N: usize>(&mut self, values: [T; N]) -> T {
+        known(values.get(self.below(N)).copied())
+    }
+
+    fn maybe<T>(&mut self, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(2) == 0).then(|| value(self))
+    }
+
+    /// Mostly the value that is there.
+    fn mostly<T>(&mut self, there: T, other: impl FnOnce(&mut Self) -> T) -> T {
+        if self.rarely(5) { other(self) } else { there }
+    }
+
+    pub(super) fn server(&mut self) -> ServerId {
+        let name = self.of(SERVERS);
+        known(ServerId::parse(name).ok())
+    }
+
+    pub(super) fn player(&mut self) -> PlayerId {
+        let name = self.of(PLAYERS);
+        known(PlayerId::parse(name).ok())
+    }
+
+    pub(super) fn pool(&mut self) -> PoolName {
+        let name = self.of(["p", "q:1"]);
+        known(PoolName::parse(name).ok())
+    }
+
+    /// Times close to each other, so that they are often the same.
+    fn time(&mut self) -> Time {
+        Time(1_000_000 + self.number(-2, 2))
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        let n = self.number(1, 5);
+        known(Stamp::new(n))
+    }
+
+    fn mark(&mut self) -> Mark {
+        let stamp = self.stamp();
+        if self.below(2) == 0 { Mark::Reserved(stamp) } else { Mark::Connected(stamp) }
+    }
+
+    fn fill(&mut self) -> Fill {
+        let n = self.number(0, 2);
+        known(Fill::from_number(n))
+    }
+
+    fn hash(&mut self) -> TokenHash {
+        TokenHash::of(self.of(TOKENS))
+    }
+
+    fn launch(&mut self) -> Launch {
+        Launch {
+            token: self.of(TOKENS).to_owned(),
+            call_at: self.time(),
+            deadline: self.time(),
+            time_to_start: Span(5),
+            spec: "{}".to_owned(),
+        }
+    }
+
+    fn endpoint(&mut self) -> Endpoint {
+        Endpoint { address: self.of(["127.0.0.1", "game.example"]).to_owned(), port: self.of([1, 7_777, u16::MAX]) }
+    }
+
+    fn metadata(&mut self) -> BTreeMap<String, String> {
+        self.maybe(|any| BTreeMap::from([("build".to_owned(), any.of(["7", "ä #:"]).to_owned())])).unwrap_or_default()
+    }
+
+    fn claims(&mut self) -> BTreeMap<PlayerId, Mark> {
+        let n = if self.rarely(3) { 0 } else { self.below(PLAYERS.len()) };
+        (0..n).map(|_| (self.player(), self.mark())).collect()
+    }
+
+    pub(super) fn ledger(&mut self, id: &ServerId) -> Option<Ledger> {
+        if self.rarely(30) {
+            return None;
+        }
+        let claims = self.claims();
+        let state = if self.rarely(3) { ServerState::Ready } else { self.of(ServerState::ALL) };
+        let (seen, lease) = (self.time(), self.time());
+        let starting = state == ServerState::Starting;
+        Some(Ledger {
+            id: id.clone(),
+            pool: self.pool(),
+            shard: self.count(2),
+            generation: self.count(2),
+            state,
+            capacity: u32::try_from(claims.len()).unwrap_or(0).max(1) + self.count(1),
+            claims,
+            hold: Span(60_000),
+            lease_for: Span(30_000),
+            lease_until: (!starting || self.rarely(5)).then_some(lease),
+            seen: (!starting || self.rarely(5)).then_some(seen),
+            idle_since: self.maybe(Self::time),
+            drain_by: self.maybe(Self::time),
+            ready_at: (!starting).then(|| self.time()),
+            endpoint: (!starting).then(|| self.endpoint()),
+            metadata: self.metadata(),
+            token_hash: self.hash(),
+            attempt: 1 + self.count(1),
+            task: self.maybe(|_| "arn".to_owned()),
+            launch: starting.then(|| self.launch()),
+            listed: self.maybe(Self::fill),
+        })
+    }
+
+    /// A player who has a claim, mostly, and the claim.
+    fn held(&mut self, ledger: &Ledger) -> (PlayerId, Mark) {
+        let claims = ledger.claims.iter().map(|(player, mark)| (player.clone(), *mark)).collect::<Vec<_>>();
+        let (player, mark) = match claims.get(self.below(claims.len().max(1))) {
+            Some(claim) => claim.clone(),
+            None => (self.player(), self.mark()),
+        };
+        let mark = self.mostly(mark, Self::mark);
+        (self.mostly(player, Self::player), mark)
+    }
+
+    /// Claims to remove, mostly as they are.
+    fn evict(&mut self, ledger: &Ledger, but: &[PlayerId]) -> Vec<(PlayerId, Mark)> {
+        let mut evict = BTreeMap::new();
+        for _ in 0..self.below(3) {
+            let (player, mark) = self.held(ledger);
+            if !but.contains(&player) {
+                evict.insert(player, mark);
+            }
+        }
+        evict.into_iter().collect()
+    }
+
+    pub(super) fn ledger_write(&mut self, ledger: Option<&Ledger>) -> LedgerWrite {
+        let made = self.ledger(&known(ServerId::parse("s1").ok()));
+        let Some(ledger) = ledger.or(made.as_ref()) else {
+            return LedgerWrite::Idle { now: self.time() };
+        };
+        let (player, mark) = self.held(ledger);
+        let (now, stamp) = (self.time(), mark.stamp());
+        let by = self.mostly(ledger.token_hash, Self::hash);
+        let attempt = self.mostly(ledger.attempt, |any| 1 + any.count(1));
+        let ready = self.mostly(ledger.state == ServerState::Ready, |any| any.below(2) == 0);
+        let listed = self.mostly(ledger.listed, |any| any.maybe(Self::fill));
+        match self.below(19) {
+            0 => LedgerWrite::Claim { player, stamp: self.stamp(), now, seen_by: self.time() },
+            1 => {
+                let mut players = BTreeMap::new();
+                for _ in 0..=self.below(2) {
+                    let player = self.player();
+                    let held = ledger.claims.get(&player).copied();
+                    let held = self.mostly(held, |any| any.maybe(Self::mark));
+                    players.insert(player, held);
+                }
+                let names = players.keys().cloned().collect::<Vec<_>>();
+                let evict = self.evict(ledger, &names);
+                LedgerWrite::ClaimExactly {
+                    players: players.into_iter().collect(),
+                    stamp: self.stamp(),
+                    now,
+                    seen_by: self.time(),
+                    evict,
+                    capacity: self.mostly(ledger.capacity, |any| 1 + any.count(3)),
+                }
+            }
+            2 => LedgerWrite::Connect { by, player, stamp, reserved: self.below(2) == 0 },
+            3 => LedgerWrite::Release { by: self.maybe(|_| by), player, mark, ready },
+            4 => LedgerWrite::Hold { by, player, from: stamp, to: self.stamp() },
+            5 => {
+                let registration = Registration {
+                    endpoint: self.endpoint(),
+                    capacity: self.maybe(|any| 1 + any.count(4)),
+                    metadata: self.metadata(),
+                };
+                LedgerWrite::Register { by, registration, now }
+            }
+            6 => LedgerWrite::Beat { by, now },
+            7 => {
+                let by = if self.below(2) == 0 { StopBy::Server(by) } else { StopBy::Attempt(attempt) };
+                LedgerWrite::Stop { by, now }
+            }
+            8 => {
+                let claims = self.mostly(ledger.claims.clone(), Self::claims);
+                LedgerWrite::StopSilent { attempt, silent_since: self.time(), claims: self.maybe(|_| claims), now }
+            }
+            9 => LedgerWrite::Sweep { evict: self.evict(ledger, &[]), ready },
+            10 => LedgerWrite::Idle { now },
+            11 => LedgerWrite::Drain { drain_by: self.maybe(Self::time) },
+            12 => LedgerWrite::DrainIdle { idle_by: now },
+            13 => LedgerWrite::List { generation: ledger.generation, was: listed, fill: self.fill() },
+            14 => {
+                let was = listed.unwrap_or_else(|| self.fill());
+                let generation = self.mostly(ledger.generation, |any| any.count(2));
+                LedgerWrite::Unlist { generation, was, now }
+            }
+            15 => {
+                let was = ledger.launch.as_ref().map_or(now, |launch| launch.call_at);
+                LedgerWrite::Recall { attempt, was: self.mostly(was, Self::time), call_at: now }
+            }
+            16 => LedgerWrite::TaskStarted { attempt, task: "another".to_owned() },
+            17 => LedgerWrite::NextAttempt { failed: attempt, token_hash: self.hash(), launch: self.launch() },
+            _ => LedgerWrite::GiveUp { failed: attempt, now },
+        }
+    }
+
+    fn place(&mut self) -> Place {
+        Place { server: self.server(), pool: self.pool(), mark: self.mark() }
+    }
+
+    pub(super) fn seat(&mut self) -> Option<Seat> {
+        match self.below(5) {
+            0 => None,
+            1 => Some(Seat::Void(self.stamp())),
+            _ => Some(Seat::At(self.place())),
+        }
+    }
+
+    pub(super) fn seat_write(&mut self, seat: Option<&Seat>) -> SeatWrite {
+        let there = match seat {
+            Some(Seat::At(place)) => place.clone(),
+            _ => self.place(),
+        };
+        let server = self.mostly(there.server, Self::server);
+        let mark = self.mostly(there.mark, Self::mark);
+        match self.below(4) {
+            0 => {
+                let from = if self.below(2) == 0 { Before::Free } else { Before::Exactly { server, mark } };
+                SeatWrite::Place { from, server: self.server(), pool: self.pool(), stamp: self.stamp() }
+            }
+            1 => SeatWrite::Connect { server, stamp: mark.stamp() },
+            2 => SeatWrite::Void { server, mark },
+            _ => SeatWrite::Hold { server, from: mark.stamp(), to: self.stamp() },
+        }
+    }
+
+    pub(super) fn frontier(&mut self) -> Option<Frontier> {
+        (!self.rarely(5)).then(|| Frontier { server: self.server(), remaining: self.count(3) })
+    }
+
+    pub(super) fn frontier_write(&mut self, frontier: Option<&Frontier>) -> FrontierWrite {
+        let there = frontier.cloned().unwrap_or_else(|| Frontier { server: self.server(), remaining: self.count(3) });
+        let server = self.mostly(there.server, Self::server);
+        let remaining = self.mostly(there.remaining, |any| any.count(3));
+        match self.below(4) {
+            0 => FrontierWrite::Take { slots: 1 + self.count(2) },
+            1 => FrontierWrite::GiveBack { server, seen: remaining, slots: 1 + self.count(1) },
+            2 => {
+                let from = self.mostly(frontier.map(|_| Frontier { server, remaining }), |_| None);
+                FrontierWrite::Roll { from, to: self.server(), remaining: self.count(3) }
+            }
+            _ => FrontierWrite::UsedUp { server },
+        }
+    }
+
+    pub(super) fn fleet(&mut self) -> Option<Fleet> {
+        (!self.rarely(5)).then(|| Fleet {
+            live: self.count(2),
+            failures: self.count(2),
+            paused_until: self.maybe(Self::time),
+            held_until: self.maybe(Self::time),
+            word_at: self.maybe(Self::time),
+        })
+    }
+
+    pub(super) fn fleet_write(&mut self, fleet: Option<&Fleet>) -> FleetWrite {
+        let there = fleet.cloned().unwrap_or_default();
+        let (live, max_servers, now) = (self.mostly(there.live, |any| any.count(2)), 1 + self.count(2), self.time());
+        match self.below(8) {
+            0 => FleetWrite::Started { max_servers, now },
+            1 => FleetWrite::StartedAhead { live, max_servers, now },
+            2 => FleetWrite::Recount { was: live, live: self.count(3) },
+            3 => FleetWrite::Ended,
+            4 => {
+                let was = self.mostly(there.failures, |any| any.count(2));
+                FleetWrite::Failed { was, paused_until: self.maybe(Self::time) }
+            }
+            5 => FleetWrite::Recovered,
+            6 => FleetWrite::Hold { at: now, until: self.time() },
+            _ => FleetWrite::Resume { at: now },
+        }
+    }
+}
