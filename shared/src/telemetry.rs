@@ -61,12 +61,13 @@ impl Usage {
     /// Write units, of all operations that write.
     pub fn write_units(&self) -> f64 {
         let writes = ["UpdateItem", "PutItem", "TransactWriteItems"];
-        writes.iter().filter_map(|operation| self.units.get(*operation)).sum()
+        // The sum of no floats is -0.
+        writes.iter().filter_map(|operation| self.units.get(*operation)).fold(0.0, |sum, units| sum + units)
     }
 
     /// Read units, of all operations that read.
     pub fn read_units(&self) -> f64 {
-        self.units.values().sum::<f64>() - self.write_units()
+        self.units.values().fold(0.0, |sum, units| sum + units) - self.write_units()
     }
 }
 

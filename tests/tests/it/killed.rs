@@ -474,18 +474,17 @@ async fn reconcile_killed_after_any_of_its_requests_comes_to_the_same_fleet() {
     killed_everywhere(Death::After).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_looks_at_once_come_to_the_same_fleet_as_one() {
+/// Looks as often as it takes, with another process at work beside each look; ten times over.
+async fn beside(another: impl AsyncFn(Owmm)) {
     let (expected, looks) = undisturbed().await;
     for round in 0..10 {
         let ground = Ground::new().await;
         one_of_everything(&ground).await;
         for _ in 0..looks {
             let wire = Wire::new(Death::Never);
-            let (a, b) = (ground.owmm(&wire, round), ground.owmm(&wire, round + 100));
-            let (a, b) = tokio::join!(a.reconcile(), b.reconcile());
-            a.unwrap();
-            b.unwrap();
+            let owmm = ground.owmm(&wire, round);
+            let (report, ()) = tokio::join!(owmm.reconcile(), another(ground.owmm(&wire, round + 100)));
+            report.unwrap();
             ground.a_minute_later();
         }
         assert_eq!(picture(&ground).await, expected, "round {round}");
@@ -494,29 +493,21 @@ async fn two_looks_at_once_come_to_the_same_fleet_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_looks_at_once_come_to_the_same_fleet_as_one() {
+    beside(async |owmm| drop(owmm.reconcile().await.unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn news_of_stopped_tasks_beside_a_look_changes_nothing_about_where_it_ends() {
-    let (expected, looks) = undisturbed().await;
-    for round in 0..10 {
-        let ground = Ground::new().await;
-        one_of_everything(&ground).await;
-        for _ in 0..looks {
-            let wire = Wire::new(Death::Never);
-            let (a, b) = (ground.owmm(&wire, round), ground.owmm(&wire, round + 100));
-            let news = async {
-                // Of both dead tasks, of an older attempt, of a server that is over, and of nobody's; all of it twice.
-                for server in ["attempt-failed", "dead-task", "older-task", "not-counted-out", "nobodys"] {
-                    for _ in 0..2 {
-                        b.task_stopped(&id(server), 1).await.unwrap();
-                    }
-                }
-            };
-            let (report, ()) = tokio::join!(a.reconcile(), news);
-            report.unwrap();
-            ground.a_minute_later();
+    beside(async |owmm| {
+        // Of both dead tasks, of an older attempt, of a server that is over, and of nobody's; all of it twice.
+        for server in ["attempt-failed", "dead-task", "older-task", "not-counted-out", "nobodys"] {
+            for _ in 0..2 {
+                owmm.task_stopped(&id(server), 1).await.unwrap();
+            }
         }
-        assert_eq!(picture(&ground).await, expected, "round {round}");
-        ground.end().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
