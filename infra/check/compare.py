@@ -1,0 +1,200 @@
+"""What the deployed resources must be, read back from the services and held against what else says so.
+
+The other side is never the template: it is the OpenAPI document, the table of the local stack, the folders of functions,
+and what AWS's events look like.
+"""
+
+import json
+import os
+import urllib.request
+
+import yaml
+from moto.events.models import EventPattern
+
+from stack import ROOT
+
+HTTP_METHODS = {"get", "put", "post", "delete", "patch"}
+
+
+def same(what, found, meant):
+    assert found == meant, f"{what}: found {json.dumps(found, default=str)}, meant {json.dumps(meant, default=str)}"
+
+
+def operations():
+    """Route → (function, who may call), as openapi.yaml has them."""
+    with open(os.path.join(ROOT, "openapi.yaml"), encoding="utf-8") as file:
+        document = yaml.safe_load(file)
+    return {
+        f"{method.upper()} {path}": (operation["x-owmm-function"], *(name for need in operation["security"] for name in need))
+        for path, item in document["paths"].items() for method, operation in item.items() if method in HTTP_METHODS
+    }
+
+
+def crates():
+    return {name for name in os.listdir(os.path.join(ROOT, "functions"))}
+
+
+def table(deployed, local, name):
+    """The table against the local stack's, and what only AWS has."""
+    def shape(described):
+        ordered = lambda items, key: sorted(items, key=lambda item: item[key])
+        return {
+            "keys": described["KeySchema"],
+            "attributes": ordered(described["AttributeDefinitions"], "AttributeName"),
+            "indexes": [
+                {"name": index["IndexName"], "keys": index["KeySchema"], "projection": index["Projection"]}
+                for index in ordered(described.get("GlobalSecondaryIndexes", []), "IndexName")
+            ],
+            "billing": described["BillingModeSummary"]["BillingMode"],
+        }
+
+    def ttl(client, table_name):
+        told = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]
+        return told["TimeToLiveStatus"], told["AttributeName"]
+    client = deployed.clients("dynamodb")
+    own = deployed.outputs["TableName"]
+    described = client.describe_table(TableName=own)["Table"]
+    same("the table", shape(described), shape(local.describe_table(TableName=name)["Table"]))
+    same("time to live", ttl(client, own), ttl(local, name))
+    same("deletion protection", described["DeletionProtectionEnabled"], True)
+    backups = client.describe_continuous_backups(TableName=own)["ContinuousBackupsDescription"]
+    recovery = backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
+    same("point-in-time recovery", recovery, "ENABLED")
+
+
+def functions(deployed):
+    """One for each crate, each knowing its table, under API Gateway's 30 s where it has a route."""
+    listed = [one for page in deployed.clients("lambda").get_paginator("list_functions").paginate() for one in page["Functions"]]
+    names = {one["FunctionName"].removeprefix("owmm-"): one for one in listed}
+    same("functions", sorted(names), sorted(crates()))
+    routed = {function for function, *_ in operations().values()}
+    for name, one in names.items():
+        same(f"{name}'s runtime", (one["Runtime"], one["Handler"]), ("provided.al2023", "bootstrap"))
+        same(f"{name}'s table", one["Environment"]["Variables"]["OWMM_TABLE"], deployed.outputs["TableName"])
+        assert name not in routed or one["Timeout"] < 30, f"{name} may take longer than API Gateway waits"
+    return {one["FunctionArn"]: name for name, one in names.items()}
+
+
+def routes(deployed, by_arn):
+    """Each operation of openapi.yaml is a route to its function behind the right authorizer, and there is no other."""
+    client = deployed.clients("apigatewayv2")
+    (api,) = client.get_apis()["Items"]
+    integrations = {one["IntegrationId"]: one for one in client.get_integrations(ApiId=api["ApiId"])["Items"]}
+    callers = {"JWT": "player", "AWS_IAM": "operator", "NONE": "server"}
+    found = {}
+    for route in client.get_routes(ApiId=api["ApiId"])["Items"]:
+        integration = integrations[route["Target"].removeprefix("integrations/")]
+        same(f"payload of {route['RouteKey']}", integration["PayloadFormatVersion"], "2.0")
+        arn = integration["IntegrationUri"].split("/functions/")[1].removesuffix("/invocations")
+        found[route["RouteKey"]] = (by_arn[arn], callers[route["AuthorizationType"]])
+        if route["AuthorizationType"] == "JWT":
+            jwt = client.get_authorizer(ApiId=api["ApiId"], AuthorizerId=route["AuthorizerId"])["JwtConfiguration"]
+            same("the players' tokens", (jwt["Issuer"], jwt["Audience"]),
+                 (deployed.outputs["JwtIssuer"], [deployed.outputs["JwtAudience"]]))
+    same("routes", dict(sorted(found.items())), dict(sorted(operations().items())))
+    for route, (name, _) in found.items():
+        allowed(deployed, by_arn, name, "apigateway.amazonaws.com", f"{api['ApiId']}/*/{route.replace(' ', '', 1)}")
+    (stage,) = client.get_stages(ApiId=api["ApiId"])["Items"]
+    same("the stage", (stage["StageName"], stage["AutoDeploy"]), ("$default", True))
+    signed = {route for route, (_, caller) in found.items() if caller == "operator"} - {"POST /pools/{pool}/join"}
+    same("routes with a throttle of their own", sorted(stage["RouteSettings"]), sorted(signed))
+    assert stage["DefaultRouteSettings"]["ThrottlingRateLimit"] > 0, stage
+
+
+def allowed(deployed, by_arn, name, service, source):
+    """Whether the service may call the function on behalf of this source; path parameters are any text there."""
+    arn = next(arn for arn, one in by_arn.items() if one == name)
+    statements = json.loads(deployed.clients("lambda").get_policy(FunctionName=arn)["Policy"])["Statement"]
+
+    def plain(text):
+        return "/".join("*" if part.startswith("{") else part for part in text.split("/"))
+    fits = [
+        one for one in statements if one["Principal"]["Service"] == service
+        and plain(one["Condition"]["ArnLike"]["AWS:SourceArn"]).endswith(plain(source))
+    ]
+    assert fits, f"{service} may not call {name} for {source}: {statements}"
+
+
+def rules(deployed, by_arn):
+    """reconcile each minute; task-stopped for each stopped task of this table and nothing else."""
+    client = deployed.clients("events")
+    found = {}
+    for rule in client.list_rules()["Rules"]:
+        (target,) = client.list_targets_by_rule(Rule=rule["Name"])["Targets"]
+        found[by_arn[target["Arn"]]] = rule
+        allowed(deployed, by_arn, by_arn[target["Arn"]], "events.amazonaws.com", f"rule/{rule['Name']}")
+    same("functions with a rule", sorted(found), ["reconcile", "task-stopped"])
+    same("the schedule", (found["reconcile"]["ScheduleExpression"], found["reconcile"]["State"]), ("rate(1 minute)", "ENABLED"))
+    cluster = deployed.clients("ecs").describe_clusters(clusters=[deployed.outputs["Cluster"]])["clusters"][0]["clusterArn"]
+    detail = {"clusterArn": cluster, "group": f"owmm:{deployed.outputs['TableName']}", "lastStatus": "STOPPED",
+              "startedBy": "01KAP3X7M8Q2V5R9T4W6Y0ZBCD/1"}
+    event = {"id": "1", "version": "0", "account": "123456789012", "time": "2026-01-01T00:00:00Z", "region": "eu-central-1",
+             "resources": [], "source": "aws.ecs", "detail-type": "ECS Task State Change"}
+
+    # The emulator's matching itself: its call TestEventPattern answers nothing.
+    pattern = EventPattern(None, json.loads(found["task-stopped"]["EventPattern"]))
+
+    def matches(**differs):
+        return pattern.matches_event(event | {"detail": detail | differs})
+    same("a stopped task is told", matches(), True)
+    for differs in ({"lastStatus": "RUNNING"}, {"group": "owmm:another"}, {"clusterArn": f"{cluster}-2"}):
+        same(f"a task with {differs} is told", matches(**differs), False)
+
+
+# Alarm → what it watches. What each means is in its description.
+ALARMS = {
+    "MassLapse": ("OWMM", "MassLapses", "Function", "owmm-reconcile"),
+    "LaunchPaused": ("OWMM", "LaunchPaused", "Function", "owmm-reconcile"),
+    "FailedPools": ("OWMM", "FailedPools", "Function", "owmm-reconcile"),
+    "ReconcileErrors": ("AWS/Lambda", "Errors", "FunctionName", "owmm-reconcile"),
+    "ReconcileSilent": ("AWS/Lambda", "Invocations", "FunctionName", "owmm-reconcile"),
+    "ApiErrors": ("AWS/ApiGateway", "5xx", "ApiId", None),
+    "JoinThrottles": ("AWS/Lambda", "Throttles", "FunctionName", "owmm-join"),
+    "HeartbeatThrottles": ("AWS/Lambda", "Throttles", "FunctionName", "owmm-heartbeat"),
+    "ReconcileThrottles": ("AWS/Lambda", "Throttles", "FunctionName", "owmm-reconcile"),
+    "TaskStoppedThrottles": ("AWS/Lambda", "Throttles", "FunctionName", "owmm-task-stopped"),
+    "TableThrottles": ("AWS/DynamoDB", "WriteThrottleEvents", "TableName", None),
+    "LostEvents": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", None),
+}
+
+
+def alarms(deployed):
+    """Each watches a metric of a resource that is there; only silence of what must never be silent is alarming."""
+    client = deployed.clients("cloudwatch")
+    found = {one["AlarmName"].removeprefix("owmm-"): one for one in client.describe_alarms()["MetricAlarms"]}
+    same("alarms", sorted(found), sorted(ALARMS))
+    api = deployed.clients("apigatewayv2").get_apis()["Items"][0]["ApiId"]
+    (lost,) = deployed.clients("sqs").list_queues()["QueueUrls"]
+    there = {"ApiId": api, "TableName": deployed.outputs["TableName"], "QueueName": lost.rsplit("/", 1)[1]}
+    for name, (namespace, metric, dimension, value) in ALARMS.items():
+        one = found[name]
+        same(f"what {name} watches", (one["Namespace"], one["MetricName"], one["Dimensions"]),
+             (namespace, metric, [{"Name": dimension, "Value": value or there[dimension]}]))
+        missing = "breaching" if name == "ReconcileSilent" else "notBreaching"
+        same(f"{name} on silence", one["TreatMissingData"], missing)
+
+
+def game_server(deployed, url):
+    """The cluster is there, the task definition is one that Fargate takes, and the pool's settings fit to OWMM."""
+    ecs = deployed.clients("ecs")
+    (cluster,) = ecs.describe_clusters(clusters=[deployed.outputs["Cluster"]])["clusters"]
+    same("the cluster", cluster["status"], "ACTIVE")
+    definition = ecs.describe_task_definition(taskDefinition=deployed.outputs["TaskDefinition"])["taskDefinition"]
+    settings = json.loads(deployed.outputs["PoolSettings"])
+    (container,) = definition["containerDefinitions"]
+    same("the container", container["name"], settings["task"]["container"])
+    same("its stop timeout", container["stopTimeout"], 120)
+    same("the launch type", (definition["networkMode"], definition["requiresCompatibilities"]), ("awsvpc", ["FARGATE"]))
+    same("its roles", (definition["taskRoleArn"], definition["executionRoleArn"]),
+         (deployed.outputs["TaskRoleArn"], deployed.outputs["ExecutionRoleArn"]))
+    groups = [one["GroupId"] for one in deployed.clients("ec2").describe_security_groups()["SecurityGroups"]]
+    assert set(settings["task"]["securityGroups"]) <= set(groups), (settings, groups)
+    subnets = [one["SubnetId"] for one in deployed.clients("ec2").describe_subnets()["Subnets"]]
+    assert set(settings["task"]["subnets"]) <= set(subnets), (settings, subnets)
+    # OWMM itself takes them, and gives them back.
+    request = urllib.request.Request(f"{url}/pools/deployed", deployed.outputs["PoolSettings"].encode(), method="PUT",
+                                     headers={"Authorization": "AWS4-HMAC-SHA256 any"})
+    with urllib.request.urlopen(request) as answer:
+        taken = json.load(answer)
+    for name, value in settings["task"].items():
+        same(f"the pool's {name}", taken["settings"]["task"][name], value)

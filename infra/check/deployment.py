@@ -1,0 +1,391 @@
+"""A template of CloudFormation, deployed resource by resource through the services' own APIs.
+
+Stands where CloudFormation stands, for the resources that OWMM has, against an emulator's endpoint: the emulators' own
+CloudFormation passes over HTTP APIs, rules and alarms and says that all is well. Properties become parameters by the
+services' own models (botocore's), which refuse what AWS would refuse: a name that does not exist, a value of a wrong
+kind. Must not know what OWMM means by its resources.
+"""
+
+import graphlib
+import io
+import json
+import os
+import re
+import zipfile
+
+import samcli.yamlhelper
+
+PSEUDO = {
+    "AWS::AccountId": "123456789012", "AWS::Partition": "aws", "AWS::Region": "eu-central-1", "AWS::StackName": "owmm",
+    "AWS::URLSuffix": "amazonaws.com", "AWS::StackId": "arn:aws:cloudformation:eu-central-1:123456789012:stack/owmm/0",
+}
+NOTHING = object()  # AWS::NoValue
+
+
+def load(path):
+    with open(path, encoding="utf-8") as file:
+        return samcli.yamlhelper.yaml_parse(file.read())
+
+
+def mentioned(node):
+    """The names that a part of a template refers to, by any intrinsic function."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "Ref":
+                yield value
+            elif key == "Fn::GetAtt":
+                yield value.split(".")[0] if isinstance(value, str) else value[0]
+            elif key == "Fn::Sub":
+                text, own = (value, {}) if isinstance(value, str) else value
+                yield from (name.split(".")[0] for name in re.findall(r"\$\{([^!}]+)}", text) if name not in own)
+                yield from mentioned(own)
+            else:
+                yield from mentioned(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from mentioned(item)
+
+
+def order(template):
+    """The resources so that each comes after what it needs. Raises `graphlib.CycleError` where there is no such order."""
+    resources = template["Resources"]
+    needs = {}
+    for name, resource in resources.items():
+        after = resource.get("DependsOn", [])
+        after = {after} if isinstance(after, str) else set(after)
+        needs[name] = (after | set(mentioned(resource))) & set(resources)
+    return list(graphlib.TopologicalSorter(needs).static_order())
+
+
+class Deployment:
+    """A template's resources, made one after the other. `made` has each one's `Ref` and attributes."""
+
+    def __init__(self, template, clients, folder, parameters=None):
+        self.template, self.clients, self.folder = template, clients, folder
+        defaults = {name: one.get("Default") for name, one in template.get("Parameters", {}).items()}
+        self.parameters = defaults | (parameters or {})
+        missing = [name for name, value in self.parameters.items() if value is None]
+        assert not missing, f"parameters without a value: {missing}"
+        self.made, self.nested, self.skipped = {}, {}, []
+        for name in order(template):
+            resource = template["Resources"][name]
+            if not self.holds(resource.get("Condition")):
+                self.skipped.append(name)
+                continue
+            maker = MAKERS.get(resource["Type"])
+            assert maker, f"{name}: no way is known here to make {resource['Type']}"
+            try:
+                self.made[name] = maker(self, name, self.resolve(resource.get("Properties", {})))
+            except Exception as error:
+                error.add_note(f"while making {name} ({resource['Type']})")
+                raise
+        self.outputs = {
+            name: self.resolve(output["Value"]) for name, output in template.get("Outputs", {}).items()
+            if self.holds(output.get("Condition"))
+        }
+
+    def holds(self, condition):
+        return condition is None or self.resolve(self.template["Conditions"][condition])
+
+    def reference(self, name):
+        if name == "AWS::NoValue":
+            return NOTHING
+        if name in PSEUDO:
+            return PSEUDO[name]
+        return self.parameters[name] if name in self.parameters else self.made[name][0]
+
+    def attribute(self, name, attribute):
+        return self.made[name][1][attribute]
+
+    def resolve(self, node):
+        """A part of the template without intrinsic functions."""
+        if isinstance(node, list):
+            return [value for value in map(self.resolve, node) if value is not NOTHING]
+        if not isinstance(node, dict):
+            return node
+        if len(node) == 1:
+            (key, value), = node.items()
+            if key in FUNCTIONS:
+                return FUNCTIONS[key](self, value)
+        pairs = ((key, self.resolve(value)) for key, value in node.items())
+        return {key: value for key, value in pairs if value is not NOTHING}
+
+    def substitute(self, value):
+        text, own = (value, {}) if isinstance(value, str) else value
+
+        def one(match):
+            name = match[1]
+            if name in own:
+                return str(self.resolve(own[name]))
+            name, _, attribute = name.partition(".")
+            return str(self.attribute(name, attribute) if attribute else self.reference(name))
+        return re.sub(r"\$\{([^!}]+)}", one, text)
+
+    def call(self, service, operation, properties, **more):
+        """One call of a service's API with a resource's properties."""
+        client = self.clients(service)
+        method = client.meta.method_to_api_mapping[operation]
+        shape = client.meta.service_model.operation_model(method).input_shape
+        return getattr(client, operation)(**fitted(shape, {**properties, **more}, operation))
+
+
+def fitted(shape, value, where):
+    """A value as the API's model has it: CloudFormation writes names in other cases, and numbers as texts."""
+    kind = shape.type_name
+    if kind == "structure":
+        names = {name.lower(): name for name in shape.members}
+        unknown = [name for name in value if name.lower() not in names]
+        assert not unknown, f"{where} takes no {unknown}"
+        return {
+            names[name.lower()]: fitted(shape.members[names[name.lower()]], one, f"{where}.{name}")
+            for name, one in value.items()
+        }
+    if kind == "list":
+        return [fitted(shape.member, one, where) for one in value]
+    if kind == "map":
+        return {name: fitted(shape.value, one, f"{where}.{name}") for name, one in value.items()}
+    if kind in ("integer", "long"):
+        return int(value)
+    if kind in ("double", "float"):
+        return float(value)
+    if kind == "boolean":
+        return value if isinstance(value, bool) else {"true": True, "false": False}[value]
+    if kind == "string":
+        return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    return value
+
+
+def get_attribute(deployment, value):
+    name, attribute = value.split(".", 1) if isinstance(value, str) else value
+    return deployment.attribute(name, attribute)
+
+
+def equals(deployment, value):
+    left, right = deployment.resolve(value)
+    return str(left) == str(right)
+
+
+FUNCTIONS = {
+    "Ref": Deployment.reference,
+    "Condition": Deployment.holds,
+    "Fn::GetAtt": get_attribute,
+    "Fn::Sub": Deployment.substitute,
+    "Fn::If": lambda it, value: it.resolve(value[1] if it.holds(value[0]) else value[2]),
+    "Fn::Equals": equals,
+    "Fn::Not": lambda it, value: not it.resolve(value[0]),
+    "Fn::And": lambda it, value: all(map(it.resolve, value)),
+    "Fn::Or": lambda it, value: any(map(it.resolve, value)),
+    "Fn::Join": lambda it, value: value[0].join(map(str, it.resolve(value[1]))),
+    "Fn::Split": lambda it, value: it.resolve(value[1]).split(value[0]),
+    "Fn::Select": lambda it, value: it.resolve(value[1])[int(value[0])],
+    "Fn::GetAZs": lambda it, value: [f"{PSEUDO['AWS::Region']}{zone}" for zone in "abc"],
+    "Fn::Cidr": lambda it, value: cidr(*it.resolve(value)),
+}
+
+
+def cidr(block, count, bits):
+    import ipaddress
+    blocks = ipaddress.ip_network(block).subnets(new_prefix=32 - int(bits))
+    return [str(next(blocks)) for _ in range(int(count))]
+
+
+def arn(service):
+    return f"arn:aws:{service}:{PSEUDO['AWS::Region']}:{PSEUDO['AWS::AccountId']}"
+
+
+def without(properties, *names):
+    return {name: value for name, value in properties.items() if name not in names}
+
+
+def table(it, name, properties):
+    own = without(properties, "TimeToLiveSpecification", "PointInTimeRecoverySpecification")
+    if "SSESpecification" in own:
+        own["SSESpecification"] = {"Enabled": own["SSESpecification"]["SSEEnabled"]}
+    own.setdefault("TableName", f"{PSEUDO['AWS::StackName']}-{name}-1")
+    made = it.call("dynamodb", "create_table", own)["TableDescription"]
+    named = {"TableName": made["TableName"]}
+    if "TimeToLiveSpecification" in properties:
+        it.call("dynamodb", "update_time_to_live", named, TimeToLiveSpecification=properties["TimeToLiveSpecification"])
+    if "PointInTimeRecoverySpecification" in properties:
+        it.call("dynamodb", "update_continuous_backups", named,
+                PointInTimeRecoverySpecification=properties["PointInTimeRecoverySpecification"])
+    return made["TableName"], {"Arn": made["TableArn"]}
+
+
+def log_group(it, name, properties):
+    group = properties["LogGroupName"]
+    it.call("logs", "create_log_group", {"logGroupName": group})
+    it.call("logs", "put_retention_policy", {"logGroupName": group}, retentionInDays=properties["RetentionInDays"])
+    return group, {"Arn": f"{arn('logs')}:log-group:{group}:*"}
+
+
+def role(it, name, properties):
+    own = without(properties, "Policies", "ManagedPolicyArns")
+    made = it.call("iam", "create_role", own, RoleName=properties.get("RoleName", f"{PSEUDO['AWS::StackName']}-{name}"))["Role"]
+    for policy in properties.get("Policies", []):
+        it.call("iam", "put_role_policy", policy, RoleName=made["RoleName"])
+    for managed in properties.get("ManagedPolicyArns", []):
+        it.call("iam", "attach_role_policy", {"RoleName": made["RoleName"], "PolicyArn": managed})
+    return made["RoleName"], {"Arn": made["Arn"]}
+
+
+def role_policy(it, name, properties):
+    it.call("iam", "put_role_policy", properties)
+    return properties["PolicyName"], {}
+
+
+def queue(it, name, properties):
+    title = properties.get("QueueName", f"{PSEUDO['AWS::StackName']}-{name}")
+    attributes = {key: str(value).lower() for key, value in without(properties, "QueueName", "Tags").items()}
+    url = it.call("sqs", "create_queue", {"QueueName": title, "Attributes": attributes})["QueueUrl"]
+    return url, {"QueueName": title, "Arn": f"{arn('sqs')}:{title}"}
+
+
+def user_pool(it, name, properties):
+    made = it.call("cognito-idp", "create_user_pool", without(properties, "UserPoolName"), PoolName=properties["UserPoolName"])
+    return made["UserPool"]["Id"], {"Arn": made["UserPool"]["Arn"]}
+
+
+def user_pool_client(it, name, properties):
+    made = it.call("cognito-idp", "create_user_pool_client", properties)
+    return made["UserPoolClient"]["ClientId"], {}
+
+
+def function(it, name, properties):
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("bootstrap", "#!/bin/sh\n")
+    own = without(properties, "Code", "Tags", "ReservedConcurrentExecutions")
+    tags = {tag["Key"]: tag["Value"] for tag in properties.get("Tags", [])}
+    made = it.call("lambda", "create_function", own, Code={"ZipFile": code.getvalue()}, Tags=tags)
+    return made["FunctionName"], {"Arn": made["FunctionArn"]}
+
+
+def permission(it, name, properties):
+    it.call("lambda", "add_permission", properties, StatementId=name)
+    return name, {}
+
+
+def event_invoke_config(it, name, properties):
+    it.call("lambda", "put_function_event_invoke_config", properties)
+    return name, {}
+
+
+def http_api(it, name, properties):
+    """What the import of an OpenAPI document does: authorizers, and a route with its integration for each operation."""
+    body = properties["Body"]
+    api = it.call("apigatewayv2", "create_api", {"Name": body["info"]["title"], "ProtocolType": "HTTP"})["ApiId"]
+    authorizers = {}
+    for title, scheme in body.get("components", {}).get("securitySchemes", {}).items():
+        if scheme.get("x-amazon-apigateway-authtype") == "awsSigv4":
+            authorizers[title] = {"AuthorizationType": "AWS_IAM"}
+            continue
+        told = scheme["x-amazon-apigateway-authorizer"]
+        made = it.call("apigatewayv2", "create_authorizer", {
+            "ApiId": api, "Name": title, "AuthorizerType": "JWT", "IdentitySource": [told["identitySource"]],
+            "JwtConfiguration": told["jwtConfiguration"]})
+        authorizers[title] = {"AuthorizationType": "JWT", "AuthorizerId": made["AuthorizerId"]}
+    for path, operations in body["paths"].items():
+        for method, operation in operations.items():
+            told = operation["x-amazon-apigateway-integration"]
+            integration = it.call("apigatewayv2", "create_integration", {
+                "ApiId": api, "IntegrationType": told["type"].upper(), "IntegrationMethod": told["httpMethod"],
+                "IntegrationUri": told["uri"], "PayloadFormatVersion": told["payloadFormatVersion"]})
+            needed = [title for need in operation.get("security", []) for title in need]
+            assert len(needed) <= 1, f"{method} {path}: {needed}"
+            it.call("apigatewayv2", "create_route", {
+                "ApiId": api, "RouteKey": f"{method.upper()} {path}", "Target": f"integrations/{integration['IntegrationId']}",
+                **(authorizers[needed[0]] if needed else {"AuthorizationType": "NONE"})})
+    return api, {"ApiId": api}
+
+
+def stage(it, name, properties):
+    it.call("apigatewayv2", "create_stage", without(properties, "Tags"))
+    return properties["StageName"], {}
+
+
+def rule(it, name, properties):
+    title = properties.get("Name", f"{PSEUDO['AWS::StackName']}-{name}")
+    made = it.call("events", "put_rule", without(properties, "Targets", "Name"), Name=title)["RuleArn"]
+    it.call("events", "put_targets", {"Rule": title, "Targets": properties["Targets"]})
+    return title, {"Arn": made}
+
+
+def alarm(it, name, properties):
+    it.call("cloudwatch", "put_metric_alarm", properties)
+    return properties["AlarmName"], {}
+
+
+def dashboard(it, name, properties):
+    it.call("cloudwatch", "put_dashboard", properties)
+    return properties["DashboardName"], {}
+
+
+def nested(it, name, properties):
+    template = load(os.path.join(it.folder, properties["TemplateURL"]))
+    inner = it.nested[name] = Deployment(template, it.clients, it.folder, properties.get("Parameters"))
+    return name, {f"Outputs.{output}": value for output, value in inner.outputs.items()}
+
+
+def cluster(it, name, properties):
+    made = it.call("ecs", "create_cluster", without(properties, "ClusterSettings"), settings=properties.get("ClusterSettings", []))
+    return made["cluster"]["clusterName"], {"Arn": made["cluster"]["clusterArn"]}
+
+
+def capacity_providers(it, name, properties):
+    it.call("ecs", "put_cluster_capacity_providers", properties)
+    return name, {}
+
+
+def task_definition(it, name, properties):
+    made = it.call("ecs", "register_task_definition", properties)["taskDefinition"]["taskDefinitionArn"]
+    return made, {"TaskDefinitionArn": made}
+
+
+def ec2(operation, answer, key, **attributes):
+    """A maker for a resource of EC2 that one call makes: what its id and attributes are in the answer."""
+    def make(it, name, properties):
+        made = it.call("ec2", operation, without(properties, "Tags", "MapPublicIpOnLaunch", "EnableDnsSupport", "EnableDnsHostnames"))
+        made = made.get(answer, made)
+        return made.get(key, name), {name: made[key] for name, key in attributes.items()}
+    return make
+
+
+def security_group(it, name, properties):
+    own = {"GroupName": f"{PSEUDO['AWS::StackName']}-{name}", "Description": properties["GroupDescription"], "VpcId": properties["VpcId"]}
+    group = it.call("ec2", "create_security_group", own)["GroupId"]
+    ranges = [{"IpProtocol": one["IpProtocol"], "FromPort": one["FromPort"], "ToPort": one["ToPort"],
+               "IpRanges": [{"CidrIp": one["CidrIp"]}]} for one in properties.get("SecurityGroupIngress", [])]
+    it.call("ec2", "authorize_security_group_ingress", {"GroupId": group, "IpPermissions": ranges})
+    return group, {"GroupId": group}
+
+
+MAKERS = {
+    "AWS::ApiGatewayV2::Api": http_api,
+    "AWS::ApiGatewayV2::Stage": stage,
+    "AWS::CloudFormation::Stack": nested,
+    "AWS::CloudWatch::Alarm": alarm,
+    "AWS::CloudWatch::Dashboard": dashboard,
+    "AWS::Cognito::UserPool": user_pool,
+    "AWS::Cognito::UserPoolClient": user_pool_client,
+    "AWS::DynamoDB::Table": table,
+    "AWS::EC2::InternetGateway": ec2("create_internet_gateway", "InternetGateway", "InternetGatewayId"),
+    "AWS::EC2::Route": ec2("create_route", "", "RouteTableId"),
+    "AWS::EC2::RouteTable": ec2("create_route_table", "RouteTable", "RouteTableId"),
+    "AWS::EC2::SecurityGroup": security_group,
+    "AWS::EC2::Subnet": ec2("create_subnet", "Subnet", "SubnetId"),
+    "AWS::EC2::SubnetRouteTableAssociation": ec2("associate_route_table", "", "AssociationId"),
+    "AWS::EC2::VPC": ec2("create_vpc", "Vpc", "VpcId"),
+    "AWS::EC2::VPCGatewayAttachment": ec2("attach_internet_gateway", "", "InternetGatewayId"),
+    "AWS::ECS::Cluster": cluster,
+    "AWS::ECS::ClusterCapacityProviderAssociations": capacity_providers,
+    "AWS::ECS::TaskDefinition": task_definition,
+    "AWS::Events::Rule": rule,
+    "AWS::IAM::Role": role,
+    "AWS::IAM::RolePolicy": role_policy,
+    "AWS::Lambda::EventInvokeConfig": event_invoke_config,
+    "AWS::Lambda::Function": function,
+    "AWS::Lambda::Permission": permission,
+    "AWS::Logs::LogGroup": log_group,
+    "AWS::SQS::Queue": queue,
+}

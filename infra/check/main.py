@@ -1,0 +1,324 @@
+"""Runs the checks of infra/check/run. See there."""
+
+import argparse
+import contextlib
+import functools
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import urllib.error
+import urllib.request
+
+os.environ.update(AWS_DEFAULT_REGION="eu-central-1", AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local",
+                  AWS_EC2_METADATA_DISABLED="true", SAM_CLI_TELEMETRY="0")
+for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+    os.environ.pop(name, None)
+
+import samcli.yamlhelper
+from moto.server import ThreadedMotoServer
+from samcli.lib.translate.sam_template_validator import SamTemplateValidator
+from samtranslator.public.translator import ManagedPolicyLoader
+
+import artefacts
+import compare
+from deployment import Deployment, load, order
+from measure import zipped
+from stack import ROOT, client, local_stack, until
+
+sys.path.append(os.path.join(ROOT, "infra", "smoke"))
+import smoke
+
+OUT = os.path.join(ROOT, "target", "check")
+PROGRAMS = os.path.join(OUT, "programs")
+TRANSFORMED = os.path.join(OUT, "transformed.json")
+COMPANIONS = [f"infra/{name}" for name in sorted(os.listdir(os.path.join(ROOT, "infra"))) if name.endswith(".yaml")]
+# How long a game server on this machine may take from RunTask to its registration.
+PATIENCE_SECONDS = 120
+# The same where the functions are compiled on the way.
+WATCH_SECONDS = 1800
+
+
+class Log:
+    """Everything that a check says goes into its log; what failed is shown."""
+
+    def __init__(self, title):
+        self.path = os.path.join(OUT, title.replace(" ", "-") + ".log")
+        self.file = open(self.path, "wb", buffering=0)
+
+    def run(self, *command, **environment):
+        self.file.write(f"$ {' '.join(command)}\n".encode())
+        subprocess.run(command, cwd=ROOT, stdout=self.file, stderr=self.file, stdin=subprocess.DEVNULL, check=True,
+                       env={**os.environ, **environment})
+
+    def tail(self):
+        with open(self.path, encoding="utf-8", errors="replace") as file:
+            return "".join(file.readlines()[-40:])
+
+
+def sam_validate(log, _):
+    log.run("sam", "validate", "--lint", "--template-file", "template.yaml", "--region", "eu-central-1")
+    return "template.yaml"
+
+
+def cfn_lint(log, _):
+    # Informational notes are not asked for; every warning fails.
+    log.run("cfn-lint", "--non-zero-exit-code", "warning", "template.yaml", *COMPANIONS)
+    return f"template.yaml and {len(COMPANIONS)} more"
+
+
+def transform(log, _):
+    template = load(os.path.join(ROOT, "template.yaml"))
+    translated = SamTemplateValidator(template, ManagedPolicyLoader(None), None, "eu-central-1").get_translated_template_if_valid()
+    with open(TRANSFORMED, "w", encoding="utf-8") as file:
+        json.dump(samcli.yamlhelper.yaml_parse(translated), file, indent=1)
+    # W3002: the paths of the companions, which `sam package` turns into URLs of its bucket.
+    log.run("cfn-lint", "--non-zero-exit-code", "warning", "--ignore-checks", "W3002", "--template", TRANSFORMED)
+    resources = order(load(TRANSFORMED))
+    for companion in COMPANIONS:
+        order(load(os.path.join(ROOT, companion)))
+    return f"{len(resources)} resources, no cycle"
+
+
+def members(log, _):
+    """cargo lambda leaves out what is no function: its programs, and the features that it would switch on."""
+    told = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT,
+                                     stdout=subprocess.PIPE, stderr=log.file, check=True).stdout)
+    others = {package["name"] for package in told["packages"]} - compare.crates() - {"shared"}
+    compare.same("workspace.metadata.lambda.build.exclude in Cargo.toml", sorted(told["metadata"]["lambda"]["build"]["exclude"]), sorted(others))
+    return f"{len(compare.crates())} functions, {len(others)} others"
+
+
+def sam_build(log, _):
+    """Every program as `sam deploy` would upload it, by crate."""
+    # All at once first, which keeps every core busy; then SAM, one after the other, finds them made.
+    log.run("cargo", "lambda", "build", "--release", "--locked", RUSTUP="false")
+    log.run("sam", "build", "--no-cached", RUSTUP="false")
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
+    for logical, resource in load(os.path.join(ROOT, "template.yaml"))["Resources"].items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            program(resource["Metadata"]["BuildProperties"]["Binary"], os.path.join(ROOT, ".aws-sam", "build", logical, "bootstrap"))
+    return sizes()
+
+
+def cargo_lambda_build(log, _):
+    log.run("cargo", "lambda", "build", "--release", "--locked", "--bin", "join", RUSTUP="false")
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
+    target = os.environ.get("CARGO_TARGET_DIR") or os.path.join(ROOT, "target")
+    program("join", os.path.join(target, "lambda", "join", "bootstrap"))
+    return sizes()
+
+
+def debug_build(log, _):
+    """Every program without optimizations, in place of those that would be deployed."""
+    log.run("cargo", "build", "--locked", "--workspace", "--bins")
+    target = os.environ.get("CARGO_TARGET_DIR") or os.path.join(ROOT, "target")
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
+    for name in compare.crates():
+        program(name, os.path.join(target, "debug", name))
+    return f"{len(compare.crates())} programs"
+
+
+def program(name, path):
+    os.makedirs(os.path.join(PROGRAMS, name))
+    os.symlink(path, os.path.join(PROGRAMS, name, "bootstrap"))
+
+
+def sizes():
+    """Prints what each program weighs."""
+    zips = {name: zipped(os.path.join(PROGRAMS, name, "bootstrap")) / 1e6 for name in sorted(os.listdir(PROGRAMS))}
+    for name, megabytes in zips.items():
+        print(f"    {name}: {os.path.getsize(os.path.join(PROGRAMS, name, 'bootstrap')) / 1e6:.2f} MB, zip {megabytes:.2f} MB")
+    return f"{len(zips)} programs, zips of {min(zips.values()):.2f} to {max(zips.values()):.2f} MB"
+
+
+def join_program(log, _):
+    with local_stack(log.file) as stack, artefacts.Programs(PROGRAMS, stack, log.file) as programs:
+        artefacts.join_keeps_its_word(programs, PATIENCE_SECONDS)
+        return f"{programs.answered['join']} events to join"
+
+
+def all_programs(log, _):
+    # A task is a process that does nothing: here the check is the game server.
+    with local_stack(log.file, "--game-server", "sleep 3600", "--reconcile-seconds", "3600") as stack, \
+            artefacts.Programs(PROGRAMS, stack, log.file) as programs:
+        assert set(programs.names) == compare.crates(), f"programs {programs.names}, crates {sorted(compare.crates())}"
+        artefacts.a_servers_whole_life(programs, stack)
+        silent = set(programs.names) - set(programs.answered)
+        assert not silent, f"nobody has asked {sorted(silent)}"
+        return f"{sum(programs.answered.values())} events to {len(programs.names)} programs"
+
+
+def smoke_user(deployed):
+    """The smoke test's player: a user of the stack's pool, whose token is for the client that the API asks for."""
+    cognito, pool, undo = deployed.clients("cognito-idp"), deployed.outputs["UserPoolId"], []
+    token = smoke.cognito_token(cognito, pool, deployed.outputs["JwtAudience"], undo)
+    (user,) = cognito.list_users(UserPoolId=pool)["Users"]
+    attributes = {one["Name"]: one["Value"] for one in user["Attributes"]}
+    compare.same("the token's subject", smoke.subject(token), attributes["sub"])
+    for _, remove in undo:
+        remove()
+    compare.same("users that are left", cognito.list_users(UserPoolId=pool)["Users"], [])
+
+
+def deploy_one(log, url):
+    """`cargo lambda deploy` puts the program into the function that is there, and changes nothing else."""
+    functions = client("lambda", url)
+    before = functions.get_function(FunctionName="owmm-join")["Configuration"]
+    log.run("cargo", "lambda", "deploy", "owmm-join", "--binary-path", os.path.join(PROGRAMS, "join", "bootstrap"),
+            "--endpoint-url", url)
+    after = functions.get_function(FunctionName="owmm-join")["Configuration"]
+    assert after["CodeSha256"] != before["CodeSha256"], "the code is the same"
+    for what in ("Role", "Environment", "MemorySize", "Timeout", "Runtime", "Handler"):
+        compare.same(f"the function's {what}", after[what], before[what])
+
+
+def services(log, _):
+    """The transformed template's resources, made at an emulator of AWS's APIs and compared with what is meant."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a call
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        clients = functools.cache(lambda service: client(service, f"http://{host}:{port}"))
+        deployed = Deployment(load(TRANSFORMED), clients, ROOT)
+        with local_stack(log.file) as stack:
+            compare.table(deployed, client("dynamodb", stack.dynamodb), stack.table)
+            by_arn = compare.functions(deployed)
+            compare.routes(deployed, by_arn)
+            compare.rules(deployed, by_arn)
+            compare.alarms(deployed)
+            compare.game_server(deployed, stack.url)
+            smoke_user(deployed)
+        if os.path.exists(os.path.join(PROGRAMS, "join")):
+            deploy_one(log, f"http://{host}:{port}")
+    finally:
+        server.stop()
+    nested = sum(len(inner.made) for inner in deployed.nested.values())
+    return f"{len(deployed.made) + nested} resources made, table, {len(compare.operations())} routes, 2 rules, {len(compare.ALARMS)} alarms"
+
+
+def watch(log, _):
+    """cargo lambda serves the functions behind the local gateway: each answer comes from a program that it has started."""
+    with local_stack(log.file) as below, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        environment = below.environment() | {"AWS_REGION": "eu-central-1"}
+        command = ["cargo", "lambda", "watch", "--wait", "--ignore-changes", "-A", "127.0.0.1", "-P", str(port)]
+        with running(log, command, environment), local_stack(
+                log.file, "--dynamodb", below.dynamodb, "--functions", f"http://127.0.0.1:{port}") as stack:
+            def call(method, path, authorization, body=None):
+                request = urllib.request.Request(stack.url + path, body, {"Authorization": authorization}, method=method)
+                try:
+                    with urllib.request.urlopen(request, timeout=60) as answer:
+                        return answer.status, json.load(answer)
+                except urllib.error.HTTPError as refusal:
+                    return refusal.code, json.load(refusal)
+
+            def ready():
+                status, body = call("POST", "/join", "Bearer ann")
+                return status == 200 and body
+            # Functions are compiled on the way, and a call of the gateway ends after 30 s; the game server asks again too.
+            slot = until("a slot on a server that is ready, all by cargo lambda", ready, WATCH_SECONDS)
+            status, seen = call("GET", f"/servers/{slot['server']['id']}", "AWS4-HMAC-SHA256 any")
+            compare.same("players on it", (status, seen["reserved"]), (200, 1))
+            status, refused = call("POST", "/join", "Bearer ann", b"{")
+            assert status == 400 and not refused["requestId"].startswith("local-"), f"answered in this process: {refused}"
+            compare.same("a join without a token", call("POST", "/join", "none")[0], 401)
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/lambda-url/servers/pools/default/servers", timeout=60)
+            except urllib.error.HTTPError as refusal:
+                compare.same("an operator's route past the gateway", refusal.code, 403)
+            else:
+                raise AssertionError("an operator's route is open past the gateway")
+    return "join, register-server, heartbeat, servers"
+
+
+@contextlib.contextmanager
+def running(log, command, environment):
+    """A program with children of its own, until the end of the block."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log.file, stderr=log.file, stdin=subprocess.DEVNULL,
+                               env={**os.environ, **environment}, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def smoke_run(log, _):
+    log.run("infra/smoke/run", "--local")
+    with open(log.path, encoding="utf-8") as file:
+        return f"{sum(' ms' in line and line[:3].strip().isdigit() for line in file)} steps"
+
+
+TEMPLATE = [
+    ("what is built", members),
+    ("sam validate --lint", sam_validate),
+    ("cfn-lint", cfn_lint),
+    ("transformed template", transform),
+]
+LATER = [
+    ("services of AWS", services),
+    ("smoke test on a local stack", smoke_run),
+]
+# All of it, and what fits into the time of a change.
+WHOLE = [
+    *TEMPLATE,
+    ("sam build", sam_build),
+    ("join through the Runtime API", join_program),
+    ("all programs through the Runtime API", all_programs),
+    *LATER,
+    ("cargo lambda watch", watch),
+]
+FAST = [
+    *TEMPLATE,
+    ("cargo lambda build of join", cargo_lambda_build),
+    ("join through the Runtime API", join_program),
+    *LATER,
+    ("debug build of all programs", debug_build),
+    ("all programs through the Runtime API", all_programs),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--only")
+    options = parser.parse_args()
+    os.makedirs(OUT, exist_ok=True)
+    rows = []
+    for title, check in FAST if options.fast else WHOLE:
+        if options.only and options.only not in title:
+            continue
+        print(f"-- {title}", flush=True)
+        started, log = time.monotonic(), Log(title)
+        try:
+            result, good = check(log, options), True
+        except Exception as error:
+            log.file.write(traceback.format_exc().encode())
+            result, good = f"FAILED: {str(error).splitlines()[0] if str(error) else repr(error)}", False
+            print(log.tail(), flush=True)
+        rows.append((title, result, good, time.monotonic() - started))
+    width = max((len(title) for title, *_ in rows), default=0)
+    print(f"\n{'check':{width}}  seconds  result")
+    for title, result, _, seconds in rows:
+        print(f"{title:{width}}  {seconds:7.1f}  {result}")
+    failed = sum(not good for *_, good, _ in rows)
+    print(f"\n{len(rows) - failed} passed, {failed} failed. Logs are in {os.path.relpath(OUT, ROOT)}.")
+    return 0 if rows and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

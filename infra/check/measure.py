@@ -1,0 +1,133 @@
+"""What a build of `join` costs: its size, its start, its memory, and a warm call.
+
+Usage: measure.py [--starts N] [--calls N] BOOTSTRAP...
+
+Each program is started as Lambda starts it, and gets one event that takes one call to the table: a player without a slot
+gives it up. The table is a stand-in on loopback that answers over TLS, as DynamoDB does; starting and answering take
+their share of every figure, the same for all programs. The programs take turns, so that what else the machine does falls
+on all of them alike. Prints a row a program: medians, and the quartiles of the start.
+"""
+
+import argparse
+import datetime
+import http.server
+import io
+import ipaddress
+import os
+import ssl
+import statistics
+import tempfile
+import threading
+import zipfile
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from runtime_api import Function, http_event
+
+
+class Empty(http.server.BaseHTTPRequestHandler):
+    """A table with nothing in it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: 2\r\n\r\n{}")
+
+
+class Quiet(http.server.ThreadingHTTPServer):
+    """A function that ends breaks its connection: no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass
+
+
+def certificate(folder):
+    """A certificate for loopback that signs itself: the paths of it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+            .serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + day)
+            .add_extension(address, False).sign(key, hashes.SHA256()))
+    paths = [os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")]
+    pem = serialization.Encoding.PEM
+    for path, content in zip(paths, [made.public_bytes(pem), key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())]):
+        with open(path, "wb") as file:
+            file.write(content)
+    return paths
+
+
+def table(cert, key):
+    server = Quiet(("127.0.0.1", 0), Empty)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"https://127.0.0.1:{server.server_address[1]}"
+
+
+def zipped(path):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, "bootstrap")
+    return len(out.getvalue())
+
+
+def peak_kib(pid):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+
+
+def run(bootstrap, environment, log, calls):
+    """Milliseconds to the first answer, KiB by then, milliseconds of each warm call."""
+    event = http_event("DELETE", "/join", sub="nobody")
+    with Function(bootstrap, environment, log) as function:
+        answers = [function.invoke(event)]
+        first = (answers[0].arrived - function.started) * 1000
+        memory = peak_kib(function.pid)
+        answers += [function.invoke(event) for _ in range(calls)]
+        for answer in answers:
+            assert answer.kind == "response" and answer.payload["statusCode"] == 204, answer
+    return first, memory, [(answer.arrived - answer.sent) * 1000 for answer in answers[1:]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", type=int, default=50)
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("bootstrap", nargs="+")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "log"), "wb") as log:
+        cert, key = certificate(folder)
+        environment = {"OWMM_TABLE": "owmm", "OWMM_LOG": "error", "SSL_CERT_FILE": cert,
+                       "AWS_ENDPOINT_URL_DYNAMODB": table(cert, key)}
+        seen = {bootstrap: [] for bootstrap in args.bootstrap}
+        for bootstrap in args.bootstrap:  # once, so that all of them are in the page cache
+            run(bootstrap, environment, log, 0)
+        for _ in range(args.starts):
+            for bootstrap, runs in seen.items():
+                runs.append(run(bootstrap, environment, log, args.calls))
+    print(f"{args.starts} starts, {args.calls} warm calls each")
+    print("| program | binary MB | zip MB | start to answer ms | quartiles | peak MiB | warm ms |")
+    print("|---|---|---|---|---|---|---|")
+    for bootstrap, runs in seen.items():
+        first, memory, warm = zip(*runs)
+        low, middle, high = statistics.quantiles(first, n=4)
+        warm = statistics.median(ms for run in warm for ms in run) if args.calls else 0
+        print(f"| {bootstrap} | {os.path.getsize(bootstrap) / 1e6:.2f} | {zipped(bootstrap) / 1e6:.2f} | {middle:.1f} |"
+              f" {low:.1f} to {high:.1f} | {statistics.median(memory) / 1024:.1f} | {warm:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
