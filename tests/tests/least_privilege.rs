@@ -31,7 +31,7 @@ fn every_permission_of_a_role_is_used_by_some_test() {
         permissions.collect::<Vec<_>>()
     };
     let (allowed, used) = (of("allowed"), of("used"));
-    assert!(used.len() > 40, "{used:?}");
+    assert!(!allowed.is_empty(), "no role of any function was read");
     let unused = allowed.iter().filter(|permission| !used.contains(permission)).collect::<Vec<_>>();
     assert!(unused.is_empty(), "template.yaml allows what no test has used ({hint}):\n{unused:#?}");
     assert!(used.iter().all(|permission| allowed.contains(permission)));

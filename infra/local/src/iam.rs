@@ -191,7 +191,35 @@ fn note(allowed: &Roles, function: &str, permission: Permission) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
+    use aws_config::{BehaviorVersion, Region, retry::RetryConfig};
+    use aws_sdk_dynamodb::{config::Credentials, error::DisplayErrorContext, types::AttributeValue};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_a_role_does_not_allow_is_not_sent() {
+        let allowed = [("dynamodb:GetItem".to_owned(), "table".to_owned())].into();
+        let iam = Iam { roles: Roles::from([("join".to_owned(), allowed)]) };
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::from_static("eu-central-1"))
+            .credentials_provider(Credentials::new("local", "local", None, None, "test"))
+            .retry_config(RetryConfig::disabled())
+            // Nobody listens there: what is sent fails in another way.
+            .endpoint_url("http://127.0.0.1:1")
+            .interceptor(iam)
+            .build();
+        let client = aws_sdk_dynamodb::Client::from_conf(config);
+        let key = || AttributeValue::S("k".to_owned());
+        let get = || client.get_item().table_name("t").key("pk", key()).send();
+        let put = || client.put_item().table_name("t").item("pk", key()).send();
+        let why = |error: String| error.contains("does not allow");
+        let get_as = async |function| DisplayErrorContext(acting_as(function, get()).await.unwrap_err()).to_string();
+        assert!(!why(get_as("join").await), "it is allowed");
+        assert!(why(get_as("drain").await), "another's role counts for nothing");
+        assert!(why(DisplayErrorContext(acting_as("join", put()).await.unwrap_err()).to_string()));
+        assert!(!why(DisplayErrorContext(put().await.unwrap_err()).to_string()), "no function has called");
+    }
 
     #[test]
     fn each_part_of_a_transaction_needs_a_permission_of_its_own() {
