@@ -30,6 +30,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(20 * 60);
 const RESTS_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long a pool's old settings are believed by some process, at the most.
 const BELIEVED: Duration = Duration::from_secs(15);
+/// How long a request that was sent while faults struck may still take effect.
+const LINGERS: Duration = Duration::from_secs(60);
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,8 @@ pub(super) async fn come_to_rest(functions: &Arc<Functions>, world: &Arc<World>,
         return;
     }
     world.tell(format_args!("everybody has been served"));
+    // What was sent before may still take effect, and change what a pool is.
+    sleep(LINGERS).await;
     if !rests(world).await {
         return;
     }
