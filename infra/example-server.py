@@ -59,7 +59,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 try:
     told = owmm("PUT", "", {"address": "auto", "port": server.server_address[1]})
     print("registered", told, flush=True)
-    while told["state"] != "draining" or inside:
+    while told["state"] != "draining" or inside or told.get("reserved"):
         time.sleep(told.get("heartbeatSeconds", 10))
         told = {**told, **owmm("POST", "/heartbeat", {"players": list(inside)})}
         for lost in told["unknown"]:

@@ -130,7 +130,7 @@ impl Listing {
             return Ok(());
         }
         let mut servers = Vec::new();
-        for shard in 0..pool.limits.frontiers {
+        for shard in 0..pool.shards {
             servers.extend(table.listed(&pool.name, shard).await?);
         }
         let believed_from = not_before.unwrap_or(now - ROOM_FRESH_FOR);

@@ -450,7 +450,7 @@ impl Owmm {
 
     /// No server may be started for this frontier; another one may still have slots.
     async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlot, Failure> {
-        for k in (0..pool.limits.frontiers).filter(|k| *k != but) {
+        for k in (0..pool.shards).filter(|k| *k != but) {
             let mut pass = self.hints.gate(&pool.name, k).at_once(k, slots);
             if let Ok(frontier) = self.take(pool, slots, &mut pass).await? {
                 return Ok(TakenSlot::On(frontier.server));
@@ -481,7 +481,7 @@ impl Owmm {
         run.pass = None;
         let Some(pool) = run.pool.clone() else { return Ok(()) };
         self.hints.listing(&pool.name).used_up(server, self.clock.now());
-        for k in 0..pool.limits.frontiers {
+        for k in 0..pool.shards {
             let gate = self.hints.gate(&pool.name, k);
             if gate.server().as_ref() == Some(server) {
                 let write = FrontierWrite::UsedUp { server: server.clone() };
@@ -503,7 +503,7 @@ impl Owmm {
         let pool = self.pool(name).await?;
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
-            let join = Join::new(player.clone(), asked.clone(), pool.name.clone(), heartbeat);
+            let join = Join::new(player.clone(), asked.clone(), pool.name.clone(), pool.limits.capacity, heartbeat);
             let run = self.begin(Some(player), Some(&pool));
             match self.run(join, run).await? {
                 Joined::Elsewhere(pool) => return Ok(Place::Elsewhere(pool)),
@@ -526,14 +526,12 @@ impl Owmm {
     /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
     pub async fn party(&self, players: &[PlayerId], name: &PoolName) -> Result<PartyPlace, Failure> {
         let pool = self.pool(name).await?;
-        if players.len() > pool.limits.capacity as usize {
-            return Ok(PartyPlace::TooLarge(pool.limits.capacity));
-        }
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let party = Party::new(players.to_vec(), pool.name.clone(), pool.limits.capacity, heartbeat);
             match self.run(party, self.begin(None, Some(&pool))).await? {
                 PartyJoined::Elsewhere(players) => return Ok(PartyPlace::Elsewhere(players)),
+                PartyJoined::TooLarge => return Ok(PartyPlace::TooLarge(pool.limits.capacity)),
                 PartyJoined::No(reason) => return Ok(PartyPlace::No(reason)),
                 PartyJoined::Placed(together) => {
                     let Together { ledger, players } = *together;
@@ -766,7 +764,7 @@ impl Owmm {
     /// Frontiers hand out no more slots of servers of an older build: what room those have, the index tells, after that of
     /// newer ones.
     pub(crate) async fn retire_frontiers(&self, pool: &Pool) -> Result<(), Failure> {
-        for k in 0..pool.limits.frontiers {
+        for k in 0..pool.shards {
             let Some(frontier) = self.table.frontier(&pool.name, k).await?.filter(|it| it.remaining > 0) else {
                 continue;
             };

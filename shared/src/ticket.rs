@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `sub` | the player |
 //! | `aud` | the server |
-//! | `exp` | when the reservation's time is up, in seconds since 1970, rounded down |
+//! | `exp` | when the reservation's time is up, in seconds since 1970, rounded up |
 //! | `jti` | the placement's stamp, as decimal digits |
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -46,7 +46,7 @@ pub fn issue(
     let claims = Claims {
         sub: player.to_string(),
         aud: server.to_string(),
-        exp: expires.0.div_euclid(1_000),
+        exp: expires.0.saturating_add(999).div_euclid(1_000),
         jti: stamp.get().to_string(),
     };
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(key.bytes()))
@@ -70,8 +70,7 @@ pub fn read(key: &TokenHash, server: &ServerId, player: &PlayerId, ticket: &str)
         .map_err(|_| BadTicket)?
         .claims;
     let stamp = claims.jti.parse().ok().and_then(Stamp::new).ok_or(BadTicket)?;
-    // `exp` was rounded down; the reservation itself lasts to the end of that second.
-    Ok(PresentedTicket { stamp, expires: Time(claims.exp.saturating_add(1).saturating_mul(1_000)) })
+    Ok(PresentedTicket { stamp, expires: Time(claims.exp.saturating_mul(1_000)) })
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Wish {
         let task = self.task.or(task).ok_or("`task` is missing.")?;
         task.check()?;
         // Which generation it is, the table says.
-        Ok(Pool { name, limits, task, rollout: self.rollout, generation: 0 })
+        Ok(Pool { name, limits, task, rollout: self.rollout, generation: 0, shards: limits.frontiers })
     }
 
     fn of(pool: &Pool) -> Self {

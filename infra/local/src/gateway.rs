@@ -238,7 +238,9 @@ fn event(
     authorized: Option<Value>,
     body: &[u8],
 ) -> Value {
-    let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    // These two API Gateway writes itself, and what builds a URL of them expects no others.
+    let own = [("host", "localhost"), ("x-forwarded-proto", "https")];
+    let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).chain(own);
     #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let (text, is_base64) = match std::str::from_utf8(body) {

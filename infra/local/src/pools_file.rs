@@ -42,7 +42,7 @@ impl<'de> Visitor<'de> for Named {
             let name = PoolName::parse(&name).map_err(A::Error::custom)?;
             if named.iter().any(|(other, _)| *other == name) {
                 pools.next_value::<IgnoredAny>()?;
-                return Err(A::Error::custom("the pool is there twice"));
+                return Err(A::Error::custom(format!("the pool {name} is there twice")));
             }
             named.push((name, pools.next_value_seed(Document)?));
         }

@@ -7,6 +7,11 @@
 //!    money and may not be started while another has room; then start one.
 //! 4. Claim on that server's ledger in one write. A refusal says why: full (the next candidate, moving the seat by
 //!    compare-and-swap), full of expired claims (claim again, removing exactly those), draining or dead (move on).
+//! 5. A frontier's slot for which there is no claim in the end goes back, so that joining and leaving in a loop, or both at
+//!    once, starts no servers.
+//!
+//! A player with a reservation in another pool than the one asked for gives that up first: whatever the answer is then,
+//! nothing is held twice, and 503 means that nothing is held.
 //!
 //! Everything is bounded ([`Tries`]): three servers of the index, then six turns at the frontier, then
 //! [`NoSlot::Busy`].
@@ -108,16 +113,22 @@ enum Stage {
     },
     Looking(Place),
     TakingSlot,
+    /// `anew`: only as a further claim on the server, not in the place of an older one of the player's.
     Claiming {
         server: ServerId,
         stamp: Stamp,
+        anew: bool,
     },
     /// A server that takes nobody is taken out of the index.
     Unlisting(ServerId),
     MovingOn,
     Finishing(Placed),
-    CleaningUp(Placed),
-    GivingBack(Placed),
+    /// A reservation in another pool is given up: first the seat, then the claim.
+    Leaving(ServerId, LedgerWrite),
+    Left,
+    /// A slot of a frontier that was not needed after all goes back.
+    Returning(Box<Joined>),
+    Returned(Box<Joined>),
     Over,
 }
 
@@ -129,6 +140,8 @@ pub struct Join {
     asked: Option<PoolName>,
     /// The pool in which a new slot is looked for.
     pool: PoolName,
+    /// Slots of the pool's servers.
+    capacity: u32,
     /// A claim is late when the server's last heartbeat is more than this after it.
     late_after: Span,
     /// What the seat is believed to be.
@@ -138,8 +151,8 @@ pub struct Join {
     mine: bool,
     /// The last stamp that the player is known to have had.
     last: Option<Stamp>,
-    /// A reservation in another pool, to be given up once the new slot is there.
-    left_behind: Option<(ServerId, LedgerWrite)>,
+    /// A frontier has given a slot on this server, and no claim stands for it yet.
+    taken: Option<ServerId>,
     /// The frontier was seen used up: the index is asked anew before a server is started.
     used_up: bool,
     tried: Vec<ServerId>,
@@ -148,17 +161,19 @@ pub struct Join {
 }
 
 impl Join {
-    /// A join of `player` into `asked`, or, if that is `None`, to where the player is already, else into `pool`.
-    pub fn new(player: PlayerId, asked: Option<PoolName>, pool: PoolName, heartbeat: Span) -> Self {
+    /// A join of `player` into `asked`, or, if that is `None`, to where the player is already, else into `pool`, whose
+    /// servers have `capacity` slots.
+    pub fn new(player: PlayerId, asked: Option<PoolName>, pool: PoolName, capacity: u32, heartbeat: Span) -> Self {
         Self {
             player,
             asked,
             pool,
+            capacity,
             late_after: heartbeat.times(2),
             seat: Before::Free,
             mine: false,
             last: None,
-            left_behind: None,
+            taken: None,
             used_up: false,
             tried: Vec::new(),
             tries: Tries::ALL,
@@ -184,20 +199,38 @@ impl Join {
         self.ask(Stage::ReadingSeat { no_name: false }, Ask::ReadSeat)
     }
 
-    fn take_slot(&mut self) -> Next<Joined> {
+    fn take_slot(&mut self, now: Time) -> Next<Joined> {
         if !self.tries.frontier() {
             return Self::no(NoSlot::Busy);
         }
         let may_start = std::mem::take(&mut self.used_up);
+        if let Some(server) = self.taken.clone() {
+            return self.on_slot(server, now);
+        }
         self.ask(Stage::TakingSlot, Ask::TakeSlots { slots: 1, may_start })
     }
 
-    /// Writes the seat with a new stamp that names `server`.
+    /// A frontier has given a slot on `server`.
+    fn on_slot(&mut self, server: ServerId, now: Time) -> Next<Joined> {
+        self.taken = Some(server.clone());
+        match &self.seat {
+            Before::Exactly { server: seated, mark: Mark::Reserved(stamp) } if *seated == server => {
+                let stamp = *stamp;
+                self.claim_slot(server, stamp, now)
+            }
+            _ => self.sit(server, false, now),
+        }
+    }
+
+    /// Writes the seat with a new stamp that names `server`, of the pool in which a slot is looked for.
     fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
+        self.sit_in(self.pool.clone(), server, from_frontier, now)
+    }
+
+    fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
         let stamp = Stamp::next(now, self.last);
         self.last = Some(stamp);
-        let write =
-            SeatWrite::Place { from: self.seat.clone(), server: server.clone(), pool: self.pool.clone(), stamp };
+        let write = SeatWrite::Place { from: self.seat.clone(), server: server.clone(), pool, stamp };
         self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeat(write))
     }
 
@@ -211,20 +244,31 @@ impl Join {
     fn claim(&mut self, server: ServerId, stamp: Stamp, now: Time) -> Next<Joined> {
         let seen_by = now + self.late_after;
         let write = LedgerWrite::Claim { player: self.player.clone(), stamp, now, seen_by };
-        self.ask(Stage::Claiming { server: server.clone(), stamp }, Ask::WriteLedger(server, write))
+        self.ask(Stage::Claiming { server: server.clone(), stamp, anew: false }, Ask::WriteLedger(server, write))
+    }
+
+    /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many, which
+    /// only the claim itself can tell.
+    fn claim_slot(&mut self, server: ServerId, stamp: Stamp, now: Time) -> Next<Joined> {
+        self.claim_anew(server, self.capacity, Vec::new(), stamp, now)
     }
 
     fn claim_evicting(&mut self, ledger: &Ledger, stamp: Stamp, now: Time) -> Next<Joined> {
-        let write = LedgerWrite::ClaimExactly {
-            players: vec![(self.player.clone(), None)],
-            stamp,
-            now,
-            seen_by: now + self.late_after,
-            evict: ledger.evictable(now),
-            capacity: ledger.capacity,
-        };
-        let server = ledger.id.clone();
-        self.ask(Stage::Claiming { server: server.clone(), stamp }, Ask::WriteLedger(server, write))
+        self.claim_anew(ledger.id.clone(), ledger.capacity, ledger.evictable(now), stamp, now)
+    }
+
+    fn claim_anew(
+        &mut self,
+        server: ServerId,
+        capacity: u32,
+        evict: Vec<(PlayerId, Mark)>,
+        stamp: Stamp,
+        now: Time,
+    ) -> Next<Joined> {
+        let players = vec![(self.player.clone(), None)];
+        let seen_by = now + self.late_after;
+        let write = LedgerWrite::ClaimExactly { players, stamp, now, seen_by, evict, capacity };
+        self.ask(Stage::Claiming { server: server.clone(), stamp, anew: true }, Ask::WriteLedger(server, write))
     }
 
     /// Another call was faster; starts over at `next`, a bounded number of times.
@@ -243,6 +287,7 @@ impl Join {
     }
 
     fn move_on(&mut self, server: ServerId) -> Next<Joined> {
+        self.taken.take_if(|taken| *taken == server);
         self.tried.push(server.clone());
         self.ask(Stage::MovingOn, Ask::UsedUp(server))
     }
@@ -260,14 +305,29 @@ impl Join {
                 let server = placed.ledger.id.clone();
                 self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
             }
-            None => self.clean_up(placed),
+            None => Self::done(placed),
         }
     }
 
-    fn clean_up(&mut self, placed: Placed) -> Next<Joined> {
-        match self.left_behind.take() {
-            Some((server, write)) => self.ask(Stage::CleaningUp(placed), Ask::WriteLedger(server, write)),
-            None => Next::Done(Joined::Placed(Box::new(placed))),
+    fn done(placed: Placed) -> Next<Joined> {
+        Next::Done(Joined::Placed(Box::new(placed)))
+    }
+
+    /// Nothing more is to be done for the player, but a slot may be left over.
+    fn give_back(&mut self, server: ServerId, outcome: Joined) -> Next<Joined> {
+        match &outcome {
+            Joined::Placed(placed) if placed.ledger.id == server => {
+                let ledger = placed.ledger.clone();
+                self.on_left_over(Some(ledger), Box::new(outcome))
+            }
+            _ => self.ask(Stage::Returning(Box::new(outcome)), Ask::ReadLedger(server)),
+        }
+    }
+
+    fn on_left_over(&mut self, ledger: Option<Ledger>, outcome: Box<Joined>) -> Next<Joined> {
+        match ledger.filter(|ledger| ledger.state == ServerState::Starting) {
+            Some(ledger) => self.ask(Stage::Returned(outcome), Ask::GiveBack(Box::new(ledger))),
+            None => Next::Done(*outcome),
         }
     }
 
@@ -278,12 +338,12 @@ impl Join {
                 self.used_up = false;
                 self.sit(server, false, now)
             }
-            _ if self.used_up => self.take_slot(),
+            _ if self.used_up => self.take_slot(now),
             _ if teeth::has(Mistake::LaunchOnEmptyIndex) => {
                 self.used_up = true;
-                self.take_slot()
+                self.take_slot(now)
             }
-            _ if self.mine => self.take_slot(),
+            _ if self.mine => self.take_slot(now),
             Hint::Frontier(server) => self.sit(server, true, now),
             // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
             // look tells whether this is a poll.
@@ -298,7 +358,7 @@ impl Join {
     }
 
     /// The seat is not as believed, or was not known before.
-    fn on_seat(&mut self, seat: Option<Seat>, otherwise: fn(&mut Self) -> Next<Joined>) -> Next<Joined> {
+    fn on_seat(&mut self, seat: Option<Seat>, otherwise: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
         self.last = seat.as_ref().map(Seat::stamp).max(self.last);
         match seat {
             Some(Seat::At(place)) => self.look(place),
@@ -318,20 +378,19 @@ impl Join {
         let (stamp, claim) = (place.mark.stamp(), ledger.claims.get(&self.player).copied());
         let is_live = |mark: Mark| !ledger.is_over(mark, now);
         let kept = ledger.kept(&self.player, place.mark, now);
-        if self.asked.as_ref().is_some_and(|asked| *asked != place.pool) {
+        if self.asked.as_ref().is_some_and(|asked| *asked != ledger.pool) {
             return match kept {
-                Some(Mark::Connected(_)) => Next::Done(Joined::Elsewhere(place.pool)),
+                Some(Mark::Connected(_)) => Next::Done(Joined::Elsewhere(ledger.pool)),
+                // Before there is another, as the answer may be that there is none: nothing is held then.
                 Some(mark) => {
-                    let ready = ledger.state == ServerState::Ready;
-                    let player = self.player.clone();
-                    self.left_behind = Some((place.server, LedgerWrite::Release { by: None, player, mark, ready }));
-                    self.find()
+                    let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
+                    let release = LedgerWrite::Release { by: None, player, mark, ready };
+                    let void = SeatWrite::Void { server: place.server.clone(), mark };
+                    self.ask(Stage::Leaving(place.server, release), Ask::WriteSeat(void))
                 }
                 None => self.find(),
             };
         }
-        // From here on the player stays in the pool of the seat.
-        self.pool = place.pool;
         if teeth::has(Mistake::ReserveAgain) && kept.is_some_and(Mark::is_connected) {
             return self.claim(place.server, stamp, now);
         }
@@ -342,21 +401,37 @@ impl Join {
             Some(mark) if mark.stamp() > stamp => self.raced(Self::read_seat),
             _ if place.mark.is_connected() || !ledger.takes_claims(now) => self.find(),
             // The reservation ran out and nobody took the slot: the same server, under a new stamp.
-            Some(_) if !is_live(place.mark) => self.sit(place.server, false, now),
+            Some(_) if !is_live(place.mark) => self.sit_in(ledger.pool, place.server, false, now),
             // The seat was written and the claim never came: finish what was begun.
             None if !is_live(place.mark) || ledger.is_full() => self.find(),
             _ => self.claim(place.server, stamp, now),
         }
     }
 
-    fn on_refused_claim(&mut self, server: ServerId, stamp: Stamp, image: Option<Ledger>, now: Time) -> Next<Joined> {
+    fn on_refused_claim(
+        &mut self,
+        server: ServerId,
+        stamp: Stamp,
+        anew: bool,
+        image: Option<Ledger>,
+        now: Time,
+    ) -> Next<Joined> {
         let Some(ledger) = image else {
             return self.move_on(server);
         };
         match ledger.claims.get(&self.player).copied() {
             Some(mark) if mark == Mark::Connected(stamp) => return self.placed(ledger, mark, now),
             Some(mark) if mark.stamp() > stamp => return self.raced(Self::read_seat),
-            _ => {}
+            // An earlier try of this write took, or another call about the player has finished what this one began.
+            Some(mark) if anew && mark == Mark::Reserved(stamp) => {
+                self.taken = None;
+                return self.placed(ledger, mark, now);
+            }
+            // Renewing that one takes no room, and the frontier's slot is one too many.
+            Some(_) if anew && ledger.takes_claims(now) => return self.raced(|join| join.claim(server, stamp, now)),
+            Some(_) => {}
+            // The slot will do for a claim that does not look so exactly.
+            None => self.taken = None,
         }
         if !ledger.takes_claims(now) {
             return self.turned_away(&ledger, now);
@@ -372,42 +447,45 @@ impl Join {
     }
 }
 
-impl Protocol for Join {
-    type Outcome = Joined;
-
-    fn next(&mut self, now: Time, told: Told) -> Next<Joined> {
+impl Join {
+    fn step(&mut self, now: Time, told: Told) -> Next<Joined> {
         match (std::mem::replace(&mut self.stage, Stage::Over), told) {
             (Stage::Start, Told::Start) | (Stage::MovingOn, Told::Noted) => self.find(),
             (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
             (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
-            (Stage::ReadingSeat { no_name: true }, Told::SeatIs(seat)) => self.on_seat(seat, Self::take_slot),
+            (Stage::ReadingSeat { no_name: true }, Told::SeatIs(seat)) => {
+                self.on_seat(seat, |join| join.take_slot(now))
+            }
             (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
             (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
                 let stamp = seat.stamp();
                 self.seated(server.clone(), Mark::Reserved(stamp), true);
-                if from_frontier { self.take_slot() } else { self.claim(server, stamp, now) }
+                if from_frontier {
+                    self.take_slot(now)
+                } else if self.taken.as_ref() == Some(&server) {
+                    self.claim_slot(server, stamp, now)
+                } else {
+                    self.claim(server, stamp, now)
+                }
             }
             (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => {
                 self.raced(|join| join.on_seat(seat, Self::find))
             }
             (Stage::Looking(place), Told::LedgerIs(ledger)) => self.on_standing(place, ledger, now),
-            (Stage::TakingSlot, Told::Slot(Slot::On(server))) => match &self.seat {
-                Before::Exactly { server: seated, mark: Mark::Reserved(stamp) } if *seated == server => {
-                    let stamp = *stamp;
-                    self.claim(server, stamp, now)
-                }
-                _ => self.sit(server, false, now),
-            },
+            (Stage::TakingSlot, Told::Slot(Slot::On(server))) => self.on_slot(server, now),
             (Stage::TakingSlot, Told::Slot(Slot::UsedUp)) => {
                 self.used_up = true;
                 self.find()
             }
             (Stage::TakingSlot, Told::Slot(Slot::No(reason))) => Self::no(reason),
-            (Stage::Claiming { stamp, .. }, Told::Ledger(Answer::Written(ledger))) => {
+            (Stage::Claiming { server, stamp, anew }, Told::Ledger(Answer::Written(ledger))) => {
+                if anew {
+                    self.taken.take_if(|taken| *taken == server);
+                }
                 self.placed(ledger, Mark::Reserved(stamp), now)
             }
-            (Stage::Claiming { server, stamp }, Told::Ledger(Answer::Refused(image))) => {
-                self.on_refused_claim(server, stamp, image, now)
+            (Stage::Claiming { server, stamp, anew }, Told::Ledger(Answer::Refused(image))) => {
+                self.on_refused_claim(server, stamp, anew, image, now)
             }
             // Another claim has just crossed another mark, and its write came first.
             (Stage::Finishing(placed), Told::Ledger(Answer::Refused(Some(image)))) => {
@@ -416,18 +494,39 @@ impl Protocol for Join {
                         let server = placed.ledger.id.clone();
                         self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
                     }
-                    _ => self.clean_up(placed),
+                    _ => Self::done(placed),
                 }
             }
-            (Stage::Finishing(placed), Told::Ledger(_)) => self.clean_up(placed),
-            (Stage::CleaningUp(placed), Told::Ledger(Answer::Written(left))) if left.state == ServerState::Starting => {
-                self.ask(Stage::GivingBack(placed), Ask::GiveBack(Box::new(left)))
+            (Stage::Finishing(placed), Told::Ledger(_)) => Self::done(placed),
+            (Stage::Leaving(server, release), Told::Seat(Answer::Written(_))) => {
+                (self.seat, self.mine) = (Before::Free, false);
+                self.ask(Stage::Left, Ask::WriteLedger(server, release))
             }
-            (Stage::CleaningUp(placed), Told::Ledger(_)) | (Stage::GivingBack(placed), Told::Noted) => {
-                Next::Done(Joined::Placed(Box::new(placed)))
+            (Stage::Leaving(..), Told::Seat(Answer::Refused(seat))) => {
+                self.raced(|join| join.on_seat(seat, Self::find))
             }
+            (Stage::Left, Told::Ledger(Answer::Written(left))) if left.state == ServerState::Starting => {
+                self.ask(Stage::MovingOn, Ask::GiveBack(Box::new(left)))
+            }
+            (Stage::Left, Told::Ledger(_)) => self.find(),
+            (Stage::Returning(outcome), Told::LedgerIs(ledger)) => self.on_left_over(ledger, outcome),
+            (Stage::Returned(outcome), Told::Noted) => Next::Done(*outcome),
             // An answer to another question: a mistake of the caller, never a reason to promise a slot.
             _ => Self::no(NoSlot::Busy),
+        }
+    }
+}
+
+impl Protocol for Join {
+    type Outcome = Joined;
+
+    fn next(&mut self, now: Time, told: Told) -> Next<Joined> {
+        match self.step(now, told) {
+            Next::Done(outcome) => match self.taken.take() {
+                Some(server) => self.give_back(server, outcome),
+                None => Next::Done(outcome),
+            },
+            next => next,
         }
     }
 }

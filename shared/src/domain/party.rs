@@ -37,6 +37,8 @@ pub enum PartyJoined {
     Placed(Box<Together>),
     /// These hold a slot elsewhere, or where there is no room for the others.
     Elsewhere(Vec<PlayerId>),
+    /// No server of the pool that starts now has slots for all.
+    TooLarge,
     /// Without a slot for any.
     No(NoSlot),
 }
@@ -209,6 +211,9 @@ impl Party {
         if self.slots() == 0 {
             return self.placed(ledger, now);
         }
+        if self.members.len() > self.capacity.max(ledger.capacity) as usize {
+            return Next::Done(PartyJoined::TooLarge);
+        }
         if self.room_on(&ledger, now) { self.sit(home, false, now) } else { self.who(|member| member.sits.is_some()) }
     }
 
@@ -217,8 +222,8 @@ impl Party {
     /// newest, which is the same one for everybody who looks.
     fn begun(&self, now: Time) -> Option<(Stamp, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
-            Some(Seat::At(place)) if !place.mark.is_connected() && place.pool == self.pool => {
-                let ledger = self.seen.get(&place.server)?;
+            Some(Seat::At(place)) if !place.mark.is_connected() => {
+                let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.pool)?;
                 let unclaimed = ledger.claims.get(&member.player).is_none_or(|held| held.stamp() < place.mark.stamp());
                 let open = unclaimed && !ledger.is_over(place.mark, now) && self.room_on(ledger, now);
                 open.then(|| (place.mark.stamp(), place.server.clone()))
@@ -242,6 +247,9 @@ impl Party {
     }
 
     fn find(&mut self) -> Next<PartyJoined> {
+        if self.slots() > self.capacity {
+            return Next::Done(PartyJoined::TooLarge);
+        }
         let (tried, fresh, listed) = (self.tried.clone(), self.used_up, self.tries.may_use_index());
         let slots = self.slots();
         self.ask(Stage::Finding, Ask::Find { slots, tried, listed, fresh })

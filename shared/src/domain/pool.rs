@@ -15,6 +15,9 @@ pub struct Pool {
     pub generation: u32,
     /// What becomes of servers of an older generation.
     pub rollout: Rollout,
+    /// Parts of its index that may list servers: the most frontiers that it has ever had. A server stays in the part that
+    /// it was started for.
+    pub shards: u32,
 }
 
 impl Pool {
@@ -24,7 +27,8 @@ impl Pool {
             let another = old.task.task_definition != self.task.task_definition;
             old.generation.saturating_add(another.into())
         });
-        Self { generation, ..self }
+        let shards = self.limits.frontiers.max(old.map_or(0, |old| old.shards));
+        Self { generation, shards, ..self }
     }
 
     /// Whether a server of that generation takes new players.

@@ -268,12 +268,13 @@ pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
 
 /// A pool, read.
 pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
+    let frontiers = number(item, keys::FRONTIERS)?;
     Ok(Pool {
         name: PoolName::parse(text(item, keys::SK)?).map_err(|_| Malformed(keys::SK))?,
         limits: PoolLimits {
             capacity: number(item, keys::CAPACITY)?,
             max_servers: number(item, keys::MAX_SERVERS)?,
-            frontiers: number(item, keys::FRONTIERS)?,
+            frontiers,
             headroom: number(item, keys::HEADROOM)?,
             idle: Span(number(item, keys::IDLE_FOR)?),
             reservation: Span(number(item, keys::HOLD)?),
@@ -282,6 +283,7 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
         },
         rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
         generation: number(item, keys::GENERATION)?,
+        shards: opt_number(item, keys::SHARDS)?.unwrap_or(frontiers),
         task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
     })
 }
@@ -295,6 +297,7 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::CAPACITY, n(limits.capacity)),
             (keys::MAX_SERVERS, n(limits.max_servers)),
             (keys::FRONTIERS, n(limits.frontiers)),
+            (keys::SHARDS, n(pool.shards)),
             (keys::HEADROOM, n(limits.headroom)),
             (keys::IDLE_FOR, n(limits.idle.0)),
             (keys::HOLD, n(limits.reservation.0)),

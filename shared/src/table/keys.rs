@@ -111,6 +111,8 @@ pub const GENERATION: &str = "gen";
 pub const ROLLOUT: &str = "rollout";
 /// Pool: number of frontiers.
 pub const FRONTIERS: &str = "frontiers";
+/// Pool: the most frontiers that it has ever had.
+pub const SHARDS: &str = "shards";
 /// Pool and launch: time to register in, in milliseconds.
 pub const LAUNCH_FOR: &str = "launchFor";
 

@@ -328,3 +328,13 @@ fn every_problem_code_is_tried() {
         assert!(tests.contains(&name), "no test brings about {name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_odd_host_gets_an_answer() {
+    let world = World::new(|_| {}).await;
+    for (name, value) in [("host", "\""), ("host", "[::1"), ("x-forwarded-proto", "ht tp")] {
+        let odd = world.http.get(format!("{}/pools", world.stack.url())).header(name, value).send().await.unwrap();
+        assert_eq!(odd.status(), 403, "{name}: {value}");
+    }
+    world.end().await;
+}

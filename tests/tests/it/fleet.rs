@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_sdk_ecs::types::DesiredStatus;
+use serde_json::json;
 use shared::{
     Reconciled,
     domain::{Answer, FleetWrite, LedgerWrite, Reason, ServerState, Span, StopBy},
@@ -323,5 +324,28 @@ async fn a_pool_that_cannot_be_looked_after_keeps_the_others_from_nothing() {
         let report = world.reconcile().await;
         assert_eq!((report.failed, report.repaired.get("counted_out")), (2, Some(&1)), "{report:?}");
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_found_after_the_pool_has_been_given_fewer_frontiers() {
+    let world = World::new(|_| {}).await;
+    let set = async |frontiers: u32| {
+        let body = crate::support::settings(|it| {
+            it["capacity"] = json!(2);
+            it["frontiers"] = json!(frontiers);
+        });
+        world.operate("PUT", "/pools/default", Some(body)).await.is(200);
+    };
+    set(16).await;
+    world.operate("POST", "/pools/default/launch", Some(json!({ "atLeast": 6 }))).await.is(200);
+    for ledger in world.ledgers().await {
+        world.hand(ledger.id.as_str()).await.register(&world).await.is(200);
+    }
+    set(1).await;
+    for player in 0..12 {
+        world.join_for_good(&format!("player-{player}")).await.is(200);
+    }
+    assert_eq!(world.ledgers().await.len(), 6, "there was room for all");
     world.end().await;
 }

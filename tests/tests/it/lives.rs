@@ -259,3 +259,55 @@ async fn a_slot_on_a_starting_server_is_promised_no_longer_than_it_is_held() {
     assert!(promised <= held, "{promised:?} was promised, {held:?} is held");
     world.end().await;
 }
+
+impl World {
+    /// Joins that pool.
+    async fn join_pool(&self, player: &str, pool: &str) -> crate::support::Reply {
+        self.call("POST", "/join", Some(player), Some(json!({ "pool": pool }))).await
+    }
+
+    /// Makes a pool.
+    async fn make_pool(&self, pool: &str, change: impl FnOnce(&mut serde_json::Value)) {
+        self.operate("PUT", &format!("/pools/{pool}"), Some(crate::support::settings(change))).await.is(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_of_another_pool_that_is_full_leaves_nothing_behind() {
+    let world = World::new(limits(5, 10)).await;
+    world
+        .make_pool("small", |it| {
+            it["capacity"] = json!(1);
+            it["maxServers"] = json!(1);
+        })
+        .await;
+    world.join_pool("bob", "small").await.is(202);
+    for _ in 0..12 {
+        let server = world.join("eve").await.is(202).server().to_owned();
+        assert_eq!(world.ledger(&server).await.claims.len(), 1);
+        world.join_pool("eve", "small").await.problem(503, "pool_full");
+        assert!(world.ledger(&server).await.claims.is_empty(), "503 means that nothing is held");
+    }
+    let ledgers = world.ledgers().await;
+    assert_eq!(ledgers.iter().filter(|ledger| ledger.pool.as_str() == "default").count(), 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_whose_slot_in_another_pool_is_gone_is_placed_in_the_pool_that_the_seat_says() {
+    let world = World::new(|_| {}).await;
+    world.make_pool("eu", |it| it["capacity"] = json!(1)).await;
+    let server = world.join_pool("ann", "eu").await.is(202).server().to_owned();
+    let hand = world.hand(&server).await;
+    hand.register(&world).await.is(200);
+    hand.close(&world).await.is(204);
+    // Without a pool: her place in `eu` is over, so this is the default one.
+    let placed = world.join("ann").await.is(202).server().to_owned();
+    assert_eq!(world.ledger(&placed).await.pool.as_str(), "default");
+    let Some(Seat::At(place)) = world.seat("ann").await else { panic!("no seat") };
+    assert_eq!((place.pool.as_str(), place.server.as_str()), ("default", placed.as_str()));
+    let there = world.join_pool("ann", "eu").await.is(202).server().to_owned();
+    assert_eq!(world.ledger(&there).await.pool.as_str(), "eu");
+    assert_eq!(world.audit().await, 1);
+    world.end().await;
+}

@@ -195,3 +195,15 @@ async fn a_party_whose_server_never_starts_gives_the_launch_up_and_is_placed_ane
     assert_eq!(world.ledger(&second).await.claims.len(), 2);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_party_that_has_its_slots_is_told_so_although_new_servers_are_too_small_by_now() {
+    let world = World::new(limits(4, 10)).await;
+    let players = ["ann", "bob", "cat", "dan"];
+    let first = world.party(&players).await.is(202);
+    let smaller = settings(|it| it["capacity"] = json!(3));
+    world.operate("PUT", "/pools/default", Some(smaller)).await.is(200);
+    assert_eq!(world.party(&players).await.is(202).server(), first.server());
+    world.party(&["eve", "fay", "gus", "hal"]).await.problem(400, "invalid_body");
+    world.end().await;
+}

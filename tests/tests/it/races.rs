@@ -8,7 +8,7 @@ use std::{
 use shared::{Place, Slot, domain::PlayerId};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, World, demo_server, limits, seconds};
+use crate::support::{Reply, World, demo_server, limits, pool, seconds};
 
 /// Lets `n` players join at once over HTTP.
 async fn herd(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
@@ -300,5 +300,26 @@ async fn servers_that_have_fallen_silent_do_not_hide_one_with_room() {
     // A server that beats again is listed again.
     silent[0].beat(&world, None).await.is(200);
     assert!(world.ledger(&silent[0].id).await.listed.is_some());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_who_joins_and_leaves_at_once_uses_up_no_frontier() {
+    let world = World::new(limits(20, 100)).await;
+    let server = world.join("mallory").await.is(202).server().to_owned();
+    let mut calls = JoinSet::new();
+    for turn in 0..480 {
+        let (http, url) = (world.http.clone(), format!("{}/join", world.stack.url()));
+        let method = if turn % 2 == 0 { reqwest::Method::POST } else { reqwest::Method::DELETE };
+        calls.spawn(async move { http.request(method, url).header("authorization", "Bearer mallory").send().await });
+        if turn % 8 == 7 {
+            while calls.join_next().await.is_some() {}
+        }
+    }
+    world.call("DELETE", "/join", Some("mallory"), None).await.is(204);
+    assert_eq!(world.ledgers().await.len(), 1, "one player needs one server");
+    let frontier = world.stack.owmm().table().frontier(&pool("default"), 0).await.unwrap().unwrap();
+    let claims = world.ledger(&server).await.claims.len();
+    assert_eq!((frontier.server.as_str(), frontier.remaining as usize + claims), (server.as_str(), 20));
     world.end().await;
 }

@@ -115,7 +115,7 @@ impl Call {
                     };
                     To::Slots(together.players.iter().map(slot).collect())
                 }
-                PartyJoined::Elsewhere(_) | PartyJoined::No(_) => To::Nothing,
+                PartyJoined::Elsewhere(_) | PartyJoined::TooLarge | PartyJoined::No(_) => To::Nothing,
             }),
             Self::Connect { server, player, awaited, connect, .. } => {
                 step(connect, now, told, |outcome| match outcome {

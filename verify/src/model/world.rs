@@ -389,7 +389,8 @@ impl World {
 
     fn join(scope: &Scope, player: u8) -> Call {
         let heartbeat = PoolLimits::heartbeat(scope.pool.limits.lease);
-        let join = Join::new(Scope::player(player), None, scope.pool.name.clone(), heartbeat);
+        let join =
+            Join::new(Scope::player(player), None, scope.pool.name.clone(), scope.pool.limits.capacity, heartbeat);
         Call::Join { player, join: Box::new(join) }
     }
 

@@ -355,7 +355,10 @@ impl Checks {
             let starting = before.is_some_and(|before| before.state == ServerState::Starting);
             self.known(&after.id).died || silent || overdue || starting
         };
-        let kept = over || gives_up || died;
+        // Another call of the player, under way at the same time, has moved the seat on since: its answer is the newer one.
+        let held = before.and_then(|before| before.claims.get(player)).map(|mark| mark.stamp());
+        let moved = self.seats.get(player).map(Seat::stamp) > held;
+        let kept = over || gives_up || died || moved;
         self.hold(Invariant::KeptWord, kept, || {
             format!(
                 "{player} was promised a slot on {} until {:?}, and it is gone at {now:?}: {after:?}",
