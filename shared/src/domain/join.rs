@@ -122,7 +122,7 @@ enum Stage {
     /// A server that takes nobody is taken out of the index.
     Unlisting(ServerId),
     MovingOn,
-    Finishing(Placed),
+    Finishing(Box<Placed>),
     /// A reservation in another pool is given up: first the seat, then the claim.
     Leaving(ServerId, LedgerWrite),
     Left,
@@ -299,7 +299,7 @@ impl Join {
 
     fn placed(&mut self, ledger: Ledger, mark: Mark, now: Time) -> Next<Joined> {
         let fix = ledger.listing_fix_after_claim(1, now);
-        let placed = Placed { mark, ledger };
+        let placed = Box::new(Placed { mark, ledger });
         match fix {
             Some(write) => {
                 let server = placed.ledger.id.clone();
@@ -309,8 +309,8 @@ impl Join {
         }
     }
 
-    fn done(placed: Placed) -> Next<Joined> {
-        Next::Done(Joined::Placed(Box::new(placed)))
+    const fn done(placed: Box<Placed>) -> Next<Joined> {
+        Next::Done(Joined::Placed(placed))
     }
 
     /// Nothing more is to be done for the player, but a slot may be left over.
