@@ -2,7 +2,7 @@
 //!
 //! `stateright` explores the very protocols ([`shared::domain::Protocol`]) and writes (`apply`) that the functions run; the
 //! model adds only what is around them: items, calls on their way, servers, an index that lags, time, and faults. A
-//! world has a budget of each kind of event ([`scope::Left`]), which is what makes it finite; within that budget nothing is
+//! world has a budget of each kind of event (`scope::Left`), which is what makes it finite; within that budget nothing is
 //! left out.
 
 mod call;

@@ -2,14 +2,14 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`args`] | what the user types |
-//! | [`api`] | the HTTP contract: paths, retries, refusals |
-//! | [`sign`] | AWS credentials and signatures |
-//! | [`commands`] | what each command asks of the API, and what it says afterwards |
-//! | [`settings`] | a pool's settings: changes, and the difference that they make |
-//! | [`show`] | tables, ages, text that is safe on a terminal |
-//! | [`watch`] | the same view again and again |
-//! | [`ask`] | whether it shall really be done |
+//! | `args` | what the user types |
+//! | `api` | the HTTP contract: paths, retries, refusals |
+//! | `sign` | AWS credentials and signatures |
+//! | `commands` | what each command asks of the API, and what it says afterwards |
+//! | `settings` | a pool's settings: changes, and the difference that they make |
+//! | `show` | tables, ages, text that is safe on a terminal |
+//! | `watch` | the same view again and again |
+//! | `ask` | whether it shall really be done |
 //!
 //! This crate knows OWMM by its HTTP contract alone and shares no code with it, so it cannot do what a script could not.
 
