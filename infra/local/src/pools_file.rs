@@ -39,7 +39,7 @@ impl<'de> Visitor<'de> for Named {
     fn visit_map<A: MapAccess<'de>>(self, mut pools: A) -> Result<Pools, A::Error> {
         let mut named = Vec::<(PoolName, Wish)>::new();
         while let Some(name) = pools.next_key::<String>()? {
-            let name = PoolName::parse(&name).map_err(A::Error::custom)?;
+            let name = PoolName::parse(&name).map_err(|bad| A::Error::custom(format!("{name:?}: {bad}")))?;
             if named.iter().any(|(other, _)| *other == name) {
                 pools.next_value::<IgnoredAny>()?;
                 return Err(A::Error::custom(format!("the pool {name} is there twice")));
