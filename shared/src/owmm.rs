@@ -461,7 +461,7 @@ impl Owmm {
 
     /// A slot was freed on a server that is starting. If its frontier still hands out that server's slots, it has one more.
     async fn give_back(&self, ledger: &Ledger) -> Result<(), Failure> {
-        for _ in 0..FRONTIER_TURNS {
+        for turn in 1..=FRONTIER_TURNS {
             let Some(seen) = self.table.frontier(&ledger.pool, ledger.shard).await? else { return Ok(()) };
             if seen.server != ledger.id || seen.remaining >= ledger.capacity {
                 return Ok(());
@@ -470,6 +470,7 @@ impl Owmm {
             if let Answer::Written(_) = self.table.write_frontier(&ledger.pool, ledger.shard, &write).await? {
                 return Ok(());
             }
+            tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
         }
         // Many are taking: the slot is found once the server is ready.
         Ok(())
