@@ -653,11 +653,7 @@ impl Owmm {
                 Ok(Ok(Heartbeat {
                     state: ledger.state,
                     lease_until: ledger.lease_until.unwrap_or(now),
-                    reserved: ledger
-                        .claims
-                        .values()
-                        .filter(|mark| !mark.is_connected() && !ledger.is_over(**mark, now))
-                        .count(),
+                    reserved: ledger.reserved(now),
                     unknown: unknown.collect(),
                 }))
             }

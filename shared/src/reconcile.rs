@@ -299,7 +299,7 @@ impl Owmm {
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);
             seen.report.lapsed += usize::from(lapsed);
-            seen.report.players += ledger.claims.values().filter(|mark| mark.is_connected()).count();
+            seen.report.players += ledger.players();
             let stays = !matches!(care, Care::CountOut | Care::Stop(_));
             if stays && ledger.generation < pool.generation {
                 // The headroom is for the new build to give, and an old one goes as soon as it is empty.

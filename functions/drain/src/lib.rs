@@ -39,14 +39,12 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         return Err(Problem::new(Code::InvalidBody, "`deadlineSeconds` must be 0 to 86400."));
     }
     let ledger = owmm.drain(&server, deadline.map(|seconds| Span(seconds * 1_000))).await??;
-    let now = owmm.time();
-    let coming = ledger.claims.values().filter(|mark| !mark.is_connected() && !ledger.is_over(**mark, now)).count();
     Ok(json(
         StatusCode::OK,
         &json!({
             "state": ledger.state.as_str(),
-            "players": ledger.claims.values().filter(|mark| mark.is_connected()).count(),
-            "reserved": coming,
+            "players": ledger.players(),
+            "reserved": ledger.reserved(owmm.time()),
             "deadline": ledger.drain_by.map(timestamp),
         }),
     ))

@@ -36,13 +36,12 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
 }
 
 fn summary(ledger: &Ledger, now: Time) -> Value {
-    let connected = ledger.claims.values().filter(|mark| mark.is_connected()).count();
     json!({
         "id": ledger.id.as_str(),
         "state": ledger.state.as_str(),
         "capacity": ledger.capacity,
-        "players": connected,
-        "reserved": ledger.live_claims(now).saturating_sub(connected),
+        "players": ledger.players(),
+        "reserved": ledger.reserved(now),
         "address": ledger.endpoint.as_ref().map(|endpoint| &endpoint.address),
         "port": ledger.endpoint.as_ref().map(|endpoint| endpoint.port),
         "generation": ledger.generation,

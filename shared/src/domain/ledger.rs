@@ -343,6 +343,16 @@ impl Ledger {
         self.claims.values().filter(|mark| !self.is_over(**mark, now)).count()
     }
 
+    /// Players who are inside.
+    pub fn players(&self) -> usize {
+        self.claims.values().filter(|mark| mark.is_connected()).count()
+    }
+
+    /// Players who are on their way: reservations that are not over.
+    pub fn reserved(&self, now: Time) -> usize {
+        self.claims.values().filter(|mark| !mark.is_connected() && !self.is_over(**mark, now)).count()
+    }
+
     /// The claims whose time is up, as the exact values to remove: at most [`MAX_EVICTIONS`].
     pub fn evictable(&self, now: Time) -> Vec<(PlayerId, Mark)> {
         let over = self.claims.iter().filter(|(_, mark)| self.is_over(**mark, now));

@@ -1,6 +1,6 @@
 //! What is explored: how the world begins, and how often each thing may happen in it.
 
-use std::{array::from_fn, collections::BTreeMap, sync::LazyLock};
+use std::{array::from_fn, sync::LazyLock};
 
 use shared::domain::{
     Endpoint, Fill, Ledger, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerId, ServerState, Span, TaskPlacement,
@@ -125,29 +125,10 @@ impl Scope {
 
     /// A ledger as the launcher makes it.
     pub fn starting(&self, n: u8, generation: u32) -> Ledger {
-        let limits = &self.pool.limits;
         Ledger {
-            id: Self::server(n),
-            pool: self.pool.name.clone(),
-            shard: 0,
             generation,
-            state: ServerState::Starting,
-            capacity: limits.capacity,
-            claims: BTreeMap::new(),
-            hold: limits.reservation,
-            lease_for: limits.lease,
-            lease_until: None,
-            seen: None,
-            idle_since: None,
-            drain_by: None,
-            ready_at: None,
-            endpoint: None,
-            metadata: BTreeMap::new(),
-            token_hash: TokenHash::of("token"),
-            attempt: 1,
             task: Some(String::new()),
-            launch: None,
-            listed: None,
+            ..Ledger::new(Self::server(n), self.pool.name.clone(), &self.pool.limits, TokenHash::of("token"))
         }
     }
 
