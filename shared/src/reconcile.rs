@@ -272,9 +272,9 @@ impl Owmm {
         let retired = self.retire_frontiers(pool).await;
         grown.and(shrunk).and(retired)?;
         if fleet.live as usize != roster.len() && quiet && seen.report.repaired.is_empty() {
-            // Only if the count is still as it was before the roster was read, and nothing was changed here since.
+            // Only if no server has come or gone since before the roster was read.
             let live = u32::try_from(roster.len()).unwrap_or(u32::MAX);
-            let recount = FleetWrite::Recount { was: fleet.live, live };
+            let recount = FleetWrite::Recount { changes: fleet.changes, live };
             if let Answer::Written(_) = self.table().write_fleet(&pool.name, &recount).await? {
                 seen.report.note("recounted");
             }

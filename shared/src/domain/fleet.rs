@@ -86,6 +86,8 @@ impl FrontierWrite {
 pub struct Fleet {
     /// Servers that live: started and not stopped yet.
     pub live: u32,
+    /// Servers that have ever been counted in or out, so that whoever sees the same number twice has missed none.
+    pub changes: u32,
     /// Launches that have failed since a server last registered.
     pub failures: u32,
     /// No server is started before this, because launches have failed.
@@ -125,6 +127,11 @@ impl Fleet {
         self.word_at.map_or(now, |last| now.max(last + Span(1)))
     }
 
+    /// The fleet after a server has come or gone.
+    fn counting(&self, live: u32) -> Self {
+        Self { live, changes: self.changes.saturating_add(1), ..self.clone() }
+    }
+
     /// Whether a word of that time, or a later one, has been heard.
     fn has_heard(&self, at: Time) -> bool {
         self.word_at.is_some_and(|last| last >= at)
@@ -157,10 +164,11 @@ pub enum FleetWrite {
         /// The time of the request.
         now: Time,
     },
-    /// Puts the count right, if it is as it was seen.
+    /// Puts the count right, if no server has come or gone since before the roster was read. The count alone does not tell:
+    /// one that comes and one that goes leave it as it was.
     Recount {
-        /// The count that was seen.
-        was: u32,
+        /// The changes that were seen before.
+        changes: u32,
         /// The entries of the roster.
         live: u32,
     },
@@ -205,20 +213,20 @@ impl FleetWrite {
         let old = fleet.cloned().unwrap_or_default();
         match self {
             Self::Started { max_servers, now } => {
-                old.no_launch(*max_servers, *now).is_none().then(|| Fleet { live: old.live.saturating_add(1), ..old })
+                old.no_launch(*max_servers, *now).is_none().then(|| old.counting(old.live.saturating_add(1)))
             }
             Self::StartedAhead { live, max_servers, now } => {
                 let as_seen = old.live == *live && old.no_launch(*max_servers, *now).is_none();
-                as_seen.then(|| Fleet { live: live.saturating_add(1), ..old })
+                as_seen.then(|| old.counting(live.saturating_add(1)))
             }
-            Self::Recount { was, live } => {
-                fleet.filter(|_| old.live == *was).map(|_| Fleet { live: *live, ..old.clone() })
+            Self::Recount { changes, live } => {
+                fleet.filter(|_| old.changes == *changes).map(|_| Fleet { live: *live, ..old.clone() })
             }
-            Self::Ended => old.live.checked_sub(1).map(|live| Fleet { live, ..old }),
+            Self::Ended => old.live.checked_sub(1).map(|live| old.counting(live)),
             Self::Failed { was, paused_until } => {
                 let live = old.live.checked_sub(1).filter(|_| old.failures == *was)?;
                 let paused_until = paused_until.or(old.paused_until);
-                Some(Fleet { live, failures: was.saturating_add(1), paused_until, ..old })
+                Some(Fleet { failures: was.saturating_add(1), paused_until, ..old.counting(live) })
             }
             Self::Recovered => (old.failures > 0).then_some(Fleet { failures: 0, paused_until: None, ..old }),
             Self::Hold { at, until } => {
@@ -260,6 +268,16 @@ mod tests {
         assert_eq!(both.no_launch(1, now), Some(NoLaunch::Paused(soon + Span(1))));
         let failed = Fleet { failures: 3, ..both };
         assert_eq!(FleetWrite::Recovered.apply(Some(&failed)), Some(held(UNTIL_RESUMED)));
+    }
+
+    #[test]
+    fn a_count_is_not_put_right_by_who_has_missed_a_server_that_came_as_another_went() {
+        let seen = Fleet { live: 1, changes: 7, ..Fleet::default() };
+        let recount = FleetWrite::Recount { changes: 7, live: 0 };
+        assert_eq!(recount.apply(Some(&seen)), Some(Fleet { live: 0, ..seen.clone() }));
+        let left = FleetWrite::Ended.apply(Some(&seen)).unwrap();
+        let as_many = FleetWrite::Started { max_servers: 1, now: Time(0) }.apply(Some(&left)).unwrap();
+        assert_eq!((as_many.live, recount.apply(Some(&as_many))), (1, None));
     }
 
     #[test]

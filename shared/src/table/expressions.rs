@@ -539,7 +539,7 @@ const UNHEARD: &str = "(attribute_not_exists(#word) OR #word < :at)";
 pub fn fleet(write: &FleetWrite) -> Expression {
     match write {
         FleetWrite::Started { max_servers, now } => Expression::new(
-            "ADD #live :one",
+            "ADD #live :one, #changes :one",
             format!("(attribute_not_exists(#live) OR #live < :max) AND {NOT_PAUSED}"),
             [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
         ),
@@ -550,9 +550,10 @@ pub fn fleet(write: &FleetWrite) -> Expression {
                 _ => "#live = :was AND #live < :max",
             };
             Expression::new(
-                "SET #live = :live",
+                "SET #live = :live ADD #changes :one",
                 format!("{as_seen} AND {NOT_PAUSED}"),
                 [
+                    (":one", n(1)),
                     (":was", n(*live)),
                     (":live", n(live.saturating_add(1))),
                     (":max", n(*max_servers)),
@@ -560,14 +561,23 @@ pub fn fleet(write: &FleetWrite) -> Expression {
                 ],
             )
         }
-        FleetWrite::Recount { was, live } => {
-            Expression::new("SET #live = :live", "#live = :was", [(":was", n(*was)), (":live", n(*live))])
+        FleetWrite::Recount { changes, live } => {
+            // A fleet whose item an older release wrote has counted none.
+            let same = if *changes == 0 {
+                "attribute_exists(#live) AND attribute_not_exists(#changes)"
+            } else {
+                "#changes = :changes"
+            };
+            let recount = Expression::new("SET #live = :live", same, [(":live", n(*live))]);
+            if *changes == 0 { recount } else { recount.with(":changes", n(*changes)) }
         }
-        FleetWrite::Ended => Expression::new("SET #live = #live - :one", "#live >= :one", [(":one", n(1))]),
+        FleetWrite::Ended => {
+            Expression::new("SET #live = #live - :one ADD #changes :one", "#live >= :one", [(":one", n(1))])
+        }
         FleetWrite::Failed { was, paused_until } => {
             let same = if *was == 0 { "attribute_not_exists(#failures)" } else { "#failures = :was" };
             let mut expression = Expression::new(
-                "SET #live = #live - :one, #failures = :failures",
+                "ADD #changes :one SET #live = #live - :one, #failures = :failures",
                 format!("#live >= :one AND {same}"),
                 [(":one", n(1)), (":failures", n(was.saturating_add(1)))],
             );

@@ -240,6 +240,9 @@ pub fn write_frontier(pool: &PoolName, k: u32, frontier: &Frontier) -> Attribute
 pub fn write_fleet(pool: &PoolName, fleet: &Fleet) -> Attributes {
     let mut item = keys::fleet(pool);
     item.insert(keys::LIVE.into(), n(fleet.live));
+    if fleet.changes > 0 {
+        item.insert(keys::CHANGES.into(), n(fleet.changes));
+    }
     if fleet.failures > 0 {
         item.insert(keys::FAILURES.into(), n(fleet.failures));
     }
@@ -259,6 +262,7 @@ pub fn write_fleet(pool: &PoolName, fleet: &Fleet) -> Attributes {
 pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
     Ok(Fleet {
         live: opt_number(item, keys::LIVE)?.unwrap_or(0),
+        changes: opt_number(item, keys::CHANGES)?.unwrap_or(0),
         failures: opt_number(item, keys::FAILURES)?.unwrap_or(0),
         paused_until: time(item, keys::PAUSED)?,
         held_until: time(item, keys::HELD)?,

@@ -90,6 +90,8 @@ pub const STAMP: &str = "stamp";
 pub const REMAINING: &str = "remaining";
 /// Fleet: servers that live.
 pub const LIVE: &str = "live";
+/// Servers that have ever been counted in or out.
+pub const CHANGES: &str = "changes";
 /// Fleet: failed launches in a row.
 pub const FAILURES: &str = "failures";
 /// Fleet: launching is paused until then, in milliseconds.

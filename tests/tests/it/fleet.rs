@@ -220,7 +220,7 @@ async fn a_count_that_is_wrong_is_put_right() {
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
     let pool = crate::support::pool("default");
-    let wrong = FleetWrite::Recount { was: 1, live: 9 };
+    let wrong = FleetWrite::Recount { changes: 1, live: 9 };
     world.stack.owmm().table().write_fleet(&pool, &wrong).await.unwrap();
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("recounted"), Some(&1), "{report:?}");

@@ -386,7 +386,7 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
     // Resuming ends both kinds.
     let now = world.stack.owmm().time();
-    let again = FleetWrite::Recount { was: 0, live: 1 };
+    let again = FleetWrite::Recount { changes: 2, live: 1 };
     world.stack.owmm().table().write_fleet(&name, &again).await.unwrap();
     let failed = FleetWrite::Failed { was: 0, paused_until: Some(now + Span(60_000)) };
     world.stack.owmm().table().write_fleet(&name, &failed).await.unwrap();

@@ -174,7 +174,7 @@ async fn a_look_at_the_fleet_is_told_in_numbers() {
     let table = world.stack.owmm().table();
     // A count that is wrong, launches that have failed, and a pause for them.
     let now = world.stack.owmm().time();
-    let wrong = shared::domain::FleetWrite::Recount { was: 1, live: 5 };
+    let wrong = shared::domain::FleetWrite::Recount { changes: 1, live: 5 };
     table.write_fleet(&pool("default"), &wrong).await.unwrap();
     let fleet = shared::domain::Fleet {
         failures: 4,

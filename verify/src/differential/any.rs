@@ -115,7 +115,7 @@ impl Any {
     }
 
     fn claims(&mut self) -> BTreeMap<PlayerId, Mark> {
-        let n = if self.rarely(3) { 0 } else { self.below(PLAYERS.len()) };
+        let n = if self.rarely(2) { 0 } else { self.below(PLAYERS.len()) };
         (0..n).map(|_| (self.player(), self.mark())).collect()
     }
 
@@ -124,8 +124,10 @@ impl Any {
             return None;
         }
         let claims = self.claims();
-        let state = if self.rarely(3) { ServerState::Ready } else { self.of(ServerState::ALL) };
+        let state = if self.rarely(2) { ServerState::Ready } else { self.of(ServerState::ALL) };
         let (seen, lease) = (self.time(), self.time());
+        // An empty server has mostly been so for a while, and no other.
+        let idle = self.mostly(claims.is_empty(), |any| any.rarely(2));
         let starting = state == ServerState::Starting;
         Some(Ledger {
             id: id.clone(),
@@ -139,7 +141,7 @@ impl Any {
             lease_for: Span(30_000),
             lease_until: (!starting || self.rarely(5)).then_some(lease),
             seen: (!starting || self.rarely(5)).then_some(seen),
-            idle_since: self.maybe(Self::time),
+            idle_since: idle.then(|| self.time()),
             drain_by: self.maybe(Self::time),
             ready_at: (!starting).then(|| self.time()),
             endpoint: (!starting).then(|| self.endpoint()),
@@ -299,6 +301,7 @@ impl Any {
     pub(super) fn fleet(&mut self) -> Option<Fleet> {
         (!self.rarely(5)).then(|| Fleet {
             live: self.count(2),
+            changes: self.count(2),
             failures: self.count(2),
             paused_until: self.maybe(Self::time),
             held_until: self.maybe(Self::time),
@@ -312,7 +315,7 @@ impl Any {
         match self.below(8) {
             0 => FleetWrite::Started { max_servers, now },
             1 => FleetWrite::StartedAhead { live, max_servers, now },
-            2 => FleetWrite::Recount { was: live, live: self.count(3) },
+            2 => FleetWrite::Recount { changes: self.mostly(there.changes, |any| any.count(2)), live: self.count(3) },
             3 => FleetWrite::Ended,
             4 => {
                 let was = self.mostly(there.failures, |any| any.count(2));
