@@ -18,6 +18,7 @@ use std::{
 use aws_sdk_ecs::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
+    operation::describe_tasks::DescribeTasksOutput,
     types::{
         AssignPublicIp, AwsVpcConfiguration, ContainerOverride, KeyValuePair, LaunchType, NetworkConfiguration,
         TaskOverride,
@@ -283,24 +284,22 @@ impl Launcher {
         None
     }
 
-    /// What ECS says of tasks that it does not list as running. Those it does not speak of are unknown.
+    /// What ECS says of tasks that it does not list as running. Those it does not speak of are unknown. `cluster` is where
+    /// the pool's next server starts; each task is asked about in its own, which the pool may have left since.
     pub async fn sights(&self, cluster: &str, arns: &[String]) -> HashMap<String, TaskSight> {
         let mut sights = HashMap::new();
-        for some in arns.chunks(DESCRIBE_AT_MOST) {
-            let describe = self.ecs.describe_tasks().cluster(cluster).set_tasks(Some(some.to_vec()));
-            match describe.send().await {
-                Ok(output) => {
-                    for task in output.tasks() {
-                        let stopped = task.last_status() == Some("STOPPED");
-                        let sight = if stopped { TaskSight::Stopped } else { TaskSight::Alive };
-                        sights.extend(task.task_arn().map(|arn| (arn.to_owned(), sight)));
+        let mut clusters = BTreeMap::<&str, Vec<String>>::new();
+        for arn in arns {
+            clusters.entry(cluster_of(arn).unwrap_or(cluster)).or_default().push(arn.clone());
+        }
+        for (cluster, arns) in clusters {
+            for some in arns.chunks(DESCRIBE_AT_MOST) {
+                let describe = self.ecs.describe_tasks().cluster(cluster).set_tasks(Some(some.to_vec()));
+                match describe.send().await {
+                    Ok(output) => sights.extend(seen(&output)),
+                    Err(error) => {
+                        let _: Option<()> = self.silent(&error);
                     }
-                    for failure in output.failures().iter().filter(|failure| failure.reason() == Some("MISSING")) {
-                        sights.extend(failure.arn().map(|arn| (arn.to_owned(), TaskSight::Missing)));
-                    }
-                }
-                Err(error) => {
-                    let _: Option<()> = self.silent(&error);
                 }
             }
         }
@@ -309,6 +308,7 @@ impl Launcher {
 
     /// Stops a task. That it is gone already is as good.
     pub async fn stop_task(&self, cluster: &str, task: &str, reason: &str) {
+        let cluster = cluster_of(task).unwrap_or(cluster);
         let stopped = self.ecs.stop_task().cluster(cluster).task(task).reason(format!("owmm: {reason}")).send().await;
         match stopped {
             Ok(_) => tracing::info!(task, reason, "task told to stop"),
@@ -387,6 +387,23 @@ pub fn parse_started_by(started_by: &str) -> Option<(ServerId, u32)> {
     Some((ServerId::parse(server).ok()?, attempt.parse().ok()?))
 }
 
+/// What an answer of DescribeTasks says of each task.
+fn seen(output: &DescribeTasksOutput) -> Vec<(String, TaskSight)> {
+    let told = output.tasks().iter().map(|task| {
+        let stopped = task.last_status() == Some("STOPPED");
+        (task.task_arn(), if stopped { TaskSight::Stopped } else { TaskSight::Alive })
+    });
+    let missing = output.failures().iter().filter(|failure| failure.reason() == Some("MISSING"));
+    let missing = missing.map(|failure| (failure.arn(), TaskSight::Missing));
+    told.chain(missing).filter_map(|(arn, sight)| Some((arn?.to_owned(), sight))).collect()
+}
+
+/// The cluster that a task's ARN names: `arn:aws:ecs:region:account:task/cluster/id`.
+fn cluster_of(task: &str) -> Option<&str> {
+    let (_, path) = task.split_once(":task/")?;
+    Some(path.split_once('/')?.0)
+}
+
 /// What a server finds in its environment.
 fn environment(ledger: &Ledger, launch: &Launch, task: &TaskPlacement) -> Vec<KeyValuePair> {
     let pairs = [
@@ -408,5 +425,17 @@ fn is_refusal<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
             service.raw().status().is_client_error() && !throttled
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arn_of_a_task_names_its_cluster() {
+        assert_eq!(cluster_of("arn:aws:ecs:eu-central-1:123456789012:task/games/0123"), Some("games"));
+        assert_eq!(cluster_of("arn:aws:ecs:eu-central-1:123456789012:task/0123"), None, "an old one");
+        assert_eq!(cluster_of("0123"), None);
     }
 }

@@ -295,7 +295,7 @@ impl Owmm {
         let mut cares = Vec::new();
         for ledger in &ledgers {
             let sight = ledger.task.as_ref().and_then(|task| sights.get(task)).copied().unwrap_or(TaskSight::Unknown);
-            let care = ledger.care(pool, sight, true, now);
+            let care = ledger.care(pool, sight, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);
             seen.report.lapsed += usize::from(lapsed);
@@ -312,7 +312,9 @@ impl Owmm {
             }
             match care {
                 Care::None => {}
-                Care::Stop(reason) if reason.is_a_lapse() => seen.doubtful.push(ending(ledger, sight, reason, now)),
+                Care::Stop(reason) if ledger.is_doubtful(reason, now) => {
+                    seen.doubtful.push(ending(ledger, sight, reason, now))
+                }
                 care => cares.push(self.take_care(pool, ledger, care, sight)),
             }
         }

@@ -39,11 +39,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether it is believed dead for its lapsed lease.
-    pub const fn is_a_lapse(self) -> bool {
-        matches!(self, Self::TaskMissing | Self::Silent)
-    }
-
     /// For the log and the count.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -84,9 +79,24 @@ impl Ledger {
         self.claims.values().any(|mark| mark.is_connected())
     }
 
-    /// What it needs. `believe_lapses` is false when too many have lapsed at once.
-    pub fn care(&self, pool: &Pool, task: TaskSight, believe_lapses: bool, now: Time) -> Care {
-        let lapsed = believe_lapses && self.has_lapsed(now);
+    /// Whether its lease has been over for long.
+    fn is_silent(&self, now: Time) -> bool {
+        let long = self.lease_for.times(LEASES_MISSED);
+        self.has_lapsed(now) && self.lease_until.is_none_or(|until| until + long < now)
+    }
+
+    /// Whether a reason to stop it is believed only while few leases lapse at once, as it rests on the lease. That ECS does
+    /// not know the task of a server that has been silent for long does not: such a server will not come back.
+    pub fn is_doubtful(&self, reason: Reason, now: Time) -> bool {
+        match reason {
+            Reason::Silent => true,
+            Reason::TaskMissing => !self.is_silent(now),
+            Reason::TaskStopped | Reason::Drained => false,
+        }
+    }
+
+    /// What it needs.
+    pub fn care(&self, pool: &Pool, task: TaskSight, now: Time) -> Care {
         match (self.state, task) {
             (ServerState::Stopped, _) => return Care::CountOut,
             (ServerState::Starting, TaskSight::Stopped) => return Care::NextAttempt,
@@ -94,13 +104,11 @@ impl Ledger {
                 return if self.due(now).is_some() { Care::Launch } else { Care::None };
             }
             (_, TaskSight::Stopped) => return Care::Stop(Reason::TaskStopped),
-            (_, TaskSight::Missing) if lapsed => return Care::Stop(Reason::TaskMissing),
+            (_, TaskSight::Missing) if self.has_lapsed(now) => return Care::Stop(Reason::TaskMissing),
             _ => {}
         }
         // A lapse alone ends no game: players may well be inside.
-        let long = self.lease_for.times(LEASES_MISSED);
-        let silent = lapsed && self.lease_until.is_none_or(|until| until + long < now);
-        if silent && (!self.has_players() || teeth::has(Mistake::LapseStopsPlayers)) {
+        if self.is_silent(now) && (!self.has_players() || teeth::has(Mistake::LapseStopsPlayers)) {
             return Care::Stop(Reason::Silent);
         }
         let over = self.evictable(now);
@@ -163,8 +171,25 @@ pub fn servers_wanted(limits: &PoolLimits, free: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
+    use crate::domain::{PoolName, ServerId, TokenHash};
+
+    #[test]
+    fn that_ecs_does_not_know_a_task_is_doubted_only_as_long_as_its_server_may_come_back() {
+        let (id, pool) = (ServerId::parse("s").unwrap(), PoolName::parse("p").unwrap());
+        let ledger = Ledger {
+            state: ServerState::Ready,
+            lease_until: Some(Time(1_000)),
+            ..Ledger::new(id, pool, &PoolLimits::DEFAULT, TokenHash::of("token"))
+        };
+        let long = Time(1_000) + ledger.lease_for.times(LEASES_MISSED);
+        assert!(ledger.is_doubtful(Reason::TaskMissing, long));
+        assert!(!ledger.is_doubtful(Reason::TaskMissing, long + Span(1)));
+        assert!(ledger.is_doubtful(Reason::Silent, long + Span(1)), "the lease is all that says so");
+        assert!(!ledger.is_doubtful(Reason::TaskStopped, Time(0)) && !ledger.is_doubtful(Reason::Drained, Time(0)));
+    }
 
     #[test]
     fn a_mass_lapse_is_more_than_five_and_more_than_a_fifth() {

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ecs::types::DesiredStatus;
 use serde_json::json;
 use shared::{
     Reconciled,
     domain::{Answer, FleetWrite, LedgerWrite, Reason, ServerState, Span, StopBy},
+    table::keys,
 };
 use tokio::task::JoinSet;
 
@@ -211,6 +213,38 @@ async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
     servers[0].beat(&world, None).await.is(200);
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("silent"), Some(&5), "{report:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_have_long_been_silent_and_that_ecs_does_not_know_are_over_however_many_they_are() {
+    let world = World::new(|options| {
+        limits(1, 100)(options);
+        options.limits.lease = seconds(1);
+    })
+    .await;
+    let mut servers = Vec::new();
+    for i in 0..6 {
+        let player = format!("player-{i}");
+        let server = world.ready_server(&player).await;
+        server.let_in(&world, &player).await;
+        // ECS has forgotten it, as it does an hour after the end.
+        let id = shared::domain::ServerId::parse(&server.id).unwrap();
+        let forgotten = AttributeValue::S(format!("arn:aws:ecs:local:000000000000:task/default/{i}"));
+        let update = world.stack.dynamodb().update_item().table_name(&world.table).set_key(Some(keys::ledger(&id)));
+        let update = update.update_expression("SET task = :task").expression_attribute_values(":task", forgotten);
+        update.send().await.unwrap();
+        servers.push(server);
+    }
+    let long = |ledger: &shared::domain::Ledger| {
+        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm().time())
+    };
+    world.until(&servers[5].id, "all are long silent", long).await;
+    let report = world.reconcile().await;
+    assert_eq!((report.lapsed, report.mass_lapses), (6, 1), "it is worth an alarm all the same: {report:?}");
+    assert_eq!(report.repaired.get("task_missing"), Some(&6), "{report:?}");
+    assert_eq!(world.live().await, 0);
+    world.join("player-0").await.is(202);
     world.end().await;
 }
 

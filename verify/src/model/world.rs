@@ -485,7 +485,7 @@ impl World {
             if let Some(world) = spend(self, |left| &mut left.looks) {
                 let pool = self.pool(scope);
                 let sight = if process == Process::Dead { TaskSight::Stopped } else { TaskSight::Alive };
-                let write = match ledger.care(&pool, sight, true, now) {
+                let write = match ledger.care(&pool, sight, now) {
                     Care::Write(write) => Some(write),
                     Care::Stop(reason) => Some(ledger.stop_for(reason, now)),
                     Care::None | Care::CountOut | Care::Launch | Care::NextAttempt => None,
@@ -759,7 +759,7 @@ impl World {
                 let dead = world.process(n) == Process::Dead;
                 let sight = if dead { TaskSight::Stopped } else { TaskSight::Alive };
                 let Some(image) = world.ledger(n) else { break };
-                let write = match image.care(&pool, sight, true, now) {
+                let write = match image.care(&pool, sight, now) {
                     Care::Write(write) => write,
                     Care::Stop(reason) => image.stop_for(reason, now),
                     _ => break,

@@ -137,6 +137,8 @@ pub(super) struct Checks {
     pub(super) fleets: BTreeMap<String, Fleet>,
     pub(super) roster: BTreeSet<String>,
     max_servers: u32,
+    /// How far a function's clock may be ahead.
+    skew: Span,
     pub(super) pools: BTreeMap<String, Pool>,
     known: BTreeMap<ServerId, Known>,
     inside: BTreeMap<PlayerId, BTreeMap<ServerId, Stamp>>,
@@ -169,8 +171,8 @@ fn attributes(item: &Value) -> Option<Attributes> {
 }
 
 impl Checks {
-    pub(super) fn new(begun: Time, max_servers: u32) -> Self {
-        Self { begun, now: begun, max_servers, ..Self::default() }
+    pub(super) fn new(begun: Time, max_servers: u32, skew: Span) -> Self {
+        Self { begun, now: begun, max_servers, skew, ..Self::default() }
     }
 
     fn hold(&mut self, invariant: Invariant, holds: bool, what: impl FnOnce() -> String) {
@@ -268,7 +270,7 @@ impl Checks {
         self.hold(Invariant::Capacity, claims <= capacity, || format!("{id}: {claims} claims of {capacity} slots"));
         let stopped = after.state == ServerState::Stopped;
         self.hold(Invariant::NoLeak, !stopped || claims == 0, || format!("{id} is stopped and has {claims} claims"));
-        if after.is_full() || !after.takes_claims(now) {
+        if after.is_full() || [Some(after), before].into_iter().flatten().any(|ledger| self.turns_away(ledger)) {
             self.known(id).had_no_room = true;
         }
         let none = BTreeMap::new();
@@ -378,11 +380,17 @@ impl Checks {
             });
         } else if used_up {
             let server = before.server.clone();
-            let reason = self.known(&server).had_no_room || self.retired(&server);
+            let turns_away = self.ledgers.get(&server).is_some_and(|ledger| self.turns_away(ledger));
+            let reason = turns_away || self.known(&server).had_no_room || self.retired(&server);
             self.hold(Invariant::NoOverLaunch, reason, || {
                 format!("a frontier is used up with {} slots left on {server}, which had room", before.remaining)
             });
         }
+    }
+
+    /// Whether somebody's clock says that it takes no claims now: a lease runs out without a write.
+    fn turns_away(&self, ledger: &Ledger) -> bool {
+        !ledger.takes_claims(self.now + self.skew)
     }
 
     fn retired(&self, server: &ServerId) -> bool {

@@ -13,7 +13,7 @@ use aws_smithy_async::time::TimeSource;
 use dynoxide::DynoxideError;
 use ecs::LocalEcs;
 use serde_json::Value;
-use shared::domain::Time;
+use shared::domain::{Span, Time};
 use tokio::time::Instant;
 
 use super::{
@@ -85,7 +85,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(plan: Plan, seed: u64, history: History) -> Result<Self, DynoxideError> {
         let begun = Instant::now();
-        let checks = Checks::new(Time(i64::try_from(BEGUN_MS).unwrap_or(1)), plan.limits.max_servers);
+        let skew = Span(i64::try_from(plan.skew_ms).unwrap_or(0));
+        let checks = Checks::new(Time(i64::try_from(BEGUN_MS).unwrap_or(1)), plan.limits.max_servers, skew);
         Ok(Self {
             plan,
             begun,
