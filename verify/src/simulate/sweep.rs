@@ -91,7 +91,9 @@ pub fn sweep(first: u64, seeds: u64, mistake: Option<Mistake>, until_found: bool
             std::thread::park_timeout(Duration::from_millis(100));
             told.say(|| {
                 let sum = lock(&sum);
-                format!("{} of {} seeds, {} calls, {} failing", sum.seeds, seeds, grouped(sum.calls), sum.failing.len())
+                let last = sum.failing.last().map(|(seed, _)| format!(", seed {seed} the last")).unwrap_or_default();
+                let (done, calls, failing) = (sum.seeds, grouped(sum.calls), sum.failing.len());
+                format!("{done} of {seeds} seeds, {calls} calls, {failing} failing{last}")
             });
         }
     });
