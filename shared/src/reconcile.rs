@@ -313,7 +313,7 @@ impl Owmm {
             match care {
                 Care::None => {}
                 Care::Stop(reason) if ledger.is_doubtful(reason, now) => {
-                    seen.doubtful.push(ending(ledger, sight, reason, now))
+                    seen.doubtful.push(ending(ledger, sight, reason, now));
                 }
                 care => cares.push(self.take_care(pool, ledger, care, sight)),
             }

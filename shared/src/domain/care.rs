@@ -171,24 +171,175 @@ pub fn servers_wanted(limits: &PoolLimits, free: u32) -> u32 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
-    use crate::domain::{PoolName, ServerId, TokenHash};
+    use crate::domain::{
+        Fill, Launch, Rollout, fill,
+        fixtures::{NOW, TICK, configured, connected, draining, ready, reserved, starting, stopped},
+    };
+
+    const ALL: [TaskSight; 4] = [TaskSight::Alive, TaskSight::Stopped, TaskSight::Missing, TaskSight::Unknown];
+
+    /// A server as it is long after everybody has come and the index was told.
+    fn in_order() -> Ledger {
+        Ledger { listed: Some(Fill::EMPTY), idle_since: Some(NOW), ..ready(&[]) }
+    }
+
+    fn care(ledger: &Ledger, task: TaskSight, now: Time) -> Care {
+        ledger.care(&configured(), task, now)
+    }
+
+    #[test]
+    fn a_server_in_good_order_needs_nothing_whatever_ecs_says_short_of_its_end() {
+        for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
+            assert_eq!(care(&in_order(), task, NOW), Care::None, "{task:?}");
+        }
+    }
+
+    #[test]
+    fn a_task_that_has_stopped_ends_its_server_or_its_attempt() {
+        for ledger in [in_order(), draining(&[("a", connected(1_000))])] {
+            assert_eq!(care(&ledger, TaskSight::Stopped, NOW), Care::Stop(Reason::TaskStopped));
+        }
+        assert_eq!(care(&starting(&[]), TaskSight::Stopped, NOW), Care::NextAttempt);
+    }
+
+    #[test]
+    fn a_stopped_server_is_counted_out_and_a_starting_one_is_launched_when_it_is_due() {
+        let launch = Launch {
+            token: "token".to_owned(),
+            call_at: NOW,
+            deadline: NOW + Span(1_000),
+            time_to_start: Span(1_000),
+            spec: String::new(),
+        };
+        let launching = Ledger { launch: Some(launch), ..starting(&[]) };
+        for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
+            assert_eq!(care(&launching, task, NOW - TICK), Care::None);
+            assert_eq!(care(&launching, task, NOW), Care::Launch);
+        }
+        for task in ALL {
+            assert_eq!(care(&stopped(), task, NOW), Care::CountOut);
+        }
+    }
+
+    #[test]
+    fn a_lapse_is_the_end_only_of_a_server_whose_task_ecs_does_not_know() {
+        let inside = Ledger { listed: None, ..ready(&[("a", connected(1_000))]) };
+        let over = NOW + TICK;
+        assert_eq!(care(&inside, TaskSight::Missing, over), Care::Stop(Reason::TaskMissing));
+        for task in [TaskSight::Alive, TaskSight::Unknown] {
+            assert_eq!(care(&inside, task, NOW + Span::seconds(10_000)), Care::None, "players may be inside");
+        }
+        assert!(inside.has_lapsed(over) && !inside.has_lapsed(NOW) && !starting(&[]).has_lapsed(over));
+        assert!(Ledger { lease_until: None, ..in_order() }.has_lapsed(NOW));
+    }
+
+    #[test]
+    fn an_empty_server_is_over_after_three_more_leases() {
+        let empty = Ledger { listed: None, idle_since: Some(NOW), ..ready(&[]) };
+        let long = NOW + empty.lease_for.times(3);
+        assert_eq!(care(&empty, TaskSight::Unknown, long), Care::None);
+        assert_eq!(care(&empty, TaskSight::Unknown, long + TICK), Care::Stop(Reason::Silent));
+        let on_the_way = Ledger { hold: Span::seconds(1_000), ..ready(&[("a", reserved(1_000))]) };
+        assert_eq!(care(&on_the_way, TaskSight::Alive, long + TICK), Care::Stop(Reason::Silent));
+    }
 
     #[test]
     fn that_ecs_does_not_know_a_task_is_doubted_only_as_long_as_its_server_may_come_back() {
-        let (id, pool) = (ServerId::parse("s").unwrap(), PoolName::parse("p").unwrap());
-        let ledger = Ledger {
-            state: ServerState::Ready,
-            lease_until: Some(Time(1_000)),
-            ..Ledger::new(id, pool, &PoolLimits::DEFAULT, TokenHash::of("token"))
-        };
-        let long = Time(1_000) + ledger.lease_for.times(LEASES_MISSED);
-        assert!(ledger.is_doubtful(Reason::TaskMissing, long));
-        assert!(!ledger.is_doubtful(Reason::TaskMissing, long + Span(1)));
-        assert!(ledger.is_doubtful(Reason::Silent, long + Span(1)), "the lease is all that says so");
-        assert!(!ledger.is_doubtful(Reason::TaskStopped, Time(0)) && !ledger.is_doubtful(Reason::Drained, Time(0)));
+        let long = NOW + in_order().lease_for.times(LEASES_MISSED);
+        assert!(in_order().is_doubtful(Reason::TaskMissing, long));
+        assert!(!in_order().is_doubtful(Reason::TaskMissing, long + TICK));
+        assert!(in_order().is_doubtful(Reason::Silent, long + TICK), "the lease is all that says so");
+        assert!(!in_order().is_doubtful(Reason::TaskStopped, NOW) && !in_order().is_doubtful(Reason::Drained, NOW));
+    }
+
+    #[test]
+    fn claims_whose_time_is_up_are_swept() {
+        for (ledger, is_ready) in
+            [(ready(&[("a", reserved(1_000))]), true), (draining(&[("a", reserved(1_000))]), false)]
+        {
+            let now = NOW + ledger.hold;
+            let ledger = Ledger { lease_until: Some(now), ..ledger };
+            let sweep = LedgerWrite::Sweep { evict: ledger.evictable(now), ready: is_ready };
+            assert_eq!(care(&ledger, TaskSight::Alive, now), Care::Write(sweep));
+        }
+    }
+
+    #[test]
+    fn a_draining_server_is_over_when_it_is_empty_or_its_time_is() {
+        assert_eq!(care(&draining(&[]), TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+        let inside = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1_000))]) };
+        assert_eq!(care(&inside, TaskSight::Alive, NOW - TICK), Care::None);
+        assert_eq!(care(&inside, TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+        let without_end = Ledger { drain_by: None, ..inside.clone() };
+        assert_eq!(care(&without_end, TaskSight::Alive, NOW), Care::None);
+        let ready = Ledger { state: ServerState::Ready, listed: Some(Fill::TOP), capacity: 1, ..inside };
+        assert_ne!(care(&ready, TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+    }
+
+    #[test]
+    fn an_old_build_drains_if_its_pool_says_so() {
+        let pool = Pool { generation: 1, rollout: Rollout::Drain, ..configured() };
+        let drain = Care::Write(LedgerWrite::Drain { drain_by: None });
+        assert_eq!(in_order().care(&pool, TaskSight::Alive, NOW), drain);
+        assert_eq!(
+            in_order().care(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskSight::Alive, NOW),
+            Care::None
+        );
+        assert_eq!(Ledger { generation: 1, ..in_order() }.care(&pool, TaskSight::Alive, NOW), Care::None);
+        let going = draining(&[("a", connected(1_000))]);
+        assert_eq!(going.care(&pool, TaskSight::Alive, NOW), Care::None, "it drains already");
+    }
+
+    #[test]
+    fn the_index_and_the_time_without_players_are_put_right() {
+        let unlisted = Ledger { listed: None, ..in_order() };
+        let fix = unlisted.listing_fix(NOW).map(Care::Write);
+        assert_eq!(Some(care(&unlisted, TaskSight::Alive, NOW)), fix);
+        let idle = Care::Write(LedgerWrite::Idle { now: NOW });
+        assert_eq!(care(&Ledger { idle_since: None, ..in_order() }, TaskSight::Alive, NOW), idle);
+        let inside = Ledger { listed: fill(1, 2), ..ready(&[("a", connected(1_000))]) };
+        assert_eq!(care(&inside, TaskSight::Alive, NOW), Care::None, "somebody is inside");
+        assert_eq!(
+            care(&Ledger { idle_since: None, ..draining(&[("a", connected(1))]) }, TaskSight::Alive, NOW),
+            Care::None
+        );
+    }
+
+    #[test]
+    fn slots_are_free_where_a_claim_would_be_taken() {
+        let one_inside = ready(&[("a", connected(1_000))]);
+        assert_eq!((one_inside.free_slots(NOW), one_inside.free_slots(NOW + TICK)), (1, 0));
+        assert_eq!(ready(&[("a", reserved(1_000)), ("b", reserved(1_000))]).free_slots(NOW), 0);
+        assert_eq!(
+            (starting(&[]).free_slots(NOW), draining(&[]).free_slots(NOW), stopped().free_slots(NOW)),
+            (2, 0, 0)
+        );
+        assert!(one_inside.has_players() && !ready(&[("a", reserved(1_000))]).has_players());
+    }
+
+    #[test]
+    fn only_a_server_that_is_ready_and_has_been_empty_for_long_is_scaled_in() {
+        let idle = Span(500);
+        let drain = LedgerWrite::DrainIdle { idle_by: NOW };
+        assert_eq!(in_order().scale_in(idle, NOW + idle), Some(drain));
+        assert_eq!(in_order().scale_in(idle, NOW + idle - TICK), None);
+        let others = [
+            Ledger { idle_since: None, ..in_order() },
+            Ledger { state: ServerState::Draining, ..in_order() },
+            Ledger { claims: ready(&[("a", reserved(1_000))]).claims, ..in_order() },
+        ];
+        for other in others {
+            assert_eq!(other.scale_in(idle, NOW + idle), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_servers_are_wanted_as_the_headroom_lacks_slots() {
+        let limits = PoolLimits { headroom: 10, capacity: 4, ..PoolLimits::DEFAULT };
+        let wanted = [0, 1, 2, 3, 6, 9, 10, 11].map(|free| servers_wanted(&limits, free));
+        assert_eq!(wanted, [3, 3, 2, 2, 1, 1, 0, 0]);
     }
 
     #[test]
@@ -197,5 +348,11 @@ mod tests {
         assert!(is_mass_lapse(6, 6));
         assert!(is_mass_lapse(6, 29));
         assert!(!is_mass_lapse(6, 30));
+    }
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        let all = [Reason::TaskStopped, Reason::TaskMissing, Reason::Silent, Reason::Drained];
+        assert_eq!(all.map(Reason::as_str), ["task_stopped", "task_missing", "silent", "drained"]);
     }
 }

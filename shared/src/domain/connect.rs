@@ -128,3 +128,102 @@ impl Protocol for Connect {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        Span,
+        fixtures::{
+            NOW, TICK, connected, draining, player, ready, reserved, seat, server, stamp, starting, stopped, token,
+        },
+    };
+
+    fn connect(ticket: Option<PresentedTicket>) -> Connect {
+        Connect::new(token(), server("s"), player("a"), ticket)
+    }
+
+    fn ticket(expires: Time) -> Option<PresentedTicket> {
+        Some(PresentedTicket { stamp: stamp(1_000), expires })
+    }
+
+    fn on_ledger(reserved: bool) -> Next<Connected> {
+        let write = LedgerWrite::Connect { by: token(), player: player("a"), stamp: stamp(1_000), reserved };
+        Next::Ask(Ask::WriteLedger(server("s"), write))
+    }
+
+    #[test]
+    fn a_player_is_inside_once_ledger_and_seat_have_both_said_so() {
+        let mut connect = connect(ticket(NOW + TICK));
+        assert_eq!(connect.next(NOW, Told::Start), on_ledger(true));
+        let written = Answer::Written(ready(&[("a", connected(1_000))]));
+        let on_seat = SeatWrite::Connect { server: server("s"), stamp: stamp(1_000) };
+        assert_eq!(connect.next(NOW, Told::Ledger(written)), Next::Ask(Ask::WriteSeat(on_seat)));
+        let written = Answer::Written(seat("s", connected(1_000)));
+        assert_eq!(connect.next(NOW, Told::Seat(written)), Next::Done(Connected::Inside(stamp(1_000))));
+    }
+
+    #[test]
+    fn a_ticket_that_has_run_out_finds_only_who_is_inside_already() {
+        assert_eq!(connect(ticket(NOW)).next(NOW, Told::Start), on_ledger(false));
+    }
+
+    #[test]
+    fn without_a_ticket_the_claim_on_the_ledger_counts_unless_its_time_is_up() {
+        let now = NOW + Span(60_000);
+        for (claim, there) in [(reserved(1_000), false), (connected(1_000), true), (reserved(2_000_001), true)] {
+            let mut connect = connect(None);
+            assert_eq!(connect.next(now, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
+            let next = connect.next(now, Told::LedgerIs(Some(ready(&[("a", claim)]))));
+            assert_eq!(matches!(next, Next::Ask(Ask::WriteLedger(..))), there, "{claim:?}: {next:?}");
+            assert_eq!(next == Next::Done(Connected::NoClaim), !there, "{claim:?}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let others = Ledger { token_hash: TokenHash::of("another"), ..ready(&[("a", reserved(1_000))]) };
+        let cases = [
+            (None, Connected::UnknownServer),
+            (Some(others), Connected::WrongToken),
+            (Some(starting(&[])), Connected::NotRegistered),
+            (Some(stopped()), Connected::Stopped),
+            (Some(ready(&[])), Connected::NoClaim),
+            (Some(draining(&[])), Connected::NoClaim),
+        ];
+        for (image, why) in cases {
+            let mut with_ticket = connect(ticket(NOW + TICK));
+            assert_eq!(with_ticket.next(NOW, Told::Start), on_ledger(true));
+            assert_eq!(with_ticket.next(NOW, Told::Ledger(Answer::Refused(image.clone()))), Next::Done(why));
+            let mut without = connect(None);
+            assert_eq!(without.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
+            assert_eq!(without.next(NOW, Told::LedgerIs(image)), Next::Done(why));
+        }
+    }
+
+    #[test]
+    fn a_claim_whose_seat_names_another_placement_is_let_go_again() {
+        let here = |mark| Some(seat("s", mark));
+        let seats = [
+            (Some(seat("another", reserved(1_001))), Connected::PlacedElsewhere),
+            (here(reserved(1_001)), Connected::NoClaim),
+            (None, Connected::NoClaim),
+        ];
+        for (seat, outcome) in seats {
+            for (ledger, is_ready) in [(ready(&[]), true), (draining(&[]), false)] {
+                let mut connect = connect(ticket(NOW + TICK));
+                connect.next(NOW, Told::Start);
+                connect.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));
+                let release = LedgerWrite::Release {
+                    by: Some(token()),
+                    player: player("a"),
+                    mark: connected(1_000),
+                    ready: is_ready,
+                };
+                let next = connect.next(NOW, Told::Seat(Answer::Refused(seat.clone())));
+                assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
+                assert_eq!(connect.next(NOW, Told::Ledger(Answer::Written(ledger))), Next::Done(outcome));
+            }
+        }
+    }
+}

@@ -123,3 +123,88 @@ impl Protocol for Dismiss {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        LedgerWrite,
+        fixtures::{NOW, connected, player, ready, reserved, seat, server, stamp, stopped},
+    };
+
+    /// A release of a player whose seat is this, up to the second question.
+    fn begun(seat: Option<Seat>) -> (Dismiss, Next<Dismissed>) {
+        let mut dismiss = Dismiss::new(player("a"));
+        assert_eq!(dismiss.next(NOW, Told::Start), Next::Ask(Ask::ReadSeat));
+        let next = dismiss.next(NOW, Told::SeatIs(seat));
+        (dismiss, next)
+    }
+
+    #[test]
+    fn who_is_placed_nowhere_is_free_and_who_never_was_is_unknown() {
+        assert_eq!(begun(None).1, Next::Done(Dismissed::Unknown));
+        assert_eq!(begun(Some(Seat::Void(stamp(1_000)))).1, Next::Done(Dismissed::Free));
+    }
+
+    #[test]
+    fn a_reservation_is_given_up_and_then_the_seat_says_who_was_faster() {
+        let reservation = seat("s", reserved(1_000));
+        let after = [
+            (Some(seat("s", connected(1_000))), Next::Ask(Ask::ReadLedger(server("s")))),
+            (Some(reservation.clone()), Next::Done(Dismissed::Busy)),
+            (Some(seat("s", reserved(1_001))), Next::Done(Dismissed::Free)),
+            (Some(seat("s", connected(1_001))), Next::Done(Dismissed::Free)),
+            (Some(Seat::Void(stamp(1_000))), Next::Done(Dismissed::Free)),
+            (None, Next::Done(Dismissed::Free)),
+        ];
+        for (seat, end) in after {
+            let (mut dismiss, next) = begun(Some(reservation.clone()));
+            assert_eq!(next, Next::Ask(Ask::ReadSeat), "as the player would");
+            let void = SeatWrite::Void { server: server("s"), mark: reserved(1_000) };
+            let next = dismiss.next(NOW, Told::SeatIs(Some(reservation.clone())));
+            assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
+            let (player, mark) = (player("a"), reserved(1_000));
+            let release = LedgerWrite::Release { by: None, player, mark, ready: true };
+            let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Void(stamp(1_000)))));
+            assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
+            assert_eq!(dismiss.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), Next::Ask(Ask::ReadSeat));
+            assert_eq!(dismiss.next(NOW, Told::SeatIs(seat.clone())), end, "{seat:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_inside_is_left_there() {
+        let (mut dismiss, next) = begun(Some(seat("s", connected(1_000))));
+        assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
+        let next = dismiss.next(NOW, Told::LedgerIs(Some(ready(&[("a", connected(1_000))]))));
+        assert_eq!(next, Next::Done(Dismissed::Inside(server("s"))));
+    }
+
+    #[test]
+    fn a_connected_seat_that_no_ledger_stands_for_is_made_void() {
+        let ledgers = [
+            None,
+            Some(stopped()),
+            Some(Ledger { state: ServerState::Stopped, ..ready(&[("a", connected(1_000))]) }),
+            Some(ready(&[])),
+            Some(ready(&[("a", connected(1_001))])),
+            Some(ready(&[("a", reserved(1_000))])),
+        ];
+        let answers = [
+            (Answer::Written(Seat::Void(stamp(1_000))), Dismissed::Free),
+            (Answer::Refused(Some(seat("s", connected(1_000)))), Dismissed::Busy),
+            (Answer::Refused(Some(seat("s", connected(1_001)))), Dismissed::Free),
+            (Answer::Refused(Some(Seat::Void(stamp(1_000)))), Dismissed::Free),
+            (Answer::Refused(None), Dismissed::Free),
+        ];
+        for ledger in ledgers {
+            for (answer, end) in answers.clone() {
+                let (mut dismiss, _) = begun(Some(seat("s", connected(1_000))));
+                let void = SeatWrite::Void { server: server("s"), mark: connected(1_000) };
+                let next = dismiss.next(NOW, Told::LedgerIs(ledger.clone()));
+                assert_eq!(next, Next::Ask(Ask::WriteSeat(void)), "{ledger:?}");
+                assert_eq!(dismiss.next(NOW, Told::Seat(answer.clone())), Next::Done(end), "{answer:?}");
+            }
+        }
+    }
+}

@@ -247,6 +247,90 @@ impl FleetWrite {
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
+    use crate::domain::fixtures::{NOW, TICK, server};
+
+    fn frontier(on: &str, remaining: u32) -> Frontier {
+        Frontier { server: server(on), remaining }
+    }
+
+    #[test]
+    fn a_frontier_gives_what_it_has_and_takes_back_what_it_gave() {
+        let take = |slots| FrontierWrite::Take { slots };
+        let left = [0, 1, 2, 3].map(|slots| take(slots).apply(Some(&frontier("s", 2))).map(|it| it.remaining));
+        assert_eq!(left, [Some(2), Some(1), Some(0), None]);
+        assert_eq!(take(1).apply(None), None);
+        let back = FrontierWrite::GiveBack { server: server("s"), seen: 1, slots: 2 };
+        assert_eq!(back.apply(Some(&frontier("s", 1))), Some(frontier("s", 3)));
+        assert_eq!([frontier("s", 3), frontier("t", 1)].map(|it| back.apply(Some(&it))), [None, None], "a repeat");
+        let used_up = FrontierWrite::UsedUp { server: server("s") };
+        assert_eq!(used_up.apply(Some(&frontier("s", 2))), Some(frontier("s", 0)));
+        assert_eq!(used_up.apply(Some(&frontier("t", 2))), None);
+    }
+
+    #[test]
+    fn a_frontier_moves_on_from_exactly_what_was_seen() {
+        let roll = |from| FrontierWrite::Roll { from, to: server("t"), remaining: 4 };
+        let rolled = Some(frontier("t", 4));
+        assert_eq!(roll(None).apply(None), rolled);
+        assert_eq!(roll(None).apply(Some(&frontier("s", 0))), None);
+        assert_eq!(roll(Some(frontier("s", 0))).apply(Some(&frontier("s", 0))), rolled);
+        for other in [frontier("s", 1), frontier("u", 0)] {
+            assert_eq!(roll(Some(frontier("s", 0))).apply(Some(&other)), None);
+        }
+        assert_eq!(roll(Some(frontier("s", 0))).apply(None), None);
+    }
+
+    #[test]
+    fn a_server_is_started_within_the_maximum_and_while_nothing_is_paused() {
+        let fleet = |live| Fleet { live, ..Fleet::default() };
+        let started = FleetWrite::Started { max_servers: 2, now: NOW };
+        let ahead = FleetWrite::StartedAhead { live: 1, max_servers: 2, now: NOW };
+        let live = |write: &FleetWrite, fleet: Fleet| write.apply(Some(&fleet)).map(|it| (it.live, it.changes));
+        assert_eq!([0, 1, 2, 3].map(|n| live(&started, fleet(n))), [Some((1, 1)), Some((2, 1)), None, None]);
+        assert_eq!([0, 1, 2].map(|n| live(&ahead, fleet(n))), [None, Some((2, 1)), None]);
+        assert_eq!(started.apply(None), Some(Fleet { changes: 1, ..fleet(1) }));
+        for pause in
+            [Fleet { paused_until: Some(NOW + TICK), ..fleet(1) }, Fleet { held_until: Some(NOW + TICK), ..fleet(1) }]
+        {
+            assert_eq!((live(&started, pause.clone()), live(&ahead, pause)), (None, None));
+        }
+        let over = Fleet { paused_until: Some(NOW), held_until: Some(NOW), ..fleet(1) };
+        assert_eq!((live(&started, over.clone()), live(&ahead, over)), (Some((2, 1)), Some((2, 1))));
+        assert_eq!(fleet(2).no_launch(2, NOW), Some(NoLaunch::AtMaximum));
+    }
+
+    #[test]
+    fn a_server_is_counted_out_and_its_failure_remembered_once() {
+        let fleet = Fleet { live: 1, failures: 2, paused_until: Some(NOW), ..Fleet::default() };
+        let out = Fleet { live: 0, changes: 1, ..fleet.clone() };
+        assert_eq!(FleetWrite::Ended.apply(Some(&fleet)), Some(out.clone()));
+        assert_eq!(FleetWrite::Ended.apply(Some(&out)), None);
+        let failed = |was, paused_until| FleetWrite::Failed { was, paused_until };
+        let third = Fleet { failures: 3, ..out.clone() };
+        assert_eq!(failed(2, None).apply(Some(&fleet)), Some(third.clone()));
+        let paused = Some(NOW + TICK);
+        assert_eq!(failed(2, paused).apply(Some(&fleet)), Some(Fleet { paused_until: paused, ..third }));
+        assert_eq!([failed(1, None), failed(3, None)].map(|write| write.apply(Some(&fleet))), [None, None]);
+        assert_eq!(failed(2, None).apply(Some(&out)), None);
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_is_known_by_the_word_that_stands() {
+        let (hold, resume) = (FleetWrite::Hold { at: NOW, until: NOW + TICK }, FleetWrite::Resume { at: NOW });
+        let held = hold.apply(None).unwrap();
+        let resumed = resume.apply(None).unwrap();
+        let stands =
+            |write: &FleetWrite| (write.stands(&held), write.stands(&resumed), write.stands(&Fleet::default()));
+        assert_eq!((stands(&hold), stands(&resume)), ((true, false, false), (false, true, false)));
+        let others = [
+            FleetWrite::Hold { at: NOW - TICK, until: NOW + TICK },
+            FleetWrite::Hold { at: NOW, until: NOW },
+            FleetWrite::Resume { at: NOW - TICK },
+            FleetWrite::Ended,
+        ];
+        assert_eq!(others.map(|write| stands(&write)), [(false, false, false); 4]);
+        assert_eq!([&hold, &resume].map(|write| write.apply(Some(&held))), [None, None], "once each");
+    }
 
     #[test]
     fn launching_pauses_only_after_repeated_failures_and_never_for_long() {

@@ -223,3 +223,122 @@ impl Protocol for GiveUp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fixtures::{NOW, connected, draining, player, ready, reserved, seat, server, stamp, token};
+
+    const GRACE: Span = Span::seconds(10);
+
+    fn goodbye(placement: Option<i64>, grace: Option<Span>) -> Goodbye {
+        Goodbye::new(token(), server("s"), player("a"), placement.map(stamp), grace)
+    }
+
+    fn release(of: i64, ready: bool) -> Next<Left> {
+        let (by, player) = (Some(token()), player("a"));
+        Next::Ask(Ask::WriteLedger(server("s"), LedgerWrite::Release { by, player, mark: connected(of), ready }))
+    }
+
+    fn void(of: i64) -> Next<Left> {
+        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: server("s"), mark: connected(of) }))
+    }
+
+    fn not_ours() -> Ledger {
+        Ledger { token_hash: TokenHash::of("another"), ..ready(&[("a", connected(1_000))]) }
+    }
+
+    #[test]
+    fn a_placement_ends_on_the_ledger_and_then_on_the_seat() {
+        let mut goodbye = goodbye(Some(1_000), None);
+        assert_eq!(goodbye.next(NOW, Told::Start), release(1_000, true));
+        assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), void(1_000));
+        assert_eq!(goodbye.next(NOW, Told::Seat(Answer::Refused(None))), Next::Done(Left::Gone));
+    }
+
+    #[test]
+    fn a_refused_release_is_repeated_only_where_the_state_was_the_reason() {
+        let cases = [
+            (None, Next::Done(Left::UnknownServer)),
+            (Some(not_ours()), Next::Done(Left::WrongToken)),
+            (Some(draining(&[("a", connected(1_000))])), release(1_000, false)),
+            (Some(draining(&[("a", connected(1_001))])), void(1_000)),
+            (Some(draining(&[])), void(1_000)),
+            (Some(ready(&[("a", connected(1_000))])), void(1_000)),
+        ];
+        for (image, next) in cases {
+            let mut goodbye = goodbye(Some(1_000), None);
+            goodbye.next(NOW, Told::Start);
+            assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Refused(image.clone()))), next, "{image:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_placement_it_is_for_the_one_that_the_ledger_holds() {
+        let cases = [
+            (None, Next::Done(Left::UnknownServer)),
+            (Some(not_ours()), Next::Done(Left::WrongToken)),
+            (Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
+            (Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
+            (Some(ready(&[])), Next::Done(Left::Gone)),
+        ];
+        for (image, next) in cases {
+            let mut goodbye = goodbye(None, None);
+            assert_eq!(goodbye.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
+            assert_eq!(goodbye.next(NOW, Told::LedgerIs(image.clone())), next, "{image:?}");
+        }
+    }
+
+    /// A goodbye with grace, up to the write on the seat.
+    fn held() -> Goodbye {
+        let mut goodbye = goodbye(Some(1_000), Some(GRACE));
+        assert_eq!(goodbye.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
+        let ledger = ready(&[("a", connected(1_000))]);
+        let to = Stamp::new((NOW + GRACE - ledger.hold).0).unwrap();
+        let write = SeatWrite::Hold { server: server("s"), from: stamp(1_000), to };
+        assert_eq!(goodbye.next(NOW, Told::LedgerIs(Some(ledger))), Next::Ask(Ask::WriteSeat(write)));
+        goodbye
+    }
+
+    #[test]
+    fn with_grace_the_slot_is_held_under_the_stamp_that_the_seat_says() {
+        let by_another_run = 1_500_000;
+        for (answer, to) in [
+            (Answer::Written(seat("s", reserved(1_950_000))), 1_950_000),
+            (Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
+        ] {
+            let mut goodbye = held();
+            let write = LedgerWrite::Hold { by: token(), player: player("a"), from: stamp(1_000), to: stamp(to) };
+            assert_eq!(goodbye.next(NOW, Told::Seat(answer)), Next::Ask(Ask::WriteLedger(server("s"), write)));
+            let until = Time(to) + ready(&[]).hold;
+            assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(Left::Held(until)));
+        }
+    }
+
+    #[test]
+    fn with_grace_a_seat_that_has_moved_on_leaves_nothing_to_hold() {
+        let elsewhere = [
+            None,
+            Some(Seat::Void(stamp(1_001))),
+            Some(seat("another", reserved(1_500_000))),
+            Some(seat("s", reserved(1_000))),
+            Some(seat("s", connected(1_500_000))),
+        ];
+        for seat in elsewhere {
+            assert_eq!(held().next(NOW, Told::Seat(Answer::Refused(seat))), release(1_000, true));
+        }
+    }
+
+    #[test]
+    fn with_grace_what_is_held_already_stays_and_what_is_forgotten_ends() {
+        let told = |ledger| {
+            let mut goodbye = goodbye(Some(1_000), Some(GRACE));
+            goodbye.next(NOW, Told::Start);
+            goodbye.next(NOW, Told::LedgerIs(Some(ledger)))
+        };
+        let until = NOW + ready(&[]).hold;
+        assert_eq!(told(ready(&[("a", reserved(1_000))])), Next::Done(Left::Held(until)));
+        assert_eq!(told(ready(&[("a", connected(1_001))])), void(1_000));
+        assert_eq!(told(ready(&[])), void(1_000));
+    }
+}

@@ -109,6 +109,7 @@ impl fmt::Debug for TokenHash {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
 
@@ -132,6 +133,22 @@ mod tests {
             assert!(PoolName::parse(bad).is_err(), "{bad:?}");
             assert!(ServerId::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_id_is_shown_as_it_was_given() {
+        let id = ServerId::parse("s-1").unwrap();
+        assert_eq!((id.as_str(), format!("{id} {id:?}")), ("s-1", "s-1 s-1".to_owned()));
+        let told = ServerId::parse("").unwrap_err().to_string();
+        assert_eq!(told, "a server id must be 1 to 64 of A-Za-z0-9._:-, and not `.` or `..`");
+    }
+
+    #[test]
+    fn a_hash_is_read_as_it_was_written() {
+        let hash = TokenHash::of("secret");
+        assert_eq!(TokenHash::from_bytes(hash.bytes()), Some(hash));
+        assert_eq!(TokenHash::from_bytes(&[0; 31]), None);
+        assert_ne!(hash, TokenHash::of("another"));
     }
 
     #[test]

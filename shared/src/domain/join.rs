@@ -530,3 +530,119 @@ impl Protocol for Join {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fixtures::{
+        NOW, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting,
+    };
+
+    const BEAT: Span = Span::seconds(10);
+
+    /// A join of `a` into the pool `p`, whose servers have two slots.
+    fn join(asked: Option<&str>) -> Join {
+        Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, BEAT)
+    }
+
+    fn is_find(next: &Next<Joined>) -> bool {
+        matches!(next, Next::Ask(Ask::Find { .. }))
+    }
+
+    /// A join that knows of no server at all, up to a slot that the frontier has given on `s`: its claim is under way.
+    fn claiming() -> (Join, Stamp) {
+        let mut join = join(None);
+        assert!(is_find(&join.next(NOW, Told::Start)));
+        assert_eq!(join.next(NOW, Told::Found(Hint::Unknown)), Next::Ask(Ask::ReadSeat));
+        let take = Next::Ask(Ask::TakeSlots { slots: 1, may_start: false });
+        assert_eq!(join.next(NOW, Told::SeatIs(None)), take);
+        let next = join.next(NOW, Told::Slot(Slot::On(server("s"))));
+        let Next::Ask(Ask::WriteSeat(SeatWrite::Place { stamp, .. })) = next else { panic!("{next:?}") };
+        let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(stamp)))));
+        assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
+        (join, stamp)
+    }
+
+    #[test]
+    fn a_server_of_the_index_that_takes_nobody_costs_no_try() {
+        let mut tries = Tries::ALL;
+        tries.listed();
+        tries.listed();
+        tries.gone();
+        assert_eq!((tries.listed, tries.gone), (2, 7));
+    }
+
+    #[test]
+    fn a_slot_on_a_server_that_is_gone_is_not_given_back() {
+        let (mut join, _) = claiming();
+        assert_eq!(join.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Ask(Ask::UsedUp(server("s"))));
+        assert!(is_find(&join.next(NOW, Told::Noted)));
+        let next = join.next(NOW, Told::Found(Hint::Frontier(server("another"))));
+        assert_eq!(next, Next::Ask(Ask::TakeSlots { slots: 1, may_start: false }));
+        let next = join.next(NOW, Told::Slot(Slot::No(NoSlot::PoolFull)));
+        assert_eq!(next, Next::Done(Joined::No(NoSlot::PoolFull)));
+    }
+
+    #[test]
+    fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_goes_back() {
+        let (mut join, stamp) = claiming();
+        let full = starting(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
+        let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(full))));
+        let Next::Ask(Ask::WriteLedger(_, LedgerWrite::Claim { stamp: of, .. })) = next else { panic!("{next:?}") };
+        assert_eq!(of, stamp, "renewing takes no room");
+        let renewed = starting(&[("a", Mark::Reserved(stamp)), ("b", reserved(1_000))]);
+        let next = join.next(NOW, Told::Ledger(Answer::Written(renewed.clone())));
+        assert_eq!(next, Next::Ask(Ask::GiveBack(Box::new(renewed))));
+        assert!(matches!(join.next(NOW, Told::Noted), Next::Done(Joined::Placed(_))));
+    }
+
+    #[test]
+    fn an_older_claim_on_a_server_that_takes_nobody_is_left_behind() {
+        let (mut join, _) = claiming();
+        let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(draining(&[("a", reserved(1_000))])))));
+        assert_eq!(next, Next::Ask(Ask::UsedUp(server("s"))));
+    }
+
+    /// A join into the pool `q` of a player who has a place in `p`: what it does about that.
+    fn from_another_pool(ledger: Ledger, mark: Mark) -> (Join, Next<Joined>) {
+        let mut join = join(Some("q"));
+        assert!(is_find(&join.next(NOW, Told::Start)));
+        let next = join.next(NOW, Told::Found(Hint::Listed(server("t"))));
+        assert!(matches!(next, Next::Ask(Ask::WriteSeat(_))), "{next:?}");
+        let next = join.next(NOW, Told::Seat(Answer::Refused(Some(seat("s", mark)))));
+        assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
+        let next = join.next(NOW, Told::LedgerIs(Some(ledger)));
+        (join, next)
+    }
+
+    #[test]
+    fn a_reservation_in_another_pool_is_given_up_first() {
+        for (ledger, is_ready) in
+            [(starting(&[("a", reserved(1_000))]), false), (ready(&[("a", reserved(1_000))]), true)]
+        {
+            let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
+            let void = SeatWrite::Void { server: server("s"), mark: reserved(1_000) };
+            assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
+            let (player, mark) = (player("a"), reserved(1_000));
+            let release = LedgerWrite::Release { by: None, player, mark, ready: is_ready };
+            let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Void(stamp(1_000)))));
+            assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
+            let next = join.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));
+            assert_eq!(is_find(&next), is_ready, "a frontier's slot goes back first: {next:?}");
+            assert_eq!(next == Next::Ask(Ask::GiveBack(Box::new(ledger))), !is_ready);
+        }
+    }
+
+    #[test]
+    fn whoever_moves_the_seat_meanwhile_is_believed() {
+        let (mut join, _) = from_another_pool(ready(&[("a", reserved(1_000))]), reserved(1_000));
+        let next = join.next(NOW, Told::Seat(Answer::Refused(Some(seat("t", reserved(1_001))))));
+        assert_eq!(next, Next::Ask(Ask::ReadLedger(server("t"))));
+    }
+
+    #[test]
+    fn who_is_inside_in_another_pool_stays_there() {
+        let (_, next) = from_another_pool(ready(&[("a", connected(1_000))]), connected(1_000));
+        assert_eq!(next, Next::Done(Joined::Elsewhere(pool("p"))));
+    }
+}

@@ -801,3 +801,398 @@ impl Ledger {
         self
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use super::*;
+    use crate::domain::fixtures::{
+        NOW, TICK, connected, draining, player, ready, reserved, stamp, starting, stopped, token,
+    };
+
+    #[test]
+    fn what_the_table_holds_is_read_as_it_was_written() {
+        assert_eq!(ServerState::ALL.map(ServerState::as_str), ["starting", "ready", "draining", "stopped"]);
+        assert_eq!(ServerState::ALL.map(|state| ServerState::parse(state.as_str())), ServerState::ALL.map(Some));
+        assert_eq!(ServerState::parse("Ready"), None);
+        assert_eq!([reserved(7), connected(7)].map(Mark::number), [7, -7]);
+        assert_eq!([7, -7, 0].map(Mark::from_number), [Some(reserved(7)), Some(connected(7)), None]);
+        let fills = [0, 1, 2, 3, -1].map(Fill::from_number);
+        assert_eq!(fills, [Some(Fill::EMPTY), Some(Fill(1)), Some(Fill::TOP), None, None]);
+        assert_eq!([Fill::EMPTY, Fill(1), Fill::TOP].map(Fill::number), [0, 1, 2]);
+    }
+
+    #[test]
+    fn in_the_index_the_newest_build_comes_first_and_in_it_the_fullest() {
+        let rank = |generation, fill| Rank { generation, fill: Fill(fill) };
+        let numbers = [rank(0, 0), rank(0, 2), rank(1, 0), rank(3, 1)].map(Rank::number);
+        assert_eq!(numbers, [0, 2, 4, 13]);
+        assert_eq!(numbers.map(|number| Rank::from_number(number).map(Rank::number)), numbers.map(Some));
+        assert_eq!([3, -1].map(Rank::from_number), [None, None]);
+        assert_eq!(Rank::top(3), rank(3, 2));
+    }
+
+    #[test]
+    fn a_fill_says_between_which_bounds_the_room_is() {
+        for capacity in 1..=100 {
+            for claims in 0..capacity {
+                let (fill, room) = (fill(claims as usize, capacity).unwrap(), capacity - claims);
+                let bounds = (fill.least_room(capacity), fill.most_room(capacity));
+                assert!(bounds.0 <= room && room <= bounds.1, "{claims} of {capacity}: {fill:?} says {bounds:?}");
+            }
+            assert_eq!(fill(capacity as usize, capacity), None, "a full server has none");
+        }
+        let bounds = |fill: u8| (Fill(fill).least_room(9), Fill(fill).most_room(9));
+        assert_eq!([0, 1, 2].map(bounds), [(7, 9), (4, 6), (1, 3)], "and they are as close as they can be");
+    }
+
+    #[test]
+    fn a_reservation_counts_from_when_its_server_was_ready() {
+        let ledger = ready(&[]);
+        let until = NOW + ledger.hold;
+        assert_eq!(ledger.expires(reserved(1_000)), Some(until), "made while it was starting");
+        assert_eq!(ledger.expires(reserved(NOW.0 + 5)), Some(until + Span(5)));
+        assert_eq!(ledger.expires(connected(1_000)), None);
+        assert_eq!(starting(&[]).expires(reserved(1_000)), None);
+        assert!(ledger.is_over(reserved(1_000), until) && !ledger.is_over(reserved(1_000), until - TICK));
+        assert!(stopped().is_over(connected(1_000), NOW));
+    }
+
+    #[test]
+    fn who_is_inside_and_who_is_on_the_way_is_counted_without_those_whose_time_is_up() {
+        let ledger = ready(&[("a", connected(1_000)), ("b", reserved(1_000)), ("c", reserved(NOW.0 + 5))]);
+        let count = |now| (ledger.players(), ledger.reserved(now), ledger.live_claims(now));
+        assert_eq!(count(NOW), (1, 2, 3));
+        assert_eq!(count(NOW + ledger.hold), (1, 1, 2));
+        assert_eq!(ledger.evictable(NOW + ledger.hold), [(player("b"), reserved(1_000))]);
+        let inside = [player("b")];
+        assert_eq!(ledger.connected_but_not(&inside).collect::<Vec<_>>(), [(&player("a"), stamp(1_000))]);
+        assert_eq!(ledger.connected_but_not(&[player("a")]).count(), 0);
+    }
+
+    #[test]
+    fn claims_are_taken_while_starting_and_until_the_lease_is_over() {
+        let takes = |ledger: Ledger| (ledger.takes_claims(NOW), ledger.takes_claims(NOW + TICK));
+        assert_eq!(
+            [starting(&[]), ready(&[]), draining(&[]), stopped()].map(takes),
+            [(true, true), (true, false), (false, false), (false, false)]
+        );
+        assert!(!Ledger { lease_until: None, ..ready(&[]) }.takes_claims(NOW));
+        assert!(starting(&[]).never_registered() && !ready(&[]).never_registered());
+        let full = ready(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
+        assert!(full.is_full() && !ready(&[("a", reserved(1_000))]).is_full());
+    }
+
+    #[test]
+    fn a_claim_is_kept_if_the_seat_agrees_and_its_time_is_not_up() {
+        let kept = |claim, seat, now| ready(&[("a", claim)]).kept(&player("a"), seat, now);
+        assert_eq!(kept(reserved(7), reserved(7), NOW), Some(reserved(7)));
+        assert_eq!(kept(connected(7), reserved(7), NOW), Some(connected(7)), "the seat is still to be written");
+        assert_eq!(kept(connected(7), connected(7), NOW), Some(connected(7)));
+        assert_eq!(kept(reserved(7), connected(7), NOW), None, "a goodbye that got half way");
+        assert_eq!(kept(reserved(8), reserved(7), NOW), None);
+        assert_eq!(kept(reserved(7), reserved(7), NOW + ready(&[]).hold), None);
+        assert_eq!(ready(&[]).kept(&player("a"), reserved(7), NOW), None);
+    }
+
+    #[test]
+    fn the_index_lists_who_is_ready_has_room_and_is_alive() {
+        let list = |was, fill| Some(LedgerWrite::List { generation: 0, was, fill });
+        let unlist = |was| Some(LedgerWrite::Unlist { generation: 0, was, now: NOW });
+        let of = |listed, ledger| Ledger { listed, ..ledger }.listing_fix(NOW);
+        assert_eq!(of(None, ready(&[])), list(None, Fill::EMPTY));
+        assert_eq!(of(Some(Fill::TOP), ready(&[])), list(Some(Fill::TOP), Fill::EMPTY));
+        assert_eq!(of(Some(Fill::EMPTY), ready(&[])), None);
+        let full = ready(&[("a", connected(1)), ("b", connected(1))]);
+        let late = Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) };
+        for ledger in [full, late, draining(&[]), stopped(), starting(&[])] {
+            assert_eq!(of(Some(Fill::EMPTY), ledger.clone()), unlist(Fill::EMPTY), "{ledger:?}");
+            assert_eq!(of(None, ledger), None);
+        }
+    }
+
+    #[test]
+    fn only_the_claim_that_crosses_a_mark_tells_the_index() {
+        let with = |claims: usize| {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let claims = names.iter().take(claims).map(|name| (*name, connected(1))).collect::<Vec<_>>();
+            Ledger { capacity: 6, ..ready(&claims) }
+        };
+        let tells = [1, 2, 3, 4, 5, 6].map(|claims| with(claims).listing_fix_after_claim(1, NOW).is_some());
+        assert_eq!(
+            tells,
+            [false, true, false, true, false, false],
+            "nothing is listed here, so a full one is in order"
+        );
+        assert!(with(3).listing_fix_after_claim(2, NOW).is_some(), "a party crosses it with its last two");
+    }
+
+    #[test]
+    fn a_launch_is_called_again_until_its_task_is_on_record_and_then_has_its_time() {
+        let launch = Launch {
+            token: "secret".to_owned(),
+            call_at: NOW,
+            deadline: NOW + Span(1_000),
+            time_to_start: Span(1_000),
+            spec: "also secret".to_owned(),
+        };
+        let told = format!("{launch:?}");
+        assert!(told.contains("deadline") && !told.contains("secret"), "{told}");
+        let ledger = Ledger { launch: Some(launch), ..starting(&[]) };
+        assert_eq!([NOW - TICK, NOW].map(|now| ledger.due(now)), [None, Some(Due::Call)]);
+        let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };
+        let deadline = NOW + Span(1_000);
+        assert_eq!([NOW, deadline].map(|now| called.due(now)), [None, Some(Due::NextAttempt)]);
+        let last = Ledger { attempt: MAX_LAUNCH_ATTEMPTS, ..called };
+        assert_eq!([deadline - TICK, deadline].map(|now| last.due(now)), [None, Some(Due::GiveUp)]);
+        assert_eq!(Ledger { state: ServerState::Ready, ..ledger }.due(deadline), None);
+        assert_eq!(starting(&[]).due(deadline), None);
+    }
+
+    /// Whether a write takes, image by image.
+    fn takes<const N: usize>(write: &LedgerWrite, images: [Ledger; N]) -> [bool; N] {
+        images.map(|image| write.apply(Some(&image)).is_some())
+    }
+
+    #[test]
+    fn a_claim_needs_an_open_server_and_a_slot_or_an_older_claim() {
+        let claim = LedgerWrite::Claim { player: player("a"), stamp: stamp(7), now: NOW, seen_by: NOW };
+        let open = [starting(&[]), ready(&[]), draining(&[]), stopped()];
+        assert_eq!(takes(&claim, open), [true, true, false, false]);
+        let full = |mark| ready(&[("a", mark), ("b", connected(1))]);
+        let own = [reserved(6), connected(6), reserved(7), connected(7), reserved(8)].map(full);
+        assert_eq!(takes(&claim, own), [true, true, true, false, false]);
+        assert_eq!(takes(&claim, [ready(&[("b", connected(1)), ("c", connected(1))])]), [false]);
+        let late = [
+            Ledger { seen: Some(NOW + TICK), ..ready(&[]) },
+            Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) },
+            Ledger { seen: None, ..ready(&[]) },
+        ];
+        assert_eq!(takes(&claim, late), [false, false, false]);
+        let idle = Ledger { idle_since: Some(NOW), ..ready(&[]) };
+        let taken = claim.apply(Some(&idle)).unwrap();
+        assert_eq!((taken.claims, taken.idle_since), (ready(&[("a", reserved(7))]).claims, None));
+        assert_eq!(claim.apply(None), None);
+    }
+
+    #[test]
+    fn an_exact_claim_needs_everything_as_it_was_seen() {
+        let claim = |evict: &[(&str, Mark)], held, capacity| LedgerWrite::ClaimExactly {
+            players: vec![(player("a"), held), (player("b"), None)],
+            stamp: stamp(7),
+            now: NOW,
+            seen_by: NOW,
+            evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+            capacity,
+        };
+        let plain = claim(&[], None, 2);
+        assert_eq!(takes(&plain, [ready(&[]), starting(&[]), draining(&[])]), [true, true, false]);
+        assert_eq!(takes(&plain, [ready(&[("c", reserved(1))]), ready(&[("a", reserved(1))])]), [false, false]);
+        assert_eq!(takes(&plain, [Ledger { capacity: 3, ..ready(&[]) }]), [false], "the capacity is another");
+        let evicting = claim(&[("c", reserved(1))], Some(reserved(2)), 2);
+        let seen = ready(&[("a", reserved(2)), ("c", reserved(1))]);
+        assert_eq!(
+            evicting.apply(Some(&seen)).unwrap().claims,
+            ready(&[("a", reserved(7)), ("b", reserved(7))]).claims
+        );
+        let others = [&[("a", reserved(2)), ("c", connected(1))], &[("a", reserved(3)), ("c", reserved(1))]];
+        assert_eq!(takes(&evicting, others.map(|claims| ready(claims))), [false, false]);
+    }
+
+    #[test]
+    fn a_player_connects_under_the_very_stamp_of_the_claim() {
+        let connect = |reserved| LedgerWrite::Connect { by: token(), player: player("a"), stamp: stamp(7), reserved };
+        let claims = [reserved(7), connected(7), reserved(8), connected(8)];
+        assert_eq!(takes(&connect(true), claims.map(|mark| ready(&[("a", mark)]))), [true, true, false, false]);
+        assert_eq!(takes(&connect(false), claims.map(|mark| ready(&[("a", mark)]))), [false, true, false, false]);
+        let claim = &[("a", reserved(7))];
+        assert_eq!(takes(&connect(true), [starting(claim), draining(claim)]), [false, true]);
+        assert_eq!(takes(&connect(true), [Ledger { token_hash: TokenHash::of("another"), ..ready(claim) }]), [false]);
+        assert_eq!(connect(true).apply(Some(&ready(claim))).unwrap().claims, ready(&[("a", connected(7))]).claims);
+    }
+
+    #[test]
+    fn a_release_frees_that_placement_only_and_lists_a_ready_server() {
+        let release = |by, mark, ready| LedgerWrite::Release { by, player: player("a"), mark, ready };
+        let claims = [reserved(7), connected(7), reserved(8)].map(|mark| ready(&[("a", mark)]));
+        assert_eq!(takes(&release(None, connected(7), true), claims.clone()), [true, true, false]);
+        assert_eq!(takes(&release(None, reserved(7), true), claims), [true, false, false], "connected by now");
+        let claim = &[("a", connected(7))];
+        assert_eq!(takes(&release(None, connected(7), true), [draining(claim), starting(claim)]), [false, false]);
+        assert_eq!(takes(&release(None, connected(7), false), [draining(claim), ready(claim)]), [true, false]);
+        let by = |token: &str| release(Some(TokenHash::of(token)), connected(7), true);
+        assert_eq!(["token", "another"].map(|token| takes(&by(token), [ready(claim)])), [[true], [false]]);
+        let freed = by("token").apply(Some(&ready(claim))).unwrap();
+        assert_eq!((freed.claims.len(), freed.listed), (0, Some(Fill::TOP)));
+        let listed = Ledger { listed: Some(Fill::EMPTY), ..ready(claim) };
+        assert_eq!(by("token").apply(Some(&listed)).unwrap().listed, Some(Fill::EMPTY));
+        assert_eq!(release(None, connected(7), false).apply(Some(&draining(claim))).unwrap().listed, None);
+    }
+
+    #[test]
+    fn only_who_is_inside_under_that_stamp_is_held() {
+        let hold = |by| LedgerWrite::Hold { by, player: player("a"), from: stamp(7), to: stamp(9) };
+        let claims = [connected(7), reserved(7), connected(8)].map(|mark| ready(&[("a", mark)]));
+        assert_eq!(takes(&hold(token()), claims.clone()), [true, false, false]);
+        assert_eq!(takes(&hold(TokenHash::of("another")), claims), [false, false, false]);
+        let held = hold(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();
+        assert_eq!(held.claims, ready(&[("a", reserved(9))]).claims);
+    }
+
+    #[test]
+    fn a_server_registers_once_with_room_for_those_who_wait() {
+        let register = |by, capacity| {
+            let endpoint = Endpoint { address: "192.0.2.1".to_owned(), port: 7_777 };
+            let registration = Registration { endpoint, capacity, metadata: BTreeMap::new() };
+            LedgerWrite::Register { by, registration, now: NOW }
+        };
+        let waiting = &[("a", reserved(1)), ("b", reserved(1))];
+        let states = [starting(waiting), ready(&[]), draining(&[]), stopped()];
+        assert_eq!(takes(&register(token(), None), states), [true, false, false, false]);
+        let capacities = [None, Some(1), Some(2), Some(3)];
+        let fits = capacities.map(|capacity| takes(&register(token(), capacity), [starting(waiting)]));
+        assert_eq!(fits, [[true], [false], [true], [true]]);
+        assert_eq!(takes(&register(TokenHash::of("another"), None), [starting(&[])]), [false]);
+        let up = register(token(), Some(3)).apply(Some(&starting(waiting))).unwrap();
+        let lease = Some(NOW + up.lease_for);
+        assert_eq!((up.state, up.capacity, up.lease_until), (ServerState::Ready, 3, lease));
+        assert_eq!((up.seen, up.ready_at, up.listed, up.launch), (Some(NOW), Some(NOW), Some(Fill::TOP), None));
+        assert_eq!(register(token(), None).apply(Some(&starting(&[]))).unwrap().capacity, 2);
+    }
+
+    #[test]
+    fn a_registered_server_beats_and_no_other() {
+        let beat = LedgerWrite::Beat { by: token(), now: NOW + TICK };
+        let states = [starting(&[]), ready(&[]), draining(&[]), stopped()];
+        assert_eq!(takes(&beat, states), [false, true, true, false]);
+        assert_eq!(takes(&LedgerWrite::Beat { by: TokenHash::of("another"), now: NOW }, [ready(&[])]), [false]);
+        let beaten = beat.apply(Some(&ready(&[]))).unwrap();
+        assert_eq!((beaten.seen, beaten.lease_until), (Some(NOW + TICK), Some(NOW + TICK + beaten.lease_for)));
+    }
+
+    #[test]
+    fn a_server_is_stopped_once_by_itself_or_by_news_of_its_own_attempt() {
+        let stop = |by| LedgerWrite::Stop { by, now: NOW };
+        let all = || [starting(&[]), ready(&[]), draining(&[]), stopped()];
+        for by in [StopBy::Server(token()), StopBy::Attempt(1)] {
+            assert_eq!(takes(&stop(by), all()), [true, true, true, false]);
+        }
+        for by in [StopBy::Server(TokenHash::of("another")), StopBy::Attempt(0), StopBy::Attempt(2)] {
+            assert_eq!(takes(&stop(by), all()), [false; 4]);
+        }
+        let launch =
+            Launch { token: String::new(), call_at: NOW, deadline: NOW, time_to_start: TICK, spec: String::new() };
+        let busy = Ledger { listed: Some(Fill::TOP), launch: Some(launch), ..starting(&[("a", reserved(1))]) };
+        let over = stop(StopBy::Attempt(1)).apply(Some(&busy)).unwrap();
+        assert_eq!((over.claims.len(), over.listed, over.launch), (0, None, None));
+    }
+
+    #[test]
+    fn a_silent_server_is_stopped_only_as_it_was_seen() {
+        let stop = |claims| LedgerWrite::StopSilent { attempt: 1, silent_since: NOW + TICK, claims, now: NOW };
+        let all = || [ready(&[]), draining(&[]), starting(&[]), stopped()];
+        assert_eq!(takes(&stop(None), all()), [true, true, false, false]);
+        let beaten = Ledger { lease_until: Some(NOW + TICK), ..ready(&[]) };
+        let restarted = Ledger { attempt: 2, ..ready(&[]) };
+        let come = ready(&[("a", connected(1))]);
+        assert_eq!(
+            takes(&stop(Some(BTreeMap::new())), [ready(&[]), beaten, restarted, come]),
+            [true, false, false, false]
+        );
+        let unknown = Ledger { lease_until: None, ..ready(&[]) };
+        assert_eq!(takes(&stop(None), [unknown]), [false]);
+    }
+
+    #[test]
+    fn a_sweep_takes_exactly_what_it_saw_and_lists_a_ready_server() {
+        let sweep = |ready| LedgerWrite::Sweep { evict: vec![(player("a"), reserved(1))], ready };
+        let seen = &[("a", reserved(1)), ("b", connected(1))];
+        let images = || [ready(seen), draining(seen), ready(&[("a", connected(1))]), ready(&[])];
+        assert_eq!(takes(&sweep(true), images()), [true, false, false, false]);
+        assert_eq!(takes(&sweep(false), images()), [false, true, false, false]);
+        let swept = sweep(true).apply(Some(&Ledger { idle_since: Some(NOW), ..ready(seen) })).unwrap();
+        assert_eq!(
+            (swept.claims, swept.listed, swept.idle_since),
+            (ready(&[("b", connected(1))]).claims, Some(Fill::TOP), None)
+        );
+        assert_eq!(sweep(false).apply(Some(&draining(seen))).unwrap().listed, None);
+    }
+
+    #[test]
+    fn an_empty_server_is_noted_once_and_drains_in_one_condition_with_its_claims() {
+        let idle = Ledger { idle_since: Some(NOW), listed: Some(Fill::EMPTY), ..ready(&[]) };
+        let note = LedgerWrite::Idle { now: NOW };
+        assert_eq!(
+            takes(&note, [ready(&[]), idle.clone(), ready(&[("a", reserved(1))]), draining(&[])]),
+            [true, false, false, false]
+        );
+        assert_eq!(note.apply(Some(&ready(&[]))).unwrap().idle_since, Some(NOW));
+        let drain = |idle_by| LedgerWrite::DrainIdle { idle_by };
+        let taken = Ledger { claims: ready(&[("a", reserved(1))]).claims, ..idle.clone() };
+        let draining = Ledger { state: ServerState::Draining, ..idle.clone() };
+        assert_eq!(takes(&drain(NOW), [idle.clone(), taken, draining, ready(&[])]), [true, false, false, false]);
+        assert_eq!(takes(&drain(NOW - TICK), [idle.clone()]), [false]);
+        let drained = drain(NOW).apply(Some(&idle)).unwrap();
+        assert_eq!((drained.state, drained.listed), (ServerState::Draining, None));
+    }
+
+    #[test]
+    fn an_operators_drain_may_be_given_another_deadline() {
+        let drain = LedgerWrite::Drain { drain_by: Some(NOW) };
+        assert_eq!(takes(&drain, [ready(&[]), draining(&[]), starting(&[]), stopped()]), [true, true, false, false]);
+        let drained = drain.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
+        assert_eq!((drained.state, drained.listed, drained.drain_by), (ServerState::Draining, None, Some(NOW)));
+    }
+
+    #[test]
+    fn the_index_is_told_only_of_what_is_as_it_was_seen() {
+        let listed = |fill| Ledger { listed: fill, generation: 1, ..ready(&[]) };
+        let list = |generation| LedgerWrite::List { generation, was: Some(Fill::TOP), fill: Fill::EMPTY };
+        let images = || {
+            [listed(Some(Fill::TOP)), listed(None), Ledger { generation: 1, listed: Some(Fill::TOP), ..draining(&[]) }]
+        };
+        assert_eq!(takes(&list(1), images()), [true, false, false]);
+        assert_eq!(takes(&list(0), images()), [false, false, false]);
+        assert_eq!(list(1).apply(Some(&listed(Some(Fill::TOP)))).unwrap().listed, Some(Fill::EMPTY));
+        let unlist = |now| LedgerWrite::Unlist { generation: 0, was: Fill::TOP, now };
+        let of = |ledger| Ledger { listed: Some(Fill::TOP), ..ledger };
+        let full = of(ready(&[("a", connected(1)), ("b", connected(1))]));
+        assert_eq!(takes(&unlist(NOW), [of(ready(&[])), full.clone(), of(draining(&[]))]), [false, true, true]);
+        assert_eq!(
+            takes(&unlist(NOW + TICK), [of(ready(&[])), Ledger { listed: None, ..full.clone() }]),
+            [true, false]
+        );
+        assert_eq!(takes(&unlist(NOW), [Ledger { generation: 1, ..full.clone() }]), [false]);
+        assert_eq!(unlist(NOW).apply(Some(&full)).unwrap().listed, None);
+    }
+
+    #[test]
+    fn each_step_of_a_launch_is_bound_to_its_attempt() {
+        let launch = |call_at| Launch {
+            token: "token".to_owned(),
+            call_at,
+            deadline: NOW,
+            time_to_start: TICK,
+            spec: String::new(),
+        };
+        let launching = || Ledger { launch: Some(launch(NOW)), ..starting(&[("a", reserved(1))]) };
+        let called = || Ledger { task: Some("arn".to_owned()), ..launching() };
+        let images = || [launching(), called(), Ledger { attempt: 2, ..launching() }, ready(&[]), stopped()];
+        let recall = |was| LedgerWrite::Recall { attempt: 1, was, call_at: NOW + TICK };
+        assert_eq!(takes(&recall(NOW), images()), [true, false, false, false, false]);
+        assert_eq!(takes(&recall(NOW - TICK), images()), [false; 5]);
+        assert_eq!(recall(NOW).apply(Some(&launching())).unwrap().launch, Some(launch(NOW + TICK)));
+        let started = LedgerWrite::TaskStarted { attempt: 1, task: "task".to_owned() };
+        assert_eq!(takes(&started, images()), [true, true, false, true, false]);
+        assert_eq!(started.apply(Some(&launching())).unwrap().task.as_deref(), Some("task"));
+        let token_hash = TokenHash::of("next");
+        let next = LedgerWrite::NextAttempt { failed: 1, token_hash, launch: launch(NOW + TICK) };
+        assert_eq!(takes(&next, images()), [true, true, false, false, false]);
+        let second = next.apply(Some(&called())).unwrap();
+        assert_eq!((second.attempt, second.task, second.token_hash), (2, None, token_hash));
+        assert_eq!(second.launch, Some(launch(NOW + TICK)));
+        let give_up = LedgerWrite::GiveUp { failed: 1, now: NOW };
+        assert_eq!(takes(&give_up, images()), [true, true, false, false, false]);
+        assert_eq!(give_up.apply(Some(&called())).unwrap().state, ServerState::Stopped);
+    }
+}

@@ -15,6 +15,9 @@
 mod care;
 mod connect;
 mod dismiss;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod fixtures;
 mod fleet;
 mod goodbye;
 mod ids;

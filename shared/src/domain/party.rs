@@ -451,63 +451,18 @@ impl Protocol for Party {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
-    use crate::domain::{Place, TokenHash};
-
-    const NOW: Time = Time(2_000);
-
-    fn player(name: &str) -> PlayerId {
-        PlayerId::parse(name).unwrap()
-    }
-
-    fn server() -> ServerId {
-        ServerId::parse("s").unwrap()
-    }
-
-    fn pool() -> PoolName {
-        PoolName::parse("p").unwrap()
-    }
-
-    fn reserved(stamp: i64) -> Mark {
-        Mark::Reserved(Stamp::new(stamp).unwrap())
-    }
-
-    fn ready(claims: &[(&str, Mark)]) -> Ledger {
-        Ledger {
-            id: server(),
-            pool: pool(),
-            shard: 0,
-            generation: 0,
-            state: crate::domain::ServerState::Ready,
-            capacity: 2,
-            claims: claims.iter().map(|(name, mark)| (player(name), *mark)).collect(),
-            hold: Span(60_000),
-            lease_for: Span(30_000),
-            lease_until: Some(NOW),
-            seen: Some(NOW),
-            idle_since: None,
-            drain_by: None,
-            ready_at: Some(NOW),
-            endpoint: None,
-            metadata: BTreeMap::new(),
-            token_hash: TokenHash::of("token"),
-            attempt: 1,
-            task: None,
-            launch: None,
-            listed: None,
-        }
-    }
+    use crate::domain::fixtures::{NOW, player, pool, ready, reserved, seat, server};
 
     #[test]
     fn a_member_who_has_been_placed_anew_since_the_seats_were_read_keeps_that_slot() {
-        let mut party = Party::new(vec![player("a"), player("b")], pool(), 2, Span(10_000));
+        let mut party = Party::new(vec![player("a"), player("b")], pool("p"), 2, Span(10_000));
         let mut told = |told| party.next(NOW, told);
         assert!(matches!(told(Told::Start), Next::Ask(Ask::ReadSeats(_))));
         // Another call of this party has written both seats, and then `a` has left it and joined alone.
-        let seat = Some(Seat::At(Place { server: server(), pool: pool(), mark: reserved(1_000) }));
-        assert_eq!(told(Told::SeatsAre(vec![seat.clone(), seat])), Next::Ask(Ask::ReadLedger(server())));
+        let seat = Some(seat("s", reserved(1_000)));
+        assert_eq!(told(Told::SeatsAre(vec![seat.clone(), seat])), Next::Ask(Ask::ReadLedger(server("s"))));
         let next = told(Told::LedgerIs(Some(ready(&[("a", reserved(1_001))]))));
         assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "{next:?}");
     }

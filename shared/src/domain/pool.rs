@@ -238,3 +238,98 @@ pub struct TaskPlacement {
     /// The URL at which the server reaches OWMM.
     pub url: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fixtures::configured;
+
+    #[test]
+    fn another_task_definition_is_a_new_generation_and_parts_of_the_index_stay() {
+        let old = Pool { generation: 3, shards: 4, ..configured() };
+        let same = configured().succeeding(Some(&old));
+        assert_eq!((same.generation, same.shards), (3, 4));
+        let mut another = configured();
+        another.task.task_definition = "game-server:8".to_owned();
+        another.limits.frontiers = 5;
+        let another = another.succeeding(Some(&old));
+        assert_eq!((another.generation, another.shards), (4, 5));
+        let first = Pool { generation: 7, shards: 7, ..configured() }.succeeding(None);
+        assert_eq!((first.generation, first.shards), (0, 1));
+    }
+
+    #[test]
+    fn a_roll_out_decides_whether_an_old_build_takes_players() {
+        let takes = |rollout| {
+            let pool = Pool { generation: 1, rollout, ..configured() };
+            [0, 1, 2].map(|generation| pool.takes(generation))
+        };
+        assert_eq!((takes(Rollout::Lazy), takes(Rollout::Drain)), ([true; 3], [false, true, true]));
+        assert_eq!(Rollout::ALL.map(Rollout::as_str), ["lazy", "drain"]);
+        assert_eq!(["lazy", "drain", "Lazy"].map(Rollout::parse), [Some(Rollout::Lazy), Some(Rollout::Drain), None]);
+        let read = |name: &str| Rollout::try_from(name.to_owned());
+        assert_eq!((read("drain"), read("soon")), (Ok(Rollout::Drain), Err("expected `lazy` or `drain`")));
+    }
+
+    #[test]
+    fn a_number_is_taken_at_both_ends_of_its_range_and_refused_beyond() {
+        let bound = Bound { name: "capacity", least: 1, most: 1_000, default: 50 };
+        assert_eq!([1, 1_000].map(|value| bound.count(value)), [Ok(1), Ok(1_000)]);
+        for value in [0, 1_001, -1, i64::MAX] {
+            assert_eq!(bound.count(value), Err("`capacity` must be 1 to 1000.".to_owned()));
+        }
+        assert_eq!(PoolLimits::DEFAULT.idle, Span::seconds(300), "seconds in the bound, milliseconds in the limits");
+        assert_eq!(PoolLimits::DEFAULT.reservation, Span::seconds(60));
+        assert_eq!((PoolLimits::DEFAULT.launch, PoolLimits::DEFAULT.lease), (Span::seconds(120), Span::seconds(30)));
+        assert_eq!(PoolLimits::heartbeat(Span::seconds(30)), Span::seconds(10));
+    }
+
+    fn placed(change: impl FnOnce(&mut TaskPlacement)) -> Result<(), String> {
+        let mut task = configured().task;
+        change(&mut task);
+        task.check()
+    }
+
+    /// What is wrong must be named.
+    fn refused(what: &str, change: impl FnOnce(&mut TaskPlacement)) {
+        let told = placed(change);
+        assert!(told.as_ref().is_err_and(|told| told.contains(what)), "{what}: {told:?}");
+    }
+
+    fn ids(n: usize) -> Vec<String> {
+        vec!["id-1".to_owned(); n]
+    }
+
+    #[test]
+    fn a_task_that_could_be_started_is_taken() {
+        assert_eq!(placed(|_| {}), Ok(()));
+        assert_eq!(placed(|task| task.cluster = "c".repeat(512)), Ok(()));
+        assert_eq!(placed(|task| "http://127.0.0.1:1".clone_into(&mut task.url)), Ok(()));
+        assert_eq!(placed(|task| task.launch_type = Some("EC2".to_owned())), Ok(()));
+        let fargate = |task: &mut TaskPlacement| {
+            task.launch_type = Some("FARGATE".to_owned());
+            (task.subnets, task.security_groups, task.assign_public_ip) = (ids(16), ids(5), true);
+        };
+        assert_eq!(placed(fargate), Ok(()));
+    }
+
+    #[test]
+    fn a_task_that_could_not_is_refused_by_the_name_of_what_is_wrong() {
+        refused("task.cluster", |task| task.cluster = "c".repeat(513));
+        refused("task.cluster", |task| task.cluster.clear());
+        refused("task.container", |task| "a b".clone_into(&mut task.container));
+        refused("task.url", |task| "ftp://owmm.example".clone_into(&mut task.url));
+        for definition in ["game-server", "game-server:", "game-server:x"] {
+            refused("task.taskDefinition", |task| definition.clone_into(&mut task.task_definition));
+        }
+        refused("at most 16", |task| task.subnets = ids(17));
+        refused("at most 16", |task| (task.subnets, task.security_groups) = (ids(1), ids(6)));
+        refused("task.subnets", |task| task.subnets = vec![String::new()]);
+        refused("task.securityGroups", |task| (task.subnets, task.security_groups) = (ids(1), vec!["a b".to_owned()]));
+        refused("task.securityGroups", |task| (task.subnets, task.security_groups) = (ids(1), vec!["a".repeat(513)]));
+        refused("task.subnets", |task| task.launch_type = Some("FARGATE".to_owned()));
+        refused("task.subnets", |task| task.assign_public_ip = true);
+        refused("task.subnets", |task| task.security_groups = ids(1));
+        refused("task.launchType", |task| task.launch_type = Some("EXTERNAL".to_owned()));
+    }
+}

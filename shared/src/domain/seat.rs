@@ -129,3 +129,53 @@ impl SeatWrite {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fixtures::{connected, pool, reserved, seat, server, stamp};
+
+    fn takes<const N: usize>(write: &SeatWrite, seats: [Option<Seat>; N]) -> [bool; N] {
+        seats.map(|seat| write.apply(seat.as_ref()).is_some())
+    }
+
+    #[test]
+    fn a_player_is_seated_where_there_is_no_seat_or_exactly_the_one_that_was_seen() {
+        let place = |from| SeatWrite::Place { from, server: server("t"), pool: pool("p"), stamp: stamp(7) };
+        let free = place(Before::Free);
+        let void = |of| Some(Seat::Void(stamp(of)));
+        assert_eq!(takes(&free, [None, void(6), void(7), void(8)]), [true, true, false, false]);
+        assert_eq!(takes(&free, [Some(seat("s", reserved(1)))]), [false]);
+        let moved = place(Before::Exactly { server: server("s"), mark: reserved(1) });
+        let others = [seat("s", reserved(1)), seat("s", connected(1)), seat("s", reserved(2)), seat("t", reserved(1))];
+        assert_eq!(takes(&moved, others.map(Some)), [true, false, false, false]);
+        assert_eq!(takes(&moved, [None, void(1)]), [false, false]);
+        assert_eq!(moved.apply(Some(&seat("s", reserved(1)))), Some(seat("t", reserved(7))));
+    }
+
+    #[test]
+    fn every_other_change_is_for_that_server_and_that_stamp_only() {
+        let seats = || {
+            let some = [("s", reserved(7)), ("s", connected(7)), ("s", reserved(8)), ("t", reserved(7))];
+            some.map(|(on, mark)| Some(seat(on, mark)))
+        };
+        let connect = SeatWrite::Connect { server: server("s"), stamp: stamp(7) };
+        assert_eq!(takes(&connect, seats()), [true, true, false, false]);
+        assert_eq!(connect.apply(Some(&seat("s", reserved(7)))), Some(seat("s", connected(7))));
+        let void = |mark| SeatWrite::Void { server: server("s"), mark };
+        assert_eq!(takes(&void(connected(7)), seats()), [true, true, false, false]);
+        assert_eq!(takes(&void(reserved(7)), seats()), [true, false, false, false], "connected by now");
+        assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Void(stamp(7))));
+        let hold = SeatWrite::Hold { server: server("s"), from: stamp(7), to: stamp(9) };
+        assert_eq!(takes(&hold, seats()), [false, true, false, false]);
+        assert_eq!(hold.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
+        for write in [connect, void(connected(7)), hold] {
+            assert_eq!(takes(&write, [None, Some(Seat::Void(stamp(7)))]), [false, false]);
+        }
+    }
+
+    #[test]
+    fn a_seat_remembers_its_last_stamp() {
+        assert_eq!([seat("s", connected(7)), Seat::Void(stamp(7))].map(|seat| seat.stamp()), [stamp(7); 2]);
+    }
+}

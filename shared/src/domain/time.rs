@@ -100,5 +100,16 @@ mod tests {
         assert_eq!(Span(1).whole_seconds_up(), 1);
         assert_eq!(Span(2_000).whole_seconds_up(), 2);
         assert_eq!(Span(-1).whole_seconds_up(), 0);
+        assert_eq!([Span(1_500), Span(-1)].map(Span::as_seconds), [1.5, 0.0]);
+        assert_eq!(Span(1_001).whole_seconds_up(), 2);
+    }
+
+    #[test]
+    fn sums_end_at_the_ends_of_time() {
+        assert_eq!((Time(5) + Span(3), Time(5) - Span(3), Time(5) - Time(3)), (Time(8), Time(2), Span(2)));
+        assert_eq!((Span::seconds(2), Span(5).times(3)), (Span(2_000), Span(15)));
+        assert_eq!((Time(i64::MAX) + Span(1), Time(i64::MIN) - Span(1)), (Time(i64::MAX), Time(i64::MIN)));
+        assert_eq!((Time(i64::MAX) - Time(-1), Span(i64::MAX).times(2)), (Span(i64::MAX), Span(i64::MAX)));
+        assert_eq!([0, -1, 1].map(|value| Stamp::new(value).map(Stamp::time)), [None, None, Some(Time(1))]);
     }
 }

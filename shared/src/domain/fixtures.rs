@@ -1,0 +1,92 @@
+//! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
+
+use super::{
+    Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span, Stamp,
+    TaskPlacement, Time, TokenHash,
+};
+
+/// The time of a test.
+pub(super) const NOW: Time = Time(2_000_000);
+/// A moment.
+pub(super) const TICK: Span = Span(1);
+
+pub(super) fn player(name: &str) -> PlayerId {
+    PlayerId::parse(name).unwrap()
+}
+
+pub(super) fn server(name: &str) -> ServerId {
+    ServerId::parse(name).unwrap()
+}
+
+pub(super) fn pool(name: &str) -> PoolName {
+    PoolName::parse(name).unwrap()
+}
+
+/// The hash of the server's token.
+pub(super) fn token() -> TokenHash {
+    TokenHash::of("token")
+}
+
+pub(super) fn stamp(stamp: i64) -> Stamp {
+    Stamp::new(stamp).unwrap()
+}
+
+pub(super) fn reserved(of: i64) -> Mark {
+    Mark::Reserved(stamp(of))
+}
+
+pub(super) fn connected(of: i64) -> Mark {
+    Mark::Connected(stamp(of))
+}
+
+/// The seat of a player who is placed on a server of the pool `p`.
+pub(super) fn seat(on: &str, mark: Mark) -> Seat {
+    Seat::At(Place { server: server(on), pool: pool("p"), mark })
+}
+
+/// The server as the launcher makes it.
+pub(super) fn starting(claims: &[(&str, Mark)]) -> Ledger {
+    let limits = PoolLimits { capacity: 2, ..PoolLimits::DEFAULT };
+    let claims = claims.iter().map(|(name, mark)| (player(name), *mark)).collect();
+    Ledger { claims, ..Ledger::new(server("s"), pool("p"), &limits, token()) }
+}
+
+/// The server once it has registered, its lease just about to end, the index silent about it.
+pub(super) fn ready(claims: &[(&str, Mark)]) -> Ledger {
+    Ledger {
+        state: ServerState::Ready,
+        lease_until: Some(NOW),
+        seen: Some(NOW),
+        ready_at: Some(NOW),
+        ..starting(claims)
+    }
+}
+
+pub(super) fn draining(claims: &[(&str, Mark)]) -> Ledger {
+    Ledger { state: ServerState::Draining, ..ready(claims) }
+}
+
+pub(super) fn stopped() -> Ledger {
+    Ledger { state: ServerState::Stopped, ..ready(&[]) }
+}
+
+/// The pool as operators have configured it.
+pub(super) fn configured() -> Pool {
+    Pool {
+        name: pool("p"),
+        limits: PoolLimits::DEFAULT,
+        task: TaskPlacement {
+            cluster: "games".to_owned(),
+            task_definition: "game-server:7".to_owned(),
+            container: "game".to_owned(),
+            subnets: Vec::new(),
+            security_groups: Vec::new(),
+            assign_public_ip: false,
+            launch_type: None,
+            url: "https://owmm.example".to_owned(),
+        },
+        generation: 0,
+        rollout: Rollout::Lazy,
+        shards: 1,
+    }
+}
