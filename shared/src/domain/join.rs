@@ -422,13 +422,17 @@ impl Join {
         match ledger.claims.get(&self.player).copied() {
             Some(mark) if mark == Mark::Connected(stamp) => return self.placed(ledger, mark, now),
             Some(mark) if mark.stamp() > stamp => return self.raced(Self::read_seat),
-            // An earlier try of this write took, or another call about the player has finished what this one began.
-            Some(mark) if anew && mark == Mark::Reserved(stamp) => {
-                self.taken = None;
-                return self.placed(ledger, mark, now);
+            // An earlier try of this write took, or another call about the player has finished what this one began. If that
+            // was so long ago that its time is up, the seat says what to do next.
+            Some(mark) if mark == Mark::Reserved(stamp) => {
+                self.taken.take_if(|_| anew);
+                return match ledger.is_over(mark, now) {
+                    true => self.raced(Self::read_seat),
+                    false => self.placed(ledger, mark, now),
+                };
             }
-            // Renewing that one takes no room, and the frontier's slot is one too many.
-            Some(_) if anew && ledger.takes_claims(now) => return self.raced(|join| join.claim(server, stamp, now)),
+            // Renewing that one takes no room, and a frontier's slot is one too many.
+            Some(_) if ledger.takes_claims(now) => return self.raced(|join| join.claim(server, stamp, now)),
             Some(_) => {}
             // The slot will do for a claim that does not look so exactly.
             None => self.taken = None,
@@ -535,7 +539,7 @@ impl Protocol for Join {
 mod tests {
     use super::*;
     use crate::domain::fixtures::{
-        NOW, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting,
+        NOW, TICK, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting,
     };
 
     const BEAT: Span = Span::seconds(10);
@@ -594,6 +598,26 @@ mod tests {
         let next = join.next(NOW, Told::Ledger(Answer::Written(renewed.clone())));
         assert_eq!(next, Next::Ask(Ask::GiveBack(Box::new(renewed))));
         assert!(matches!(join.next(NOW, Told::Noted), Next::Done(Joined::Placed(_))));
+    }
+
+    #[test]
+    fn a_claim_that_took_before_is_the_players_unless_its_time_is_up() {
+        let (mut join, stamp) = claiming();
+        let took = starting(&[("a", Mark::Reserved(stamp)), ("b", reserved(1_000))]);
+        let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(took))));
+        assert!(matches!(next, Next::Done(Joined::Placed(_))), "{next:?}");
+        // The same of a claim on a server of the index, whose answer came so late that it is over.
+        let late = NOW + ready(&[]).hold;
+        for (now, over) in [(late - TICK, false), (late, true)] {
+            let mut join = self::join(None);
+            join.next(NOW, Told::Start);
+            join.next(NOW, Told::Found(Hint::Listed(server("s"))));
+            join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(stamp)))));
+            let took = Ledger { capacity: 1, ..ready(&[("a", Mark::Reserved(stamp))]) };
+            let next = join.next(now, Told::Ledger(Answer::Refused(Some(took))));
+            assert_eq!(next == Next::Ask(Ask::ReadSeat), over, "{next:?}");
+            assert_eq!(matches!(next, Next::Done(Joined::Placed(_))), !over, "{next:?}");
+        }
     }
 
     #[test]
