@@ -302,11 +302,11 @@ mod tests {
     #[test]
     fn a_server_is_counted_out_and_its_failure_remembered_once() {
         let fleet = Fleet { live: 1, failures: 2, paused_until: Some(NOW), ..Fleet::default() };
-        let out = Fleet { live: 0, changes: 1, ..fleet.clone() };
+        let out = Fleet { live: 0, changes: 1, ..fleet };
         assert_eq!(FleetWrite::Ended.apply(Some(&fleet)), Some(out.clone()));
         assert_eq!(FleetWrite::Ended.apply(Some(&out)), None);
         let failed = |was, paused_until| FleetWrite::Failed { was, paused_until };
-        let third = Fleet { failures: 3, ..out.clone() };
+        let third = Fleet { failures: 3, ..out };
         assert_eq!(failed(2, None).apply(Some(&fleet)), Some(third.clone()));
         let paused = Some(NOW + TICK);
         assert_eq!(failed(2, paused).apply(Some(&fleet)), Some(Fleet { paused_until: paused, ..third }));
