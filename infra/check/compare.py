@@ -4,6 +4,7 @@ The other side is never the template: it is the OpenAPI document, the table of t
 and what AWS's events look like.
 """
 
+import base64
 import json
 import os
 import urllib.request
@@ -32,6 +33,27 @@ def operations():
 
 def crates():
     return {name for name in os.listdir(os.path.join(ROOT, "functions"))}
+
+
+def parameters(deployed):
+    """What an operator sets arrives where it belongs, and what nobody sets is as described."""
+    (one,) = [deployed.clients("dynamodb").describe_table(TableName=deployed.outputs["TableName"])["Table"]]
+    own_key = deployed.parameters["Encryption"] == "aws-managed"
+    same("the table's own key", one.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
+    client, reserved = deployed.clients("lambda"), {}
+    servers = {"register-server", "heartbeat", "register-player", "deregister-player", "deregister-server"}
+    for name in crates():
+        function = client.get_function(FunctionName=f"owmm-{name}")
+        configuration = function["Configuration"]
+        same(f"{name}'s tracing", configuration["TracingConfig"]["Mode"], deployed.parameters["Tracing"])
+        logs = configuration["LoggingConfig"]
+        same(f"{name}'s log format", logs["LogFormat"], "JSON")
+        (group,) = deployed.clients("logs").describe_log_groups(logGroupNamePrefix=logs["LogGroup"] + "")["logGroups"]
+        same(f"{name}'s logs are kept for", group["retentionInDays"], int(deployed.parameters["LogDays"]))
+        reserved[name] = function.get("Concurrency", {}).get("ReservedConcurrentExecutions", 0)
+    set_aside = {"join": "PlayerConcurrency"} | dict.fromkeys(servers, "ServerConcurrency")
+    meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in crates()}
+    same("concurrency that is set aside", dict(sorted(reserved.items())), dict(sorted(meant.items())))
 
 
 def table(deployed, local, name):
@@ -184,13 +206,18 @@ def game_server(deployed, url):
     (container,) = definition["containerDefinitions"]
     same("the container", container["name"], settings["task"]["container"])
     same("its stop timeout", container["stopTimeout"], 120)
-    same("the launch type", (definition["networkMode"], definition["requiresCompatibilities"]), ("awsvpc", ["FARGATE"]))
+    on_ec2 = deployed.parameters["Capacity"] == "ec2"
+    kind = ("host", ["EC2"]) if on_ec2 else ("awsvpc", ["FARGATE"])
+    same("the launch type", (definition["networkMode"], definition["requiresCompatibilities"]), kind)
+    same("a network interface of its own", "subnets" in settings["task"], not on_ec2)
+    ec2_hosts(deployed, cluster) if on_ec2 else same(
+        "capacity", [one["capacityProvider"] for one in cluster["defaultCapacityProviderStrategy"]], ["FARGATE", "FARGATE_SPOT"])
     same("its roles", (definition["taskRoleArn"], definition["executionRoleArn"]),
          (deployed.outputs["TaskRoleArn"], deployed.outputs["ExecutionRoleArn"]))
     groups = [one["GroupId"] for one in deployed.clients("ec2").describe_security_groups()["SecurityGroups"]]
-    assert set(settings["task"]["securityGroups"]) <= set(groups), (settings, groups)
+    assert set(settings["task"].get("securityGroups", [])) <= set(groups), (settings, groups)
     subnets = [one["SubnetId"] for one in deployed.clients("ec2").describe_subnets()["Subnets"]]
-    assert set(settings["task"]["subnets"]) <= set(subnets), (settings, subnets)
+    assert set(settings["task"].get("subnets", [])) <= set(subnets), (settings, subnets)
     # OWMM itself takes them, and gives them back.
     request = urllib.request.Request(f"{url}/pools/deployed", deployed.outputs["PoolSettings"].encode(), method="PUT",
                                      headers={"Authorization": "AWS4-HMAC-SHA256 any"})
@@ -198,3 +225,23 @@ def game_server(deployed, url):
         taken = json.load(answer)
     for name, value in settings["task"].items():
         same(f"the pool's {name}", taken["settings"]["task"][name], value)
+
+
+def ec2_hosts(deployed, cluster):
+    """Hosts join this cluster, ECS alone grows and shrinks their group, and none with a task on it is taken away."""
+    (strategy,) = cluster["defaultCapacityProviderStrategy"]
+    ecs = deployed.clients("ecs")
+    (provider,) = ecs.describe_capacity_providers(capacityProviders=[strategy["capacityProvider"]])["capacityProviders"]
+    told = provider["autoScalingGroupProvider"]
+    same("scaling", (told["managedScaling"]["status"], told["managedTerminationProtection"]), ("ENABLED", "ENABLED"))
+    (group,) = deployed.clients("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    same("the provider's group", told["autoScalingGroupArn"], group["AutoScalingGroupARN"])
+    same("its hosts", (group["MinSize"], group["MaxSize"], group["NewInstancesProtectedFromScaleIn"]),
+         (0, int(deployed.parameters["MaxHosts"]), True))
+    (version,) = deployed.clients("ec2").describe_launch_template_versions(
+        LaunchTemplateId=group["LaunchTemplate"]["LaunchTemplateId"])["LaunchTemplateVersions"]
+    host = version["LaunchTemplateData"]
+    start = base64.b64decode(host["UserData"]).decode()
+    assert f"ECS_CLUSTER={cluster['clusterName']}" in start, start
+    same("credentials of a host", host["MetadataOptions"]["HttpTokens"], "required")
+    same("a host's type", host["InstanceType"], deployed.parameters["InstanceType"])

@@ -6,6 +6,7 @@ services' own models (botocore's), which refuse what AWS would refuse: a name th
 kind. Must not know what OWMM means by its resources.
 """
 
+import base64
 import graphlib
 import io
 import json
@@ -63,7 +64,7 @@ class Deployment:
     def __init__(self, template, clients, folder, parameters=None):
         self.template, self.clients, self.folder = template, clients, folder
         defaults = {name: one.get("Default") for name, one in template.get("Parameters", {}).items()}
-        self.parameters = defaults | (parameters or {})
+        self.parameters = {name: self.public(template, name, value) for name, value in (defaults | (parameters or {})).items()}
         missing = [name for name, value in self.parameters.items() if value is None]
         assert not missing, f"parameters without a value: {missing}"
         self.made, self.nested, self.skipped = {}, {}, []
@@ -83,6 +84,12 @@ class Deployment:
             name: self.resolve(output["Value"]) for name, output in template.get("Outputs", {}).items()
             if self.holds(output.get("Condition"))
         }
+
+    def public(self, template, name, value):
+        """A parameter's value; of one that AWS publishes, what is published."""
+        if not template["Parameters"][name]["Type"].startswith("AWS::SSM::Parameter::Value"):
+            return value
+        return self.clients("ssm").get_parameter(Name=value)["Parameter"]["Value"]
 
     def holds(self, condition):
         return condition is None or self.resolve(self.template["Conditions"][condition])
@@ -175,6 +182,7 @@ FUNCTIONS = {
     "Fn::Not": lambda it, value: not it.resolve(value[0]),
     "Fn::And": lambda it, value: all(map(it.resolve, value)),
     "Fn::Or": lambda it, value: any(map(it.resolve, value)),
+    "Fn::Base64": lambda it, value: base64.b64encode(it.resolve(value).encode()).decode(),
     "Fn::Join": lambda it, value: value[0].join(map(str, it.resolve(value[1]))),
     "Fn::Split": lambda it, value: it.resolve(value[1]).split(value[0]),
     "Fn::Select": lambda it, value: it.resolve(value[1])[int(value[0])],
@@ -258,6 +266,9 @@ def function(it, name, properties):
     own = without(properties, "Code", "Tags", "ReservedConcurrentExecutions")
     tags = {tag["Key"]: tag["Value"] for tag in properties.get("Tags", [])}
     made = it.call("lambda", "create_function", own, Code={"ZipFile": code.getvalue()}, Tags=tags)
+    if "ReservedConcurrentExecutions" in properties:
+        it.call("lambda", "put_function_concurrency", {"FunctionName": made["FunctionName"]},
+                ReservedConcurrentExecutions=properties["ReservedConcurrentExecutions"])
     return made["FunctionName"], {"Arn": made["FunctionArn"]}
 
 
@@ -337,6 +348,39 @@ def capacity_providers(it, name, properties):
     return name, {}
 
 
+def instance_profile(it, name, properties):
+    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    made = it.call("iam", "create_instance_profile", {"InstanceProfileName": title})["InstanceProfile"]
+    for one in properties["Roles"]:
+        it.call("iam", "add_role_to_instance_profile", {"InstanceProfileName": title, "RoleName": one})
+    return title, {"Arn": made["Arn"]}
+
+
+def launch_template(it, name, properties):
+    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    made = it.call("ec2", "create_launch_template", properties, LaunchTemplateName=title)["LaunchTemplate"]
+    return made["LaunchTemplateId"], {"LatestVersionNumber": made["LatestVersionNumber"]}
+
+
+def hosts(it, name, properties):
+    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    subnets = properties["VPCZoneIdentifier"]
+    subnets = subnets if isinstance(subnets, str) else ",".join(subnets)
+    it.call("autoscaling", "create_auto_scaling_group", without(properties, "VPCZoneIdentifier"),
+            AutoScalingGroupName=title, VPCZoneIdentifier=subnets)
+    return title, {}
+
+
+def capacity_provider(it, name, properties):
+    told = dict(properties["AutoScalingGroupProvider"])
+    # CloudFormation takes a name here as well, the API an ARN alone.
+    named = it.clients("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[told["AutoScalingGroupArn"]])
+    told["AutoScalingGroupArn"] = named["AutoScalingGroups"][0]["AutoScalingGroupARN"]
+    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    it.call("ecs", "create_capacity_provider", {"name": title, "autoScalingGroupProvider": told})
+    return title, {}
+
+
 def task_definition(it, name, properties):
     made = it.call("ecs", "register_task_definition", properties)["taskDefinition"]["taskDefinitionArn"]
     return made, {"TaskDefinitionArn": made}
@@ -361,6 +405,7 @@ def security_group(it, name, properties):
 
 
 MAKERS = {
+    "AWS::AutoScaling::AutoScalingGroup": hosts,
     "AWS::ApiGatewayV2::Api": http_api,
     "AWS::ApiGatewayV2::Stage": stage,
     "AWS::CloudFormation::Stack": nested,
@@ -370,6 +415,7 @@ MAKERS = {
     "AWS::Cognito::UserPoolClient": user_pool_client,
     "AWS::DynamoDB::Table": table,
     "AWS::EC2::InternetGateway": ec2("create_internet_gateway", "InternetGateway", "InternetGatewayId"),
+    "AWS::EC2::LaunchTemplate": launch_template,
     "AWS::EC2::Route": ec2("create_route", "", "RouteTableId"),
     "AWS::EC2::RouteTable": ec2("create_route_table", "RouteTable", "RouteTableId"),
     "AWS::EC2::SecurityGroup": security_group,
@@ -377,10 +423,12 @@ MAKERS = {
     "AWS::EC2::SubnetRouteTableAssociation": ec2("associate_route_table", "", "AssociationId"),
     "AWS::EC2::VPC": ec2("create_vpc", "Vpc", "VpcId"),
     "AWS::EC2::VPCGatewayAttachment": ec2("attach_internet_gateway", "", "InternetGatewayId"),
+    "AWS::ECS::CapacityProvider": capacity_provider,
     "AWS::ECS::Cluster": cluster,
     "AWS::ECS::ClusterCapacityProviderAssociations": capacity_providers,
     "AWS::ECS::TaskDefinition": task_definition,
     "AWS::Events::Rule": rule,
+    "AWS::IAM::InstanceProfile": instance_profile,
     "AWS::IAM::Role": role,
     "AWS::IAM::RolePolicy": role_policy,
     "AWS::Lambda::EventInvokeConfig": event_invoke_config,

@@ -179,6 +179,14 @@ def deploy_one(log, url):
         compare.same(f"the function's {what}", after[what], before[what])
 
 
+# Stacks to make: as it comes, and with what an operator may set.
+STACKS = {
+    "defaults": {},
+    "EC2": {"Capacity": "ec2", "MaxHosts": 7, "InstanceType": "c7i.xlarge", "Encryption": "aws-managed", "LogDays": 7,
+            "Tracing": "PassThrough", "PlayerConcurrency": 40, "ServerConcurrency": 30},
+}
+
+
 def services(log, _):
     """The transformed template's resources, made at an emulator of AWS's APIs and compared with what is meant."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a call
@@ -186,22 +194,27 @@ def services(log, _):
     server.start()
     try:
         host, port = server.get_host_and_port()
-        clients = functools.cache(lambda service: client(service, f"http://{host}:{port}"))
-        deployed = Deployment(load(TRANSFORMED), clients, ROOT)
+        url, made = f"http://{host}:{port}", 0
         with local_stack(log.file) as stack:
-            compare.table(deployed, client("dynamodb", stack.dynamodb), stack.table)
-            by_arn = compare.functions(deployed)
-            compare.routes(deployed, by_arn)
-            compare.rules(deployed, by_arn)
-            compare.alarms(deployed)
-            compare.game_server(deployed, stack.url)
-            smoke_user(deployed)
+            for parameters in STACKS.values():
+                urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
+                clients = functools.cache(lambda service: client(service, url))
+                deployed = Deployment(load(TRANSFORMED), clients, ROOT, parameters)
+                made += len(deployed.made) + sum(len(inner.made) for inner in deployed.nested.values())
+                compare.table(deployed, client("dynamodb", stack.dynamodb), stack.table)
+                compare.parameters(deployed)
+                by_arn = compare.functions(deployed)
+                compare.routes(deployed, by_arn)
+                compare.rules(deployed, by_arn)
+                compare.alarms(deployed)
+                compare.game_server(deployed, stack.url)
+                smoke_user(deployed)
         if os.path.exists(os.path.join(PROGRAMS, "join")):
-            deploy_one(log, f"http://{host}:{port}")
+            deploy_one(log, url)
     finally:
         server.stop()
-    nested = sum(len(inner.made) for inner in deployed.nested.values())
-    return f"{len(deployed.made) + nested} resources made, table, {len(compare.operations())} routes, 2 rules, {len(compare.ALARMS)} alarms"
+    return (f"{len(STACKS)} stacks, {made} resources made, table, {len(compare.operations())} routes, 2 rules, "
+            f"{len(compare.ALARMS)} alarms")
 
 
 def watch(log, _):

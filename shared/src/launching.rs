@@ -53,6 +53,13 @@ pub struct OurTask {
     pub attempt: u32,
 }
 
+impl OurTask {
+    /// Whether it is the task of that server's current attempt.
+    pub fn is_of(&self, ledger: &Ledger) -> bool {
+        self.server == ledger.id && self.attempt == ledger.attempt
+    }
+}
+
 /// What ECS said.
 enum Called {
     /// It runs the task.

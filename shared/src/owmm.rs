@@ -505,13 +505,13 @@ impl Owmm {
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let join = Join::new(player.clone(), asked.clone(), pool.name.clone(), pool.limits.capacity, heartbeat);
-            let run = self.begin(Some(player), Some(&pool));
+            let (run, begun) = (self.begin(Some(player), Some(&pool)), self.clock.now());
             match self.run(join, run).await? {
                 Joined::Elsewhere(pool) => return Ok(Place::Elsewhere(pool)),
                 Joined::No(reason) => return Ok(Place::No(reason)),
                 Joined::Placed(placed) => {
                     if placed.ledger.due(self.clock.now()).is_none() {
-                        return Ok(Place::Slot(self.slot(player, &placed.ledger, placed.mark)?));
+                        return Ok(Place::Slot(self.slot(player, &placed.ledger, placed.mark, begun)?));
                     }
                     // Whatever comes of it, the promise is made from the ledger as it is then.
                     self.launcher.tend(&placed.ledger).await?;
@@ -530,7 +530,8 @@ impl Owmm {
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let party = Party::new(players.to_vec(), pool.name.clone(), pool.limits.capacity, heartbeat);
-            match self.run(party, self.begin(None, Some(&pool))).await? {
+            let (run, begun) = (self.begin(None, Some(&pool)), self.clock.now());
+            match self.run(party, run).await? {
                 PartyJoined::Elsewhere(players) => return Ok(PartyPlace::Elsewhere(players)),
                 PartyJoined::TooLarge => return Ok(PartyPlace::TooLarge(pool.limits.capacity)),
                 PartyJoined::No(reason) => return Ok(PartyPlace::No(reason)),
@@ -538,7 +539,7 @@ impl Owmm {
                     let Together { ledger, players } = *together;
                     if ledger.due(self.clock.now()).is_none() {
                         let slots = players.into_iter().map(|(player, mark)| {
-                            let slot = self.slot(&player, &ledger, mark)?;
+                            let slot = self.slot(&player, &ledger, mark, begun)?;
                             Ok::<_, Failure>((player, slot))
                         });
                         return Ok(PartyPlace::Slots(slots.collect::<Result<_, _>>()?));
@@ -554,11 +555,13 @@ impl Owmm {
         Run { player: player.cloned(), pool: pool.cloned(), started: self.clock.now(), ..Run::default() }
     }
 
-    fn slot(&self, player: &PlayerId, ledger: &Ledger, mark: Mark) -> Result<Slot, Failure> {
+    /// The slot that a claim on `ledger`, as it was seen some time after `begun`, stands for.
+    fn slot(&self, player: &PlayerId, ledger: &Ledger, mark: Mark, begun: Time) -> Result<Slot, Failure> {
         let server = ledger.id.clone();
         let Some(endpoint) = &ledger.endpoint else {
-            // If the server registers this very moment, the reservation runs from now; if it never does, to the deadline.
-            let hold = self.clock.now() + ledger.hold;
+            // If the server has registered since it was seen, the reservation runs from then on, which a function that was
+            // frozen on the way does not know; if the server never does, it runs to the deadline.
+            let hold = begun + ledger.hold;
             let expires = ledger.launch.as_ref().map_or(hold, |launch| launch.deadline.min(hold));
             return Ok(Slot::Starting { server, expires });
         };

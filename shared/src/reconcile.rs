@@ -294,7 +294,13 @@ impl Owmm {
         let now = self.time();
         let mut cares = Vec::new();
         for ledger in &ledgers {
-            let sight = ledger.task.as_ref().and_then(|task| sights.get(task)).copied().unwrap_or(TaskSight::Unknown);
+            let sight = match (&ledger.task, tasks) {
+                (Some(task), _) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
+                // Whoever started it died before its task was on record: what runs says whose it is.
+                (None, Some(tasks)) if tasks.values().any(|task| task.is_of(ledger)) => TaskSight::Alive,
+                (None, Some(_)) => TaskSight::Missing,
+                (None, None) => TaskSight::Unknown,
+            };
             let care = ledger.care(pool, sight, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);

@@ -219,7 +219,8 @@ impl Party {
 
     /// What another call has begun for some of them: seats that name a server of the pool with room for all, and no claim
     /// yet. It is finished, not undone, so that two calls about the same party come to one placement; of several the
-    /// newest, which is the same one for everybody who looks.
+    /// newest, which is the same one for everybody who looks. A seat that has moved on past it ends it: no seat's stamp may
+    /// go back.
     fn begun(&self, now: Time) -> Option<(Stamp, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
             Some(Seat::At(place)) if !place.mark.is_connected() => {
@@ -230,7 +231,12 @@ impl Party {
             }
             _ => None,
         });
-        seats.max()
+        seats.max().filter(|(stamp, _)| Some(*stamp) >= self.last_stamp())
+    }
+
+    /// The newest stamp that any of them has had.
+    fn last_stamp(&self) -> Option<Stamp> {
+        self.members.iter().filter_map(|member| member.seat.as_ref().map(Seat::stamp)).max()
     }
 
     /// Whether all who stand fit on this server, as it was seen.
@@ -265,8 +271,7 @@ impl Party {
 
     /// Writes the seats of all who stand, with one new stamp.
     fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<PartyJoined> {
-        let last = self.members.iter().filter_map(|member| member.seat.as_ref().map(Seat::stamp)).max();
-        self.sit_under(Stamp::next(now, last), server, from_frontier, now)
+        self.sit_under(Stamp::next(now, self.last_stamp()), server, from_frontier, now)
     }
 
     /// Writes the seats that do not carry this stamp for this server yet.
@@ -453,7 +458,29 @@ impl Protocol for Party {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{NOW, player, pool, ready, reserved, seat, server};
+    use crate::domain::fixtures::{NOW, player, pool, ready, reserved, seat, server, stamp};
+
+    #[test]
+    fn what_another_call_has_begun_is_finished_unless_a_seat_has_moved_on_past_it() {
+        let begun = |others: Option<Seat>| {
+            let mut party = Party::new(vec![player("a"), player("b")], pool("p"), 2, Span(10_000));
+            party.next(NOW, Told::Start);
+            let next = party.next(NOW, Told::SeatsAre(vec![Some(seat("s", reserved(1_000))), others]));
+            let named_first = next == Next::Ask(Ask::ReadLedger(server("s")));
+            let next = if named_first { next } else { party.next(NOW, Told::LedgerIs(None)) };
+            assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
+            party.next(NOW, Told::LedgerIs(Some(ready(&[]))))
+        };
+        for others in [None, Some(Seat::Void(stamp(999))), Some(seat("gone", reserved(999)))] {
+            let next = begun(others);
+            let Next::Ask(Ask::WriteSeats(writes)) = next else { panic!("{next:?}") };
+            assert!(matches!(&*writes, [(_, SeatWrite::Place { stamp: of, .. })] if *of == stamp(1_000)), "{writes:?}");
+        }
+        for others in [Some(Seat::Void(stamp(1_001))), Some(seat("gone", reserved(1_001)))] {
+            let next = begun(others);
+            assert!(matches!(next, Next::Ask(Ask::Find { .. })), "{next:?}");
+        }
+    }
 
     #[test]
     fn a_member_who_has_been_placed_anew_since_the_seats_were_read_keeps_that_slot() {

@@ -249,6 +249,28 @@ async fn servers_that_have_long_been_silent_and_that_ecs_does_not_know_are_over_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_task_was_never_put_on_record_is_over_when_ecs_has_none_of_it() {
+    let world = World::new(|options| options.limits.lease = seconds(1)).await;
+    let server = world.ready_server("alice").await;
+    server.let_in(&world, "alice").await;
+    let id = shared::domain::ServerId::parse(&server.id).unwrap();
+    let update = || world.stack.dynamodb().update_item().table_name(&world.table).set_key(Some(keys::ledger(&id)));
+    // As if the function that started it had died before it wrote the task down.
+    update().update_expression("REMOVE task").send().await.unwrap();
+    let lapsed = |ledger: &shared::domain::Ledger| ledger.has_lapsed(world.stack.owmm().time());
+    world.until(&server.id, "its lease is over", lapsed).await;
+    world.reconcile().await;
+    assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "its task runs");
+    // Of this attempt no task runs.
+    let another = AttributeValue::N("2".to_owned());
+    update().update_expression("SET attempt = :n").expression_attribute_values(":n", another).send().await.unwrap();
+    let report = world.reconcile().await;
+    assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
+    world.join("alice").await.is(202);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_is_wrong_is_put_right() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;

@@ -420,6 +420,7 @@ async fn undisturbed() -> (BTreeMap<String, String>, usize) {
                 "recounted",
                 "silent",
                 "started_ahead",
+                "task_missing",
                 "task_stopped",
             ];
             assert_eq!(repaired, BTreeSet::from(everything), "the fleet has one of everything");
