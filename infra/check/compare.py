@@ -37,7 +37,7 @@ def crates():
 
 def parameters(deployed):
     """What an operator sets arrives where it belongs, and what nobody sets is as described."""
-    (one,) = [deployed.clients("dynamodb").describe_table(TableName=deployed.outputs["TableName"])["Table"]]
+    one = deployed.clients("dynamodb").describe_table(TableName=deployed.outputs["TableName"])["Table"]
     own_key = deployed.parameters["Encryption"] == "aws-managed"
     same("the table's own key", one.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
     client, reserved = deployed.clients("lambda"), {}
@@ -46,12 +46,11 @@ def parameters(deployed):
         function = client.get_function(FunctionName=f"owmm-{name}")
         configuration = function["Configuration"]
         same(f"{name}'s tracing", configuration["TracingConfig"]["Mode"], deployed.parameters["Tracing"])
-        logs = configuration["LoggingConfig"]
-        same(f"{name}'s log format", logs["LogFormat"], "JSON")
-        (group,) = deployed.clients("logs").describe_log_groups(logGroupNamePrefix=logs["LogGroup"] + "")["logGroups"]
-        same(f"{name}'s logs are kept for", group["retentionInDays"], int(deployed.parameters["LogDays"]))
         reserved[name] = function.get("Concurrency", {}).get("ReservedConcurrentExecutions", 0)
     set_aside = {"join": "PlayerConcurrency"} | dict.fromkeys(servers, "ServerConcurrency")
+    groups = deployed.clients("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/owmm-")["logGroups"]
+    kept = {group["logGroupName"].removeprefix("/aws/lambda/owmm-"): group["retentionInDays"] for group in groups}
+    same("how long logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(crates()), int(deployed.parameters["LogDays"])))
     meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in crates()}
     same("concurrency that is set aside", dict(sorted(reserved.items())), dict(sorted(meant.items())))
 
