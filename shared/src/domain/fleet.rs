@@ -315,6 +315,17 @@ mod tests {
     }
 
     #[test]
+    fn a_registration_forgets_failures_and_an_operator_who_resumes_every_pause() {
+        let live = Fleet { live: 1, changes: 1, word_at: Some(NOW), ..Fleet::default() };
+        let failed = Fleet { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live.clone() };
+        let held = Fleet { held_until: Some(UNTIL_RESUMED), ..live.clone() };
+        assert_eq!(FleetWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
+        assert_eq!(FleetWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
+        let at = NOW + TICK;
+        assert_eq!(FleetWrite::Resume { at }.apply(Some(&failed)), Some(Fleet { word_at: Some(at), ..live }));
+    }
+
+    #[test]
     fn an_answer_that_was_lost_is_known_by_the_word_that_stands() {
         let (hold, resume) = (FleetWrite::Hold { at: NOW, until: NOW + TICK }, FleetWrite::Resume { at: NOW });
         let held = hold.apply(None).unwrap();

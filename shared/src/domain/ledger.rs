@@ -863,6 +863,7 @@ mod tests {
         let ledger = ready(&[("a", connected(1_000)), ("b", reserved(1_000)), ("c", reserved(NOW.0 + 5))]);
         let count = |now| (ledger.players(), ledger.reserved(now), ledger.live_claims(now));
         assert_eq!(count(NOW), (1, 2, 3));
+        assert_eq!((ready(&[]).players(), ready(&[]).reserved(NOW)), (0, 0));
         assert_eq!(count(NOW + ledger.hold), (1, 1, 2));
         assert_eq!(ledger.evictable(NOW + ledger.hold), [(player("b"), reserved(1_000))]);
         let inside = [player("b")];

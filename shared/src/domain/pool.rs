@@ -240,6 +240,7 @@ pub struct TaskPlacement {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
     use crate::domain::fixtures::configured;
@@ -311,6 +312,16 @@ mod tests {
             (task.subnets, task.security_groups, task.assign_public_ip) = (ids(16), ids(5), true);
         };
         assert_eq!(placed(fargate), Ok(()));
+    }
+
+    #[test]
+    fn a_launch_type_is_read_as_it_was_written_and_null_is_none() {
+        let task = TaskPlacement { launch_type: Some("EC2".to_owned()), ..configured().task };
+        let text = serde_json::to_string(&task).unwrap();
+        assert_eq!(serde_json::from_str::<TaskPlacement>(&text).unwrap(), task);
+        assert!(serde_json::from_str::<TaskPlacement>(&text.replace("\"EC2\"", "null")).is_err());
+        let without = serde_json::to_string(&configured().task).unwrap();
+        assert_eq!(serde_json::from_str::<TaskPlacement>(&without).unwrap().launch_type, None);
     }
 
     #[test]
