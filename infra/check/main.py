@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import graphlib
 import json
 import logging
 import os
@@ -80,6 +81,13 @@ def transform(log, _):
         json.dump(samcli.yamlhelper.yaml_parse(translated), file, indent=1)
     # W3002: the paths of the companions, which `sam package` turns into URLs of its bucket.
     log.run("cfn-lint", "--non-zero-exit-code", "warning", "--ignore-checks", "W3002", "--template", TRANSFORMED)
+    # That a cycle would be found at all.
+    try:
+        order({"Resources": {"A": {"Properties": {"Of": {"Ref": "B"}}}, "B": {"DependsOn": "A"}}})
+    except graphlib.CycleError:
+        pass
+    else:
+        raise AssertionError("a cycle is not found")
     resources = order(load(TRANSFORMED))
     for companion in COMPANIONS:
         order(load(os.path.join(ROOT, companion)))

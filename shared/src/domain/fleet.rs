@@ -317,8 +317,8 @@ mod tests {
     #[test]
     fn a_registration_forgets_failures_and_an_operator_who_resumes_every_pause() {
         let live = Fleet { live: 1, changes: 1, word_at: Some(NOW), ..Fleet::default() };
-        let failed = Fleet { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live.clone() };
-        let held = Fleet { held_until: Some(UNTIL_RESUMED), ..live.clone() };
+        let failed = Fleet { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live };
+        let held = Fleet { held_until: Some(UNTIL_RESUMED), ..live };
         assert_eq!(FleetWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
         assert_eq!(FleetWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
         let at = NOW + TICK;
