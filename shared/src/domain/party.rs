@@ -458,7 +458,135 @@ impl Protocol for Party {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{NOW, player, pool, ready, reserved, seat, server, stamp};
+    use crate::domain::fixtures::{NOW, connected, player, pool, ready, reserved, seat, server, stamp};
+
+    fn party(names: &[&str]) -> Party {
+        Party::new(names.iter().map(|name| player(name)).collect(), pool("p"), 2, Span(10_000))
+    }
+
+    /// A party whose seats are these, once it has seen the ledgers that they name, in whichever order it asks for them.
+    fn looked(names: &[&str], seats: &[Option<Seat>], ledgers: &[Ledger]) -> (Party, Next<PartyJoined>) {
+        let mut party = party(names);
+        assert!(matches!(party.next(NOW, Told::Start), Next::Ask(Ask::ReadSeats(_))));
+        let next = see(&mut party, seats, ledgers);
+        (party, next)
+    }
+
+    fn see(party: &mut Party, seats: &[Option<Seat>], ledgers: &[Ledger]) -> Next<PartyJoined> {
+        let mut next = party.next(NOW, Told::SeatsAre(seats.to_vec()));
+        while let Next::Ask(Ask::ReadLedger(id)) = &next {
+            let ledger = ledgers.iter().find(|ledger| ledger.id == *id).cloned();
+            next = party.next(NOW, Told::LedgerIs(ledger));
+        }
+        next
+    }
+
+    fn elsewhere(names: &[&str]) -> Next<PartyJoined> {
+        Next::Done(PartyJoined::Elsewhere(names.iter().map(|name| player(name)).collect()))
+    }
+
+    /// Whose seats are written, and for which stamp.
+    fn sits(next: &Next<PartyJoined>) -> Vec<(PlayerId, Stamp)> {
+        let Next::Ask(Ask::WriteSeats(writes)) = next else { return Vec::new() };
+        let of = |(player, write): &(PlayerId, SeatWrite)| match write {
+            SeatWrite::Place { stamp, .. } => Some((player.clone(), *stamp)),
+            _ => None,
+        };
+        writes.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_party_that_fits_on_no_server_is_refused() {
+        let (_, next) = looked(&["a", "b"], &[None, None], &[]);
+        assert!(matches!(next, Next::Ask(Ask::Find { slots: 2, .. })), "{next:?}");
+        assert_eq!(looked(&["a", "b", "c"], &[None, None, None], &[]).1, Next::Done(PartyJoined::TooLarge));
+        let here = Some(seat("s", reserved(1_000)));
+        let ledger = ready(&[("a", reserved(1_000))]);
+        let (_, next) = looked(&["a", "b", "c"], &[here, None, None], &[ledger]);
+        assert_eq!(next, Next::Done(PartyJoined::TooLarge));
+    }
+
+    #[test]
+    fn who_sits_already_is_joined_if_there_is_room_and_named_if_not() {
+        let seats = [Some(seat("s", reserved(1_000))), None];
+        let with = |ledger: Ledger| looked(&["a", "b"], &seats, &[ledger]);
+        let (_, next) = with(ready(&[("a", reserved(1_000))]));
+        assert_eq!(sits(&next).len(), 1, "{next:?}");
+        assert_eq!(with(ready(&[("a", reserved(1_000)), ("c", connected(1))])).1, elsewhere(&["a"]));
+        let closed = Ledger { lease_until: None, ..ready(&[("a", reserved(1_000))]) };
+        assert_eq!(with(closed).1, elsewhere(&["a"]));
+        let of_another_pool = Ledger { pool: pool("q"), ..ready(&[("a", reserved(1_000))]) };
+        assert_eq!(with(of_another_pool).1, elsewhere(&["a"]));
+        let both = [Some(seat("s", reserved(1_000))), Some(seat("s", reserved(1_000)))];
+        let (_, next) = looked(&["a", "b"], &both, &[ready(&[("a", reserved(1_000)), ("b", reserved(1_000))])]);
+        assert!(matches!(next, Next::Done(PartyJoined::Placed(_)) | Next::Ask(Ask::WriteLedger(..))), "{next:?}");
+    }
+
+    #[test]
+    fn two_who_sit_apart_are_named_once_that_has_been_seen_twice() {
+        let seats = [Some(seat("s", reserved(1_000))), Some(seat("t", reserved(1_000)))];
+        let ledgers =
+            [ready(&[("a", reserved(1_000))]), Ledger { id: server("t"), ..ready(&[("b", reserved(1_000))]) }];
+        let (mut party, next) = looked(&["a", "b"], &seats, &ledgers);
+        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "{next:?}");
+        assert_eq!(see(&mut party, &seats, &ledgers), elsewhere(&["a", "b"]));
+    }
+
+    #[test]
+    fn a_claim_of_another_whose_time_is_up_makes_room() {
+        let over = Ledger { ready_at: Some(Time(1)), ..ready(&[("a", connected(1_000)), ("c", reserved(1_000))]) };
+        let (mut party, next) = looked(&["a", "b"], &[Some(seat("s", connected(1_000))), None], &[over]);
+        let [(_, of)] = &*sits(&next) else { panic!("{next:?}") };
+        let next = party.next(NOW, Told::Seats(vec![Answer::Written(seat("s", Mark::Reserved(*of)))]));
+        let Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { evict, players, seen_by, .. })) = next else {
+            panic!("{next:?}")
+        };
+        assert_eq!((evict, players), (vec![(player("c"), reserved(1_000))], vec![(player("b"), None)]));
+        assert_eq!(seen_by, NOW + Span(20_000), "two heartbeats");
+    }
+
+    #[test]
+    fn only_a_reservation_that_can_still_be_claimed_is_a_beginning() {
+        let begins = |mark, ledger: Ledger| {
+            let (_, next) = looked(&["a", "b"], &[Some(seat("s", mark)), None], &[ledger]);
+            let begun = sits(&next) == [(player("b"), stamp(1_000))];
+            assert_eq!(matches!(next, Next::Ask(Ask::Find { .. })), !begun, "{next:?}");
+            begun
+        };
+        assert!(begins(reserved(1_000), ready(&[])));
+        assert!(begins(reserved(1_000), ready(&[("a", reserved(999))])), "an older claim is renewed");
+        assert!(!begins(reserved(1_000), ready(&[("a", reserved(1_001))])), "claimed anew since");
+        assert!(!begins(connected(1_000), ready(&[])), "a goodbye that got half way");
+        assert!(!begins(reserved(1_000), Ledger { ready_at: Some(Time(1)), ..ready(&[]) }), "its time is up");
+        assert!(!begins(reserved(1_000), ready(&[("c", connected(1))])), "no room for both");
+        assert!(!begins(reserved(1_000), Ledger { pool: pool("q"), ..ready(&[]) }));
+    }
+
+    #[test]
+    fn seats_come_before_a_frontiers_slots_and_a_used_up_frontier_before_a_new_server() {
+        let take = |may_start| Next::Ask(Ask::TakeSlots { slots: 2, may_start });
+        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        assert_eq!(party.next(NOW, Told::Found(Hint::Unknown)), take(false));
+        let next = party.next(NOW, Told::Slot(Slot::UsedUp));
+        assert!(matches!(next, Next::Ask(Ask::Find { fresh: true, .. })), "{next:?}");
+        assert_eq!(party.next(NOW, Told::Found(Hint::Frontier(server("s")))), take(true));
+        assert_eq!(sits(&party.next(NOW, Told::Slot(Slot::On(server("s"))))).len(), 2);
+        // With a name for it, the seats are written first, and the slots taken under them.
+        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        let next = party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
+        let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
+        let written = Answer::Written(seat("s", Mark::Reserved(*of)));
+        assert_eq!(party.next(NOW, Told::Seats(vec![written.clone(), written.clone()])), take(false));
+        let next = party.clone().next(NOW, Told::Slot(Slot::On(server("s"))));
+        assert!(matches!(next, Next::Ask(Ask::WriteLedger(..))), "{next:?}");
+        let next = party.next(NOW, Told::Slot(Slot::No(NoSlot::PoolFull)));
+        assert_eq!(next, Next::Done(PartyJoined::No(NoSlot::PoolFull)));
+        // A seat that another call has moved begins it anew.
+        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
+        let next = party.next(NOW, Told::Seats(vec![written, Answer::Refused(None)]));
+        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "{next:?}");
+    }
 
     #[test]
     fn what_another_call_has_begun_is_finished_unless_a_seat_has_moved_on_past_it() {
