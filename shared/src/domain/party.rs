@@ -458,7 +458,10 @@ impl Protocol for Party {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{NOW, connected, player, pool, ready, reserved, seat, server, stamp};
+    use crate::domain::{
+        fill,
+        fixtures::{NOW, connected, draining, player, pool, ready, reserved, seat, server, stamp},
+    };
 
     fn party(names: &[&str]) -> Party {
         Party::new(names.iter().map(|name| player(name)).collect(), pool("p"), 2, Span(10_000))
@@ -543,6 +546,72 @@ mod tests {
         };
         assert_eq!((evict, players), (vec![(player("c"), reserved(1_000))], vec![(player("b"), None)]));
         assert_eq!(seen_by, NOW + Span(20_000), "two heartbeats");
+    }
+
+    #[test]
+    fn a_refused_claim_says_what_to_do() {
+        let refused = |image: &dyn Fn(Mark) -> Option<Ledger>| {
+            let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+            let next = party.next(NOW, Told::Found(Hint::Listed(server("s"))));
+            let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
+            let mark = Mark::Reserved(*of);
+            let written = Answer::Written(seat("s", mark));
+            let next = party.next(NOW, Told::Seats(vec![written.clone(), written]));
+            assert!(matches!(next, Next::Ask(Ask::WriteLedger(..))), "{next:?}");
+            party.next(NOW, Told::Ledger(Answer::Refused(image(mark))))
+        };
+        let used_up = Next::Ask(Ask::UsedUp(server("s")));
+        assert_eq!(refused(&|_| None), used_up);
+        assert_eq!(refused(&|_| Some(draining(&[]))), used_up);
+        assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up);
+        let took = refused(&|mark| Some(ready(&[("a", mark), ("b", mark)])));
+        assert!(matches!(took, Next::Done(PartyJoined::Placed(_))), "{took:?}");
+        let half = refused(&|mark| Some(ready(&[("a", mark)])));
+        assert!(matches!(half, Next::Ask(Ask::ReadSeats(_))), "another call has placed one of them: {half:?}");
+        let newer = refused(&|_| Some(ready(&[("a", reserved(NOW.0 + 1))])));
+        assert!(matches!(newer, Next::Ask(Ask::ReadSeats(_))), "{newer:?}");
+        for claims in [&[][..], &[("a", reserved(1))]] {
+            let again = refused(&|_| Some(ready(claims)));
+            assert!(matches!(again, Next::Ask(Ask::WriteLedger(..))), "there is room by now: {again:?}");
+        }
+        let some = refused(&|_| Some(ready(&[("c", connected(1))])));
+        assert!(matches!(&some, Next::Ask(Ask::Find { tried, .. }) if *tried == [server("s")]), "{some:?}");
+    }
+
+    /// A party that has taken slots on a server for seats that name `s`, up to its claim there.
+    fn claiming(slots_on: &str) -> (Party, Mark) {
+        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        let next = party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
+        let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
+        let mark = Mark::Reserved(*of);
+        let written = Answer::Written(seat("s", mark));
+        party.next(NOW, Told::Seats(vec![written.clone(), written]));
+        let next = party.next(NOW, Told::Slot(Slot::On(server(slots_on))));
+        assert!(matches!(&next, Next::Ask(Ask::WriteLedger(on, _)) if *on == server("s")), "{next:?}");
+        (party, mark)
+    }
+
+    #[test]
+    fn slots_on_another_server_than_the_seats_name_are_used_once_that_one_has_refused() {
+        let refused = Told::Ledger(Answer::Refused(None));
+        assert_eq!(sits(&claiming("t").0.next(NOW, refused.clone())).len(), 2, "the seats move to it");
+        let (mut party, _) = claiming("s");
+        assert_eq!(party.next(NOW, refused), Next::Ask(Ask::UsedUp(server("s"))));
+        assert!(matches!(party.next(NOW, Told::Noted), Next::Ask(Ask::Find { .. })));
+    }
+
+    #[test]
+    fn the_index_is_put_right_on_the_way() {
+        let (mut party, mark) = claiming("s");
+        let claimed = Ledger { listed: fill(0, 2), ..ready(&[("a", mark), ("b", mark)]) };
+        let next = party.next(NOW, Told::Ledger(Answer::Written(claimed)));
+        assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "it is full: {next:?}");
+        assert!(matches!(party.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(PartyJoined::Placed(_))));
+        let (mut party, _) = claiming("s");
+        let gone = Ledger { listed: fill(0, 2), ..draining(&[]) };
+        let next = party.next(NOW, Told::Ledger(Answer::Refused(Some(gone))));
+        assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
+        assert_eq!(party.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Ask(Ask::UsedUp(server("s"))));
     }
 
     #[test]
