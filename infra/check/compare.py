@@ -37,15 +37,14 @@ def crates():
 
 def parameters(deployed):
     """What an operator sets arrives where it belongs, and what nobody sets is as described."""
-    one = deployed.clients("dynamodb").describe_table(TableName=deployed.outputs["TableName"])["Table"]
+    described = deployed.clients("dynamodb").describe_table(TableName=deployed.outputs["TableName"])["Table"]
     own_key = deployed.parameters["Encryption"] == "aws-managed"
-    same("the table's own key", one.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
+    same("the table's own key", described.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
     client, reserved = deployed.clients("lambda"), {}
     servers = {"register-server", "heartbeat", "register-player", "deregister-player", "deregister-server"}
     for name in crates():
         function = client.get_function(FunctionName=f"owmm-{name}")
-        configuration = function["Configuration"]
-        same(f"{name}'s tracing", configuration["TracingConfig"]["Mode"], deployed.parameters["Tracing"])
+        same(f"{name}'s tracing", function["Configuration"]["TracingConfig"]["Mode"], deployed.parameters["Tracing"])
         reserved[name] = function.get("Concurrency", {}).get("ReservedConcurrentExecutions", 0)
     set_aside = {"join": "PlayerConcurrency"} | dict.fromkeys(servers, "ServerConcurrency")
     groups = deployed.clients("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/owmm-")["logGroups"]
@@ -209,8 +208,11 @@ def game_server(deployed, url):
     kind = ("host", ["EC2"]) if on_ec2 else ("awsvpc", ["FARGATE"])
     same("the launch type", (definition["networkMode"], definition["requiresCompatibilities"]), kind)
     same("a network interface of its own", "subnets" in settings["task"], not on_ec2)
-    ec2_hosts(deployed, cluster) if on_ec2 else same(
-        "capacity", [one["capacityProvider"] for one in cluster["defaultCapacityProviderStrategy"]], ["FARGATE", "FARGATE_SPOT"])
+    if on_ec2:
+        ec2_hosts(deployed, cluster)
+    else:
+        providers = [one["capacityProvider"] for one in cluster["defaultCapacityProviderStrategy"]]
+        same("capacity", providers, ["FARGATE", "FARGATE_SPOT"])
     same("its roles", (definition["taskRoleArn"], definition["executionRoleArn"]),
          (deployed.outputs["TaskRoleArn"], deployed.outputs["ExecutionRoleArn"]))
     groups = [one["GroupId"] for one in deployed.clients("ec2").describe_security_groups()["SecurityGroups"]]

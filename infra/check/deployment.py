@@ -201,6 +201,11 @@ def arn(service):
     return f"arn:aws:{service}:{PSEUDO['AWS::Region']}:{PSEUDO['AWS::AccountId']}"
 
 
+def titled(name):
+    """The name that CloudFormation gives where the template gives none, as far as it is the same each time."""
+    return f"{PSEUDO['AWS::StackName']}-{name}"
+
+
 def without(properties, *names):
     return {name: value for name, value in properties.items() if name not in names}
 
@@ -209,7 +214,7 @@ def table(it, name, properties):
     own = without(properties, "TimeToLiveSpecification", "PointInTimeRecoverySpecification")
     if "SSESpecification" in own:
         own["SSESpecification"] = {"Enabled": own["SSESpecification"]["SSEEnabled"]}
-    own.setdefault("TableName", f"{PSEUDO['AWS::StackName']}-{name}-1")
+    own.setdefault("TableName", titled(f"{name}-1"))
     made = it.call("dynamodb", "create_table", own)["TableDescription"]
     named = {"TableName": made["TableName"]}
     if "TimeToLiveSpecification" in properties:
@@ -229,7 +234,7 @@ def log_group(it, name, properties):
 
 def role(it, name, properties):
     own = without(properties, "Policies", "ManagedPolicyArns")
-    made = it.call("iam", "create_role", own, RoleName=properties.get("RoleName", f"{PSEUDO['AWS::StackName']}-{name}"))["Role"]
+    made = it.call("iam", "create_role", own, RoleName=properties.get("RoleName", titled(name)))["Role"]
     for policy in properties.get("Policies", []):
         it.call("iam", "put_role_policy", policy, RoleName=made["RoleName"])
     for managed in properties.get("ManagedPolicyArns", []):
@@ -243,7 +248,7 @@ def role_policy(it, name, properties):
 
 
 def queue(it, name, properties):
-    title = properties.get("QueueName", f"{PSEUDO['AWS::StackName']}-{name}")
+    title = properties.get("QueueName", titled(name))
     attributes = {key: str(value).lower() for key, value in without(properties, "QueueName", "Tags").items()}
     url = it.call("sqs", "create_queue", {"QueueName": title, "Attributes": attributes})["QueueUrl"]
     return url, {"QueueName": title, "Arn": f"{arn('sqs')}:{title}"}
@@ -316,7 +321,7 @@ def stage(it, name, properties):
 
 
 def rule(it, name, properties):
-    title = properties.get("Name", f"{PSEUDO['AWS::StackName']}-{name}")
+    title = properties.get("Name", titled(name))
     made = it.call("events", "put_rule", without(properties, "Targets", "Name"), Name=title)["RuleArn"]
     it.call("events", "put_targets", {"Rule": title, "Targets": properties["Targets"]})
     return title, {"Arn": made}
@@ -349,7 +354,7 @@ def capacity_providers(it, name, properties):
 
 
 def instance_profile(it, name, properties):
-    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    title = titled(name)
     made = it.call("iam", "create_instance_profile", {"InstanceProfileName": title})["InstanceProfile"]
     for one in properties["Roles"]:
         it.call("iam", "add_role_to_instance_profile", {"InstanceProfileName": title, "RoleName": one})
@@ -357,13 +362,12 @@ def instance_profile(it, name, properties):
 
 
 def launch_template(it, name, properties):
-    title = f"{PSEUDO['AWS::StackName']}-{name}"
-    made = it.call("ec2", "create_launch_template", properties, LaunchTemplateName=title)["LaunchTemplate"]
+    made = it.call("ec2", "create_launch_template", properties, LaunchTemplateName=titled(name))["LaunchTemplate"]
     return made["LaunchTemplateId"], {"LatestVersionNumber": made["LatestVersionNumber"]}
 
 
 def hosts(it, name, properties):
-    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    title = titled(name)
     subnets = properties["VPCZoneIdentifier"]
     subnets = subnets if isinstance(subnets, str) else ",".join(subnets)
     it.call("autoscaling", "create_auto_scaling_group", without(properties, "VPCZoneIdentifier"),
@@ -376,7 +380,7 @@ def capacity_provider(it, name, properties):
     # CloudFormation takes a name here as well, the API an ARN alone.
     named = it.clients("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[told["AutoScalingGroupArn"]])
     told["AutoScalingGroupArn"] = named["AutoScalingGroups"][0]["AutoScalingGroupARN"]
-    title = f"{PSEUDO['AWS::StackName']}-{name}"
+    title = titled(name)
     it.call("ecs", "create_capacity_provider", {"name": title, "autoScalingGroupProvider": told})
     return title, {}
 
@@ -396,7 +400,7 @@ def ec2(operation, answer, key, **attributes):
 
 
 def security_group(it, name, properties):
-    own = {"GroupName": f"{PSEUDO['AWS::StackName']}-{name}", "Description": properties["GroupDescription"], "VpcId": properties["VpcId"]}
+    own = {"GroupName": titled(name), "Description": properties["GroupDescription"], "VpcId": properties["VpcId"]}
     group = it.call("ec2", "create_security_group", own)["GroupId"]
     ranges = [{"IpProtocol": one["IpProtocol"], "FromPort": one["FromPort"], "ToPort": one["ToPort"],
                "IpRanges": [{"CidrIp": one["CidrIp"]}]} for one in properties.get("SecurityGroupIngress", [])]

@@ -204,9 +204,10 @@ def services(log, _):
         host, port = server.get_host_and_port()
         url, made = f"http://{host}:{port}", 0
         with local_stack(log.file) as stack:
-            for parameters in STACKS.values():
+            clients = functools.cache(lambda service: client(service, url))
+            for title, parameters in STACKS.items():
+                log.file.write(f"the stack {title}: {parameters}\n".encode())
                 urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
-                clients = functools.cache(lambda service: client(service, url))
                 deployed = Deployment(load(TRANSFORMED), clients, ROOT, parameters)
                 made += len(deployed.made) + sum(len(inner.made) for inner in deployed.nested.values())
                 compare.table(deployed, client("dynamodb", stack.dynamodb), stack.table)

@@ -505,7 +505,8 @@ impl Owmm {
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let join = Join::new(player.clone(), asked.clone(), pool.name.clone(), pool.limits.capacity, heartbeat);
-            let (run, begun) = (self.begin(Some(player), Some(&pool)), self.clock.now());
+            let run = self.begin(Some(player), Some(&pool));
+            let begun = run.started;
             match self.run(join, run).await? {
                 Joined::Elsewhere(pool) => return Ok(Place::Elsewhere(pool)),
                 Joined::No(reason) => return Ok(Place::No(reason)),
@@ -530,7 +531,8 @@ impl Owmm {
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let party = Party::new(players.to_vec(), pool.name.clone(), pool.limits.capacity, heartbeat);
-            let (run, begun) = (self.begin(None, Some(&pool)), self.clock.now());
+            let run = self.begin(None, Some(&pool));
+            let begun = run.started;
             match self.run(party, run).await? {
                 PartyJoined::Elsewhere(players) => return Ok(PartyPlace::Elsewhere(players)),
                 PartyJoined::TooLarge => return Ok(PartyPlace::TooLarge(pool.limits.capacity)),

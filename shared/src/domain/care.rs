@@ -19,7 +19,8 @@ pub enum TaskSight {
     Alive,
     /// It has stopped.
     Stopped,
-    /// ECS does not know it, which is also what ECS says of a task that it has just started.
+    /// ECS does not know it, which is also what ECS says of a task that it has just started. Or it was never put on record,
+    /// and ECS runs none of this server's attempt.
     Missing,
     /// ECS was not asked, or did not answer.
     Unknown,
@@ -174,8 +175,8 @@ pub fn servers_wanted(limits: &PoolLimits, free: u32) -> u32 {
 mod tests {
     use super::*;
     use crate::domain::{
-        Fill, Launch, Rollout, fill,
-        fixtures::{NOW, TICK, configured, connected, draining, ready, reserved, starting, stopped},
+        Fill, Rollout, fill,
+        fixtures::{NOW, TICK, configured, connected, draining, launch, ready, reserved, starting, stopped},
     };
 
     const ALL: [TaskSight; 4] = [TaskSight::Alive, TaskSight::Stopped, TaskSight::Missing, TaskSight::Unknown];
@@ -206,14 +207,7 @@ mod tests {
 
     #[test]
     fn a_stopped_server_is_counted_out_and_a_starting_one_is_launched_when_it_is_due() {
-        let launch = Launch {
-            token: "token".to_owned(),
-            call_at: NOW,
-            deadline: NOW + Span(1_000),
-            time_to_start: Span(1_000),
-            spec: String::new(),
-        };
-        let launching = Ledger { launch: Some(launch), ..starting(&[]) };
+        let launching = Ledger { launch: Some(launch()), ..starting(&[]) };
         for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
             assert_eq!(care(&launching, task, NOW - TICK), Care::None);
             assert_eq!(care(&launching, task, NOW), Care::Launch);

@@ -1,8 +1,8 @@
 //! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
 
 use super::{
-    Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span, Stamp,
-    TaskPlacement, Time, TokenHash,
+    Launch, Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span,
+    Stamp, TaskPlacement, Time, TokenHash,
 };
 
 /// The time of a test.
@@ -49,6 +49,17 @@ pub(super) fn starting(claims: &[(&str, Mark)]) -> Ledger {
     let limits = PoolLimits { capacity: 2, ..PoolLimits::DEFAULT };
     let claims = claims.iter().map(|(name, mark)| (player(name), *mark)).collect();
     Ledger { claims, ..Ledger::new(server("s"), pool("p"), &limits, token()) }
+}
+
+/// A launch that is due at once, and has a second.
+pub(super) fn launch() -> Launch {
+    Launch {
+        token: "secret".to_owned(),
+        call_at: NOW,
+        deadline: NOW + Span(1_000),
+        time_to_start: Span(1_000),
+        spec: "also secret".to_owned(),
+    }
 }
 
 /// The server once it has registered, its lease just about to end, the index silent about it.

@@ -425,10 +425,13 @@ impl Join {
             // An earlier try of this write took, or another call about the player has finished what this one began. If that
             // was so long ago that its time is up, the seat says what to do next.
             Some(mark) if mark == Mark::Reserved(stamp) => {
-                self.taken.take_if(|_| anew);
-                return match ledger.is_over(mark, now) {
-                    true => self.raced(Self::read_seat),
-                    false => self.placed(ledger, mark, now),
+                if anew {
+                    self.taken = None;
+                }
+                return if ledger.is_over(mark, now) {
+                    self.raced(Self::read_seat)
+                } else {
+                    self.placed(ledger, mark, now)
                 };
             }
             // Renewing that one takes no room, and a frontier's slot is one too many.

@@ -807,7 +807,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::domain::fixtures::{
-        NOW, TICK, connected, draining, player, ready, reserved, stamp, starting, stopped, token,
+        NOW, TICK, connected, draining, launch, player, ready, reserved, stamp, starting, stopped, token,
     };
 
     #[test]
@@ -930,16 +930,9 @@ mod tests {
 
     #[test]
     fn a_launch_is_called_again_until_its_task_is_on_record_and_then_has_its_time() {
-        let launch = Launch {
-            token: "secret".to_owned(),
-            call_at: NOW,
-            deadline: NOW + Span(1_000),
-            time_to_start: Span(1_000),
-            spec: "also secret".to_owned(),
-        };
-        let told = format!("{launch:?}");
+        let told = format!("{:?}", launch());
         assert!(told.contains("deadline") && !told.contains("secret"), "{told}");
-        let ledger = Ledger { launch: Some(launch), ..starting(&[]) };
+        let ledger = Ledger { launch: Some(launch()), ..starting(&[]) };
         assert_eq!([NOW - TICK, NOW].map(|now| ledger.due(now)), [None, Some(Due::Call)]);
         let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };
         let deadline = NOW + Span(1_000);
@@ -1081,9 +1074,7 @@ mod tests {
         for by in [StopBy::Server(TokenHash::of("another")), StopBy::Attempt(0), StopBy::Attempt(2)] {
             assert_eq!(takes(&stop(by), all()), [false; 4]);
         }
-        let launch =
-            Launch { token: String::new(), call_at: NOW, deadline: NOW, time_to_start: TICK, spec: String::new() };
-        let busy = Ledger { listed: Some(Fill::TOP), launch: Some(launch), ..starting(&[("a", reserved(1))]) };
+        let busy = Ledger { listed: Some(Fill::TOP), launch: Some(launch()), ..starting(&[("a", reserved(1))]) };
         let over = stop(StopBy::Attempt(1)).apply(Some(&busy)).unwrap();
         assert_eq!((over.claims.len(), over.listed, over.launch), (0, None, None));
     }
@@ -1169,29 +1160,23 @@ mod tests {
 
     #[test]
     fn each_step_of_a_launch_is_bound_to_its_attempt() {
-        let launch = |call_at| Launch {
-            token: "token".to_owned(),
-            call_at,
-            deadline: NOW,
-            time_to_start: TICK,
-            spec: String::new(),
-        };
-        let launching = || Ledger { launch: Some(launch(NOW)), ..starting(&[("a", reserved(1))]) };
+        let later = Launch { call_at: NOW + TICK, ..launch() };
+        let launching = || Ledger { launch: Some(launch()), ..starting(&[("a", reserved(1))]) };
         let called = || Ledger { task: Some("arn".to_owned()), ..launching() };
         let images = || [launching(), called(), Ledger { attempt: 2, ..launching() }, ready(&[]), stopped()];
         let recall = |was| LedgerWrite::Recall { attempt: 1, was, call_at: NOW + TICK };
         assert_eq!(takes(&recall(NOW), images()), [true, false, false, false, false]);
         assert_eq!(takes(&recall(NOW - TICK), images()), [false; 5]);
-        assert_eq!(recall(NOW).apply(Some(&launching())).unwrap().launch, Some(launch(NOW + TICK)));
+        assert_eq!(recall(NOW).apply(Some(&launching())).unwrap().launch, Some(later.clone()));
         let started = LedgerWrite::TaskStarted { attempt: 1, task: "task".to_owned() };
         assert_eq!(takes(&started, images()), [true, true, false, true, false]);
         assert_eq!(started.apply(Some(&launching())).unwrap().task.as_deref(), Some("task"));
         let token_hash = TokenHash::of("next");
-        let next = LedgerWrite::NextAttempt { failed: 1, token_hash, launch: launch(NOW + TICK) };
+        let next = LedgerWrite::NextAttempt { failed: 1, token_hash, launch: later.clone() };
         assert_eq!(takes(&next, images()), [true, true, false, false, false]);
         let second = next.apply(Some(&called())).unwrap();
         assert_eq!((second.attempt, second.task, second.token_hash), (2, None, token_hash));
-        assert_eq!(second.launch, Some(launch(NOW + TICK)));
+        assert_eq!(second.launch, Some(later));
         let give_up = LedgerWrite::GiveUp { failed: 1, now: NOW };
         assert_eq!(takes(&give_up, images()), [true, true, false, false, false]);
         assert_eq!(give_up.apply(Some(&called())).unwrap().state, ServerState::Stopped);

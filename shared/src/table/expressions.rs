@@ -561,16 +561,17 @@ pub fn fleet(write: &FleetWrite) -> Expression {
                 ],
             )
         }
-        FleetWrite::Recount { changes, live } => {
-            // A fleet whose item an older release wrote has counted none.
-            let same = if *changes == 0 {
-                "attribute_exists(#live) AND attribute_not_exists(#changes)"
-            } else {
-                "#changes = :changes"
-            };
-            let recount = Expression::new("SET #live = :live", same, [(":live", n(*live))]);
-            if *changes == 0 { recount } else { recount.with(":changes", n(*changes)) }
-        }
+        // A fleet whose item an older release wrote has counted no changes.
+        FleetWrite::Recount { changes: 0, live } => Expression::new(
+            "SET #live = :live",
+            "attribute_exists(#live) AND attribute_not_exists(#changes)",
+            [(":live", n(*live))],
+        ),
+        FleetWrite::Recount { changes, live } => Expression::new(
+            "SET #live = :live",
+            "#changes = :changes",
+            [(":live", n(*live)), (":changes", n(*changes))],
+        ),
         FleetWrite::Ended => {
             Expression::new("SET #live = #live - :one ADD #changes :one", "#live >= :one", [(":one", n(1))])
         }

@@ -1,18 +1,18 @@
 //! The fleet looks after itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ecs::types::DesiredStatus;
 use serde_json::json;
 use shared::{
     Reconciled,
-    domain::{Answer, FleetWrite, LedgerWrite, Reason, ServerState, Span, StopBy},
+    domain::{Answer, FleetWrite, Ledger, LedgerWrite, Reason, ServerId, ServerState, Span, StopBy},
     table::keys,
 };
 use tokio::task::JoinSet;
 
-use crate::support::{SOON, World, limits, looks_after, seconds};
+use crate::support::{Hand, SOON, World, limits, looks_after, seconds};
 
 impl World {
     async fn running_tasks(&self) -> usize {
@@ -29,6 +29,21 @@ impl World {
         self.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap().live
     }
 
+    /// Waits until a server whose lease lasts a second has been silent for three more.
+    async fn long_silent(&self, server: &Hand) {
+        let is =
+            |ledger: &Ledger| ledger.lease_until.is_some_and(|until| until + Span(4_000) < self.stack.owmm().time());
+        self.until(&server.id, "it is long silent", is).await;
+    }
+
+    /// Writes into a server's ledger as nobody else does; `:it` stands for the value.
+    async fn edit(&self, server: &Hand, update: &str, it: Option<AttributeValue>) {
+        let key = keys::ledger(&ServerId::parse(&server.id).unwrap());
+        let edit = self.stack.dynamodb().update_item().table_name(&self.table).set_key(Some(key));
+        let values = it.map(|it| HashMap::from([(":it".to_owned(), it)]));
+        edit.update_expression(update).set_expression_attribute_values(values).send().await.unwrap();
+    }
+
     /// Looks after the fleet until something is so.
     async fn reconcile_until(&self, what: &str, is: impl AsyncFn(&Reconciled) -> bool) -> Reconciled {
         let begun = std::time::Instant::now();
@@ -41,6 +56,11 @@ impl World {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+fn many_that_beat_each_second(options: &mut local::stack::Options) {
+    limits(1, 100)(options);
+    options.limits.lease = seconds(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,10 +188,7 @@ async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
     world.reconcile_until("the empty one stops", stopped).await;
     let full = world.ready_server("bob").await;
     full.connect(&world, "bob", None).await.is(200);
-    let silent = world.until(&full.id, "it is long silent", |ledger| {
-        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm().time())
-    });
-    silent.await;
+    world.long_silent(&full).await;
     let report = world.reconcile().await;
     assert_eq!(report.lapsed, 1);
     assert_eq!(world.ledger(&full.id).await.state, ServerState::Ready, "a lapse alone ends no game: {report:?}");
@@ -185,25 +202,17 @@ async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
-    let world = World::new(|options| {
-        limits(1, 100)(options);
-        options.limits.lease = seconds(1);
-    })
-    .await;
+    let world = World::new(many_that_beat_each_second).await;
     let mut servers = Vec::new();
     for i in 0..6 {
         let player = format!("player-{i}");
         let server = world.ready_server(&player).await;
         server.goodbye(&world, &player, "").await.is(204);
-        world.stack.dynamodb();
         servers.push(server);
         // The next one is started only once this one is no candidate any more.
         world.until(&servers[i].id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
     }
-    let long = |ledger: &shared::domain::Ledger| {
-        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm().time())
-    };
-    world.until(&servers[5].id, "all are long silent", long).await;
+    world.long_silent(&servers[5]).await;
     let report = world.reconcile().await;
     assert_eq!((report.lapsed, report.mass_lapses), (6, 1), "{report:?}");
     for server in &servers {
@@ -218,28 +227,18 @@ async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_have_long_been_silent_and_that_ecs_does_not_know_are_over_however_many_they_are() {
-    let world = World::new(|options| {
-        limits(1, 100)(options);
-        options.limits.lease = seconds(1);
-    })
-    .await;
+    let world = World::new(many_that_beat_each_second).await;
     let mut servers = Vec::new();
     for i in 0..6 {
         let player = format!("player-{i}");
         let server = world.ready_server(&player).await;
         server.let_in(&world, &player).await;
         // ECS has forgotten it, as it does an hour after the end.
-        let id = shared::domain::ServerId::parse(&server.id).unwrap();
         let forgotten = AttributeValue::S(format!("arn:aws:ecs:local:000000000000:task/default/{i}"));
-        let update = world.stack.dynamodb().update_item().table_name(&world.table).set_key(Some(keys::ledger(&id)));
-        let update = update.update_expression("SET task = :task").expression_attribute_values(":task", forgotten);
-        update.send().await.unwrap();
+        world.edit(&server, "SET task = :it", Some(forgotten)).await;
         servers.push(server);
     }
-    let long = |ledger: &shared::domain::Ledger| {
-        ledger.lease_until.is_some_and(|until| until + Span(4_000) < world.stack.owmm().time())
-    };
-    world.until(&servers[5].id, "all are long silent", long).await;
+    world.long_silent(&servers[5]).await;
     let report = world.reconcile().await;
     assert_eq!((report.lapsed, report.mass_lapses), (6, 1), "it is worth an alarm all the same: {report:?}");
     assert_eq!(report.repaired.get("task_missing"), Some(&6), "{report:?}");
@@ -253,17 +252,14 @@ async fn a_server_whose_task_was_never_put_on_record_is_over_when_ecs_has_none_o
     let world = World::new(|options| options.limits.lease = seconds(1)).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
-    let id = shared::domain::ServerId::parse(&server.id).unwrap();
-    let update = || world.stack.dynamodb().update_item().table_name(&world.table).set_key(Some(keys::ledger(&id)));
     // As if the function that started it had died before it wrote the task down.
-    update().update_expression("REMOVE task").send().await.unwrap();
-    let lapsed = |ledger: &shared::domain::Ledger| ledger.has_lapsed(world.stack.owmm().time());
+    world.edit(&server, "REMOVE task", None).await;
+    let lapsed = |ledger: &Ledger| ledger.has_lapsed(world.stack.owmm().time());
     world.until(&server.id, "its lease is over", lapsed).await;
     world.reconcile().await;
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "its task runs");
     // Of this attempt no task runs.
-    let another = AttributeValue::N("2".to_owned());
-    update().update_expression("SET attempt = :n").expression_attribute_values(":n", another).send().await.unwrap();
+    world.edit(&server, "SET attempt = :it", Some(AttributeValue::N("2".to_owned()))).await;
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
     world.join("alice").await.is(202);
