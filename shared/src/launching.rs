@@ -267,6 +267,8 @@ impl Launcher {
         while let Some(page) = pages.next().await {
             match page {
                 Ok(page) => arns.extend(page.task_arns.unwrap_or_default()),
+                // One that is gone runs nothing.
+                Err(error) if error.code() == Some("ClusterNotFoundException") => break,
                 Err(error) => return self.silent(&error),
             }
         }

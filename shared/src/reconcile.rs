@@ -101,6 +101,30 @@ impl Reconciled {
 /// ECS's view of one cluster; `None` if it did not answer.
 type Tasks = Option<BTreeMap<String, OurTask>>;
 
+/// ECS's view of the clusters where a pool's servers may run.
+struct Running<'a>(Vec<&'a Tasks>);
+
+impl Running<'_> {
+    fn has(&self, arn: &str) -> bool {
+        self.0.iter().copied().flatten().any(|tasks| tasks.contains_key(arn))
+    }
+
+    /// What becomes of a server whose task is not on record, as whoever started it died before: what runs says whose it is.
+    fn sight_of(&self, ledger: &Ledger) -> TaskSight {
+        if self.0.iter().copied().flatten().any(|tasks| tasks.values().any(|task| task.is_of(ledger))) {
+            TaskSight::Alive
+        } else if self.0.iter().all(|tasks| tasks.is_some()) {
+            TaskSight::Missing
+        } else {
+            TaskSight::Unknown
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.0.iter().all(|tasks| tasks.is_none())
+    }
+}
+
 /// A server that is over.
 struct Ending {
     server: ServerId,
@@ -168,17 +192,16 @@ impl Owmm {
         let first = self.dice().below(pools.len());
         pools.rotate_left(first);
         let mut clusters = BTreeMap::<&str, Tasks>::new();
-        for pool in &pools {
-            let cluster = pool.task.cluster.as_str();
+        for cluster in pools.iter().flat_map(Pool::clusters) {
             if !clusters.contains_key(cluster) {
                 clusters.insert(cluster, self.launcher().tasks(cluster).await);
             }
         }
         let mut attempts = HashMap::new();
         for pool in &pools {
-            let tasks = clusters.get(pool.task.cluster.as_str()).unwrap_or(&None);
+            let running = Running(pool.clusters().filter_map(|cluster| clusters.get(cluster)).collect());
             let mut seen = Seen::default();
-            let looked = self.reconcile_pool(pool, tasks, &mut seen).await;
+            let looked = self.reconcile_pool(pool, &running, &mut seen).await;
             if let Some(error) = looked.err().or(seen.failure) {
                 tracing::error!(pool = %pool.name, %error, "a pool was not looked after to the end");
                 seen.report.failed += 1;
@@ -229,7 +252,7 @@ impl Owmm {
         Ok(orphan)
     }
 
-    async fn reconcile_pool(&self, pool: &Pool, tasks: &Tasks, seen: &mut Seen) -> Result<(), Failure> {
+    async fn reconcile_pool(&self, pool: &Pool, running: &Running<'_>, seen: &mut Seen) -> Result<(), Failure> {
         let fleet = self.table().fleet(&pool.name).await?;
         seen.report.launches_failed = fleet.failures.into();
         seen.report.launch_paused = fleet.paused_until.is_some_and(|until| until > self.time()).into();
@@ -246,7 +269,7 @@ impl Owmm {
         seen.report.servers = roster.len();
         let first = self.dice().below(roster.len());
         roster.rotate_left(first);
-        let pages = roster.chunks(A_PAGE).map(|page| self.look_after(pool, tasks, page)).collect::<Vec<_>>();
+        let pages = roster.chunks(A_PAGE).map(|page| self.look_after(pool, running, page)).collect::<Vec<_>>();
         let mut pages = stream::iter(pages).buffer_unordered(PAGES_AT_ONCE);
         while let Some(page) = pages.next().await {
             seen.add(page?);
@@ -283,23 +306,20 @@ impl Owmm {
     }
 
     /// Looks after some servers of a pool.
-    async fn look_after(&self, pool: &Pool, tasks: &Tasks, page: &[ServerId]) -> Result<Seen, Failure> {
+    async fn look_after(&self, pool: &Pool, running: &Running<'_>, page: &[ServerId]) -> Result<Seen, Failure> {
         let mut seen = Seen::default();
         let ledgers = self.table().ledgers(page).await?;
         let found = ledgers.iter().map(|ledger| &ledger.id).collect::<std::collections::HashSet<_>>();
         for gone in page.iter().filter(|id| !found.contains(id)) {
             seen.done(self.count_out_gone(pool, gone).await);
         }
-        let sights = self.sights(pool, tasks, &ledgers).await;
+        let sights = self.sights(pool, running, &ledgers).await;
         let now = self.time();
         let mut cares = Vec::new();
         for ledger in &ledgers {
-            let sight = match (&ledger.task, tasks) {
-                (Some(task), _) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
-                // Whoever started it died before its task was on record: what runs says whose it is.
-                (None, Some(tasks)) if tasks.values().any(|task| task.is_of(ledger)) => TaskSight::Alive,
-                (None, Some(_)) => TaskSight::Missing,
-                (None, None) => TaskSight::Unknown,
+            let sight = match &ledger.task {
+                Some(task) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
+                None => running.sight_of(ledger),
             };
             let care = ledger.care(pool, sight, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
@@ -342,13 +362,15 @@ impl Owmm {
     }
 
     /// What ECS says of each ledger's task.
-    async fn sights(&self, pool: &Pool, tasks: &Tasks, ledgers: &[Ledger]) -> HashMap<String, TaskSight> {
-        let Some(tasks) = tasks else { return HashMap::new() };
+    async fn sights(&self, pool: &Pool, running: &Running<'_>, ledgers: &[Ledger]) -> HashMap<String, TaskSight> {
+        if running.is_unknown() {
+            return HashMap::new();
+        }
         let (alive, unsure) = ledgers
             .iter()
             .filter(|ledger| ledger.state != ServerState::Stopped)
             .filter_map(|ledger| ledger.task.clone())
-            .partition::<Vec<_>, _>(|task| tasks.contains_key(task));
+            .partition::<Vec<_>, _>(|task| running.has(task));
         let mut sights = self.launcher().sights(&pool.task.cluster, &unsure).await;
         sights.extend(alive.into_iter().map(|task| (task, TaskSight::Alive)));
         sights

@@ -91,8 +91,16 @@ impl Wish {
         };
         let task = self.task.or(task).ok_or("`task` is missing.")?;
         task.check()?;
-        // Which generation it is, the table says.
-        Ok(Pool { name, limits, task, rollout: self.rollout, generation: 0, shards: limits.frontiers })
+        // Which generation it is and where it was before, the table says.
+        Ok(Pool {
+            name,
+            limits,
+            task,
+            rollout: self.rollout,
+            generation: 0,
+            shards: limits.frontiers,
+            left: Vec::new(),
+        })
     }
 
     fn of(pool: &Pool) -> Self {

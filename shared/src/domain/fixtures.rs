@@ -99,5 +99,6 @@ pub(super) fn configured() -> Pool {
         generation: 0,
         rollout: Rollout::Lazy,
         shards: 1,
+        left: Vec::new(),
     }
 }

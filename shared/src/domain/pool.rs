@@ -18,7 +18,12 @@ pub struct Pool {
     /// Parts of its index that may list servers: the most frontiers that it has ever had. A server stays in the part that
     /// it was started for.
     pub shards: u32,
+    /// ECS clusters that it has left, the last one first: servers may still run there.
+    pub left: Vec<String>,
 }
+
+/// How many clusters that it has left a pool remembers.
+const LEFT_AT_MOST: usize = 4;
 
 impl Pool {
     /// This configuration in the place of `old`: a new generation if it starts another build.
@@ -28,7 +33,15 @@ impl Pool {
             old.generation.saturating_add(another.into())
         });
         let shards = self.limits.frontiers.max(old.map_or(0, |old| old.shards));
-        Self { generation, shards, ..self }
+        let mut left = old.map_or_else(Vec::new, |old| old.clusters().map(str::to_owned).collect());
+        left.retain(|cluster| *cluster != self.task.cluster);
+        left.truncate(LEFT_AT_MOST);
+        Self { generation, shards, left, ..self }
+    }
+
+    /// Where its servers may run: the cluster of the next one first.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.task.cluster).chain(&self.left).map(String::as_str)
     }
 
     /// Whether a server of that generation takes new players.
@@ -257,6 +270,24 @@ mod tests {
         assert_eq!((another.generation, another.shards), (4, 5));
         let first = Pool { generation: 7, shards: 7, ..configured() }.succeeding(None);
         assert_eq!((first.generation, first.shards), (0, 1));
+    }
+
+    #[test]
+    fn clusters_that_were_left_are_remembered_for_a_while() {
+        let moved = |old: &Pool, cluster: &str| {
+            let mut pool = configured();
+            pool.task.cluster = cluster.to_owned();
+            pool.succeeding(Some(old))
+        };
+        let clusters = |pool: &Pool| pool.clusters().map(str::to_owned).collect::<Vec<_>>();
+        let first = configured();
+        assert_eq!(clusters(&first), ["games"]);
+        assert_eq!(clusters(&first.clone().succeeding(Some(&first))), ["games"], "it has not moved");
+        let second = moved(&first, "b");
+        assert_eq!(clusters(&second), ["b", "games"]);
+        assert_eq!(clusters(&moved(&second, "games")), ["games", "b"], "back again");
+        let sixth = ["c", "d", "e", "f"].iter().fold(second, |pool, cluster| moved(&pool, cluster));
+        assert_eq!(clusters(&sixth), ["f", "e", "d", "c", "b"]);
     }
 
     #[test]

@@ -436,8 +436,9 @@ pub const IS_NEW: &str = "attribute_not_exists(pk)";
 /// The condition under which an item may be deleted that must be there, so that only one of many deletes it.
 pub const IS_THERE: &str = "attribute_exists(pk)";
 
-/// The condition under which a pool's configuration may be replaced: no other build has come in between.
-pub const IS_OF_GENERATION: &str = "#gen = :gen";
+/// The condition under which a pool's configuration may be replaced: what follows from the old one is as it was seen.
+pub const IS_SUCCEEDED: &str = "#gen = :gen AND (attribute_not_exists(#shards) OR #shards = :shards) AND \
+     (attribute_not_exists(#left) OR #left = :left)";
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {

@@ -26,6 +26,11 @@ pub fn s(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
+/// A list of texts.
+pub fn texts(texts: &[String]) -> AttributeValue {
+    AttributeValue::L(texts.iter().map(s).collect())
+}
+
 /// A token's hash.
 pub fn hash(hash: &TokenHash) -> AttributeValue {
     AttributeValue::B(Blob::new(hash.bytes()))
@@ -84,6 +89,16 @@ fn map<'a>(item: &'a Attributes, name: &'static str) -> Result<Option<&'a Attrib
     match item.get(name) {
         None => Ok(None),
         Some(AttributeValue::M(map)) => Ok(Some(map)),
+        Some(_) => Err(Malformed(name)),
+    }
+}
+
+fn read_texts(item: &Attributes, name: &'static str) -> Result<Vec<String>, Malformed> {
+    match item.get(name) {
+        None => Ok(Vec::new()),
+        Some(AttributeValue::L(list)) => {
+            list.iter().map(|text| text.as_s().cloned().map_err(|_| Malformed(name))).collect()
+        }
         Some(_) => Err(Malformed(name)),
     }
 }
@@ -288,6 +303,7 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
         rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
         generation: number(item, keys::GENERATION)?,
         shards: opt_number(item, keys::SHARDS)?.unwrap_or(frontiers),
+        left: read_texts(item, keys::LEFT)?,
         task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
     })
 }
@@ -309,6 +325,7 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::LEASE_FOR, n(limits.lease.0)),
             (keys::ROLLOUT, s(pool.rollout.as_str())),
             (keys::GENERATION, n(pool.generation)),
+            (keys::LEFT, texts(&pool.left)),
             (keys::SPEC, s(serde_json::to_string(&pool.task)?)),
         ]
         .map(|(name, value)| (name.to_owned(), value)),

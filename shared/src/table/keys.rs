@@ -115,6 +115,8 @@ pub const ROLLOUT: &str = "rollout";
 pub const FRONTIERS: &str = "frontiers";
 /// Pool: the most frontiers that it has ever had.
 pub const SHARDS: &str = "shards";
+/// Pool: list of the ECS clusters that it has left, the last one first.
+pub const LEFT: &str = "left";
 /// Pool and launch: time to register in, in milliseconds.
 pub const LAUNCH_FOR: &str = "launchFor";
 

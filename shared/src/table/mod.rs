@@ -21,7 +21,7 @@ use aws_sdk_dynamodb::{
     },
 };
 
-use expressions::{Expression, IS_NEW, IS_OF_GENERATION, IS_THERE};
+use expressions::{Expression, IS_NEW, IS_SUCCEEDED, IS_THERE};
 pub use items::Malformed;
 pub use schema::create_table;
 
@@ -254,7 +254,7 @@ impl Table {
         Ok(self.transact(writes).await?.is_ok())
     }
 
-    /// Writes a pool's configuration in the place of `old`. False if it is of another generation than `old` by now.
+    /// Writes a pool's configuration in the place of `old`. False if that has been replaced by one that another would follow.
     pub async fn put_pool(&self, pool: &Pool, old: Option<&Pool>) -> Result<bool, TableError> {
         let item = items::write_pool(pool).map_err(|error| TableError::Broken(error.to_string()))?;
         let put = self.client.put_item().table_name(&self.name).set_item(Some(item));
@@ -262,9 +262,13 @@ impl Table {
         let put = match old {
             None => put.condition_expression(IS_NEW),
             Some(old) => put
-                .condition_expression(IS_OF_GENERATION)
+                .condition_expression(IS_SUCCEEDED)
                 .expression_attribute_names("#gen", keys::GENERATION)
-                .expression_attribute_values(":gen", items::n(old.generation)),
+                .expression_attribute_values(":gen", items::n(old.generation))
+                .expression_attribute_names("#shards", keys::SHARDS)
+                .expression_attribute_values(":shards", items::n(old.shards))
+                .expression_attribute_names("#left", keys::LEFT)
+                .expression_attribute_values(":left", items::texts(&old.left)),
         };
         match put.send().await {
             Ok(_) => Ok(true),

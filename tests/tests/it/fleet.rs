@@ -258,6 +258,14 @@ async fn a_server_whose_task_was_never_put_on_record_is_over_when_ecs_has_none_o
     world.until(&server.id, "its lease is over", lapsed).await;
     world.reconcile().await;
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "its task runs");
+    let owmm = world.stack.owmm();
+    let pool = owmm.table().pool(&crate::support::pool("default")).await.unwrap().unwrap();
+    let mut moved = pool.clone();
+    moved.task.cluster = "elsewhere".to_owned();
+    owmm.configure(moved).await.unwrap();
+    world.reconcile().await;
+    assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "it runs where its pool was before");
+    owmm.configure(pool).await.unwrap();
     // Of this attempt no task runs.
     world.edit(&server, "SET attempt = :it", Some(AttributeValue::N("2".to_owned()))).await;
     let report = world.reconcile().await;

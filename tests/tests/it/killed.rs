@@ -241,7 +241,15 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
     };
     // A server that starts here never registers, and nobody is to wait for that.
     let limits = PoolLimits { capacity: 4, headroom, launch: Span::seconds(86_400), ..PoolLimits::DEFAULT };
-    Pool { name: pool(name), limits, task, generation: 1, rollout: Rollout::Drain, shards: limits.frontiers }
+    Pool {
+        name: pool(name),
+        limits,
+        task,
+        generation: 1,
+        rollout: Rollout::Drain,
+        shards: limits.frontiers,
+        left: Vec::new(),
+    }
 }
 
 /// A server that is up, with a player inside, and needs nothing.

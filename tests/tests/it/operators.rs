@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shared::domain::{FleetWrite, LedgerWrite, Mark, PlayerId, Seat, ServerId, ServerState, Span, Stamp, TokenHash};
+use shared::domain::{
+    FleetWrite, LedgerWrite, Mark, PlayerId, Pool, Seat, ServerId, ServerState, Span, Stamp, TokenHash,
+};
 
 use crate::support::{Reply, SOON, World, limits, settings};
 
@@ -22,6 +24,29 @@ async fn a_pool_is_configured_listed_and_used() {
     assert_eq!(world.operate("GET", "/pools/arena", None).await.is(200).body["liveServers"], 1);
     world.operate("GET", "/pools/nowhere", None).await.problem(404, "unknown_pool");
     world.operate("GET", "/pools/nowhere/servers", None).await.problem(404, "unknown_pool");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_operators_who_see_the_same_settings_neither_loses_what_servers_are_found_by() {
+    let world = World::new(|_| {}).await;
+    let table = world.stack.owmm().table();
+    let seen = table.pool(&crate::support::pool("default")).await.unwrap().unwrap();
+    type Change = fn(&mut Pool);
+    let changes: [(&str, Change); 3] = [
+        ("build", |pool| pool.task.task_definition.push_str(":new")),
+        ("frontiers", |pool| pool.limits.frontiers += 1),
+        ("cluster", |pool| pool.task.cluster.push_str("-new")),
+    ];
+    for (what, change) in changes {
+        let mut first = seen.clone();
+        change(&mut first);
+        let first = first.succeeding(Some(&seen));
+        assert!(table.put_pool(&first, Some(&seen)).await.unwrap());
+        let second = seen.clone().succeeding(Some(&seen));
+        assert!(!table.put_pool(&second, Some(&seen)).await.unwrap(), "a {what} that was not seen");
+        assert!(table.put_pool(&seen, Some(&first)).await.unwrap(), "as it was");
+    }
     world.end().await;
 }
 

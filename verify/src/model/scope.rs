@@ -99,6 +99,7 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
         generation: 0,
         rollout: Rollout::Drain,
         shards: 1,
+        left: Vec::new(),
     }
 }
 
