@@ -155,15 +155,26 @@ def subject(token):
     return json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))["sub"]
 
 
+def items_of(dynamodb, table, pool):
+    """Keys of the pool's frontiers, fleet and roster."""
+    items = dynamodb.query(TableName=table, ConsistentRead=True, KeyConditionExpression="pk = :p",
+                           ExpressionAttributeValues={":p": {"S": f"POOL#{pool}"}})["Items"]
+    return [(item["pk"]["S"], item["sk"]["S"]) for item in items]
+
+
 def remove_items(dynamodb, table, pool, player, servers):
-    """What the visit has left in the table: OWMM itself would keep a pool for ever, the rest for a day."""
-    keys = [("POOLS", pool), (f"PLAYER#{player}", "SEAT"), *((f"SERVER#{server}", "LEDGER") for server in servers)]
-    of_pool = dynamodb.query(TableName=table, KeyConditionExpression="pk = :p",
-                             ExpressionAttributeValues={":p": {"S": f"POOL#{pool}"}})["Items"]
-    keys += [(item["pk"]["S"], item["sk"]["S"]) for item in of_pool]
-    for pk, sk in keys:
+    """What the visit has left in the table: OWMM itself would keep a pool for ever, the rest for a day. The roster also
+    knows a server of which no answer has told; it is added to `servers`."""
+    def delete(pk, sk):
         dynamodb.delete_item(TableName=table, Key={"pk": {"S": pk}, "sk": {"S": sk}})
-    left = [key for key in keys if "Item" in dynamodb.get_item(
+    delete("POOLS", pool)
+    of_pool = items_of(dynamodb, table, pool)
+    rostered = {sk.removeprefix("SERVER#") for _, sk in of_pool if sk.startswith("SERVER#")}
+    servers += sorted(rostered.difference(servers))
+    keys = [(f"PLAYER#{player}", "SEAT"), *((f"SERVER#{server}", "LEDGER") for server in servers), *of_pool]
+    for key in keys:
+        delete(*key)
+    left = items_of(dynamodb, table, pool) + [key for key in keys if "Item" in dynamodb.get_item(
         TableName=table, ConsistentRead=True, Key={"pk": {"S": key[0]}, "sk": {"S": key[1]}})]
     if left:
         raise Missed(f"still in the table: {left}")
