@@ -162,6 +162,7 @@ fn attribute(value: &Value) -> Option<AttributeValue> {
             let fields = fields.iter().map(|(name, value)| Some((name.clone(), attribute(value)?)));
             AttributeValue::M(fields.collect::<Option<_>>()?)
         }
+        ("L", Value::Array(elements)) => AttributeValue::L(elements.iter().map(attribute).collect::<Option<_>>()?),
         _ => return None,
     })
 }
@@ -210,21 +211,24 @@ impl Checks {
         }
     }
 
+    /// The item as it is now; all but the roster's entries stay, and stay readable.
+    fn read<T, E>(&mut self, change: &Change, read: impl FnOnce(&Attributes) -> Result<T, E>) -> Option<T> {
+        let item = change.after.as_ref().and_then(attributes).and_then(|item| read(&item).ok());
+        self.hold(Invariant::NoLeak, item.is_some(), || format!("{:?} cannot be read: {:?}", change.key, change.after));
+        item
+    }
+
     fn take(&mut self, change: &Change, by: &Caller, update: &str, concerned: &mut BTreeSet<PlayerId>) {
         let (pk, sk) = &change.key;
-        let item = change.after.as_ref().and_then(attributes);
         match sk.as_str() {
             "LEDGER" => {
-                let read = item.as_ref().map(items::read_ledger);
-                let Some(Ok(ledger)) = read else {
-                    return self.hold(Invariant::NoLeak, false, || format!("{pk} cannot be read: {read:?}"));
-                };
+                let Some(ledger) = self.read(change, items::read_ledger) else { return };
                 let before = self.ledgers.insert(ledger.id.clone(), ledger.clone());
                 self.ledger(before.as_ref(), &ledger, by, concerned);
             }
             "SEAT" => {
                 let Some(player) = pk.strip_prefix("PLAYER#").and_then(|id| PlayerId::parse(id).ok()) else { return };
-                let Some(Ok(seat)) = item.as_ref().map(items::read_seat) else { return };
+                let Some(seat) = self.read(change, items::read_seat) else { return };
                 let before = self.seats.insert(player.clone(), seat.clone());
                 let forward = before.is_none_or(|before| before.stamp() <= seat.stamp());
                 self.hold(Invariant::OnePlace, forward, || format!("the stamp of {player}'s seat goes back"));
@@ -237,24 +241,24 @@ impl Checks {
                 concerned.insert(player);
             }
             "FLEET" => {
-                if let Some(Ok(fleet)) = item.as_ref().map(items::read_fleet) {
+                if let Some(fleet) = self.read(change, items::read_fleet) {
                     self.fleets.insert(pk.clone(), fleet);
                 }
             }
             frontier if frontier.starts_with("FRONTIER#") => {
-                if let Some(Ok(after)) = item.as_ref().map(items::read_frontier) {
+                if let Some(after) = self.read(change, items::read_frontier) {
                     let before = self.frontiers.insert(format!("{pk}/{sk}"), after.clone());
                     self.frontier(before.as_ref(), &after, update.contains(":zero"));
                 }
             }
             pool if pk == keys::POOLS => {
-                if let Some(Ok(read)) = item.as_ref().map(items::read_pool) {
+                if let Some(read) = self.read(change, items::read_pool) {
                     self.pools.insert(pool.to_owned(), read);
                 }
             }
             entry if entry.starts_with(keys::ROSTER) => {
                 let name = format!("{pk}/{sk}");
-                match item {
+                match change.after {
                     Some(_) => self.roster.insert(name),
                     None => self.roster.remove(&name),
                 };
