@@ -2,11 +2,11 @@
 
 A line of JSON each way: {"ticket": "..."} lets a player in, then everything comes back as {"echo": ...} until {"leave": {}}.
 """
-import base64, contextlib, hashlib, hmac, json, os, signal, socketserver, sys, threading, time
+import base64, contextlib, hashlib, hmac, json, os, signal, socket, socketserver, sys, threading, time
 import urllib.error, urllib.parse, urllib.request
 
 URL, ID, TOKEN = (os.environ["OWMM_" + name] for name in ("URL", "SERVER_ID", "SERVER_TOKEN"))
-KEY, inside, lock = hashlib.sha256(TOKEN.encode()).digest(), set(), threading.Lock()
+KEY, inside, turns = hashlib.sha256(TOKEN.encode()).digest(), {}, {}
 
 def owmm(method, path="", body=None):
     data, auth = json.dumps(body).encode() if body else None, {"Authorization": "Bearer " + TOKEN}
@@ -29,22 +29,26 @@ def check(ticket):
 
 @contextlib.contextmanager
 def turn(player):
-    with lock:
-        if player in inside: raise ValueError("inside already")
-        inside.add(player)
-    try: yield "/players/" + urllib.parse.quote(player, safe="")
-    finally: inside.discard(player)
+    with turns.setdefault(player, threading.Lock()): yield "/players/" + urllib.parse.quote(player, safe="")
 
 class Visit(socketserver.StreamRequestHandler):
+    timeout = 300
     def handle(self):
         say = lambda line: self.wfile.write(json.dumps(line).encode() + b"\n")
         ticket = json.loads(self.rfile.readline())["ticket"]
         with turn(player := check(ticket)) as path:
             placement = owmm("PUT", path, {"ticket": ticket})["placement"]
-            try:
-                say({"welcome": {"player": player, "server": ID}})
-                while (line := self.rfile.readline()) and b'"leave"' not in line: say({"echo": json.loads(line)})
-            finally: owmm("DELETE", f"{path}?placement={placement}")
+            before, inside[player] = inside.get(player), self.connection
+        with contextlib.suppress(OSError):
+            if before: before.shutdown(socket.SHUT_RDWR)
+        try:
+            say({"welcome": {"player": player, "server": ID}})
+            while (line := self.rfile.readline()) and b'"leave"' not in line: say({"echo": json.loads(line)})
+        finally:
+            with turn(player):
+                if inside.get(player) is self.connection:
+                    try: owmm("DELETE", f"{path}?placement={placement}")
+                    finally: del inside[player]
 
 def listen():
     first, last = map(int, os.environ["OWMM_PORTS"].split("-"))
@@ -63,6 +67,6 @@ try:
         time.sleep(told.get("heartbeatSeconds", 10))
         told = {**told, **owmm("POST", "/heartbeat", {"players": list(inside)})}
         for lost in told["unknown"]:
-            with contextlib.suppress(ValueError), turn(lost["player"]) as path:
-                owmm("DELETE", f"{path}?placement={lost['placement']}")
+            with turn(lost["player"]) as path:
+                if lost["player"] not in inside: owmm("DELETE", f"{path}?placement={lost['placement']}")
 finally: owmm("DELETE")

@@ -5,6 +5,7 @@ and what AWS's events look like.
 """
 
 import base64
+import ipaddress
 import json
 import os
 import urllib.request
@@ -219,6 +220,7 @@ def game_server(deployed, url):
     assert set(settings["task"].get("securityGroups", [])) <= set(groups), (settings, groups)
     subnets = [one["SubnetId"] for one in deployed.clients("ec2").describe_subnets()["Subnets"]]
     assert set(settings["task"].get("subnets", [])) <= set(subnets), (settings, subnets)
+    network(deployed)
     # OWMM itself takes them, and gives them back.
     request = urllib.request.Request(f"{url}/pools/deployed", deployed.outputs["PoolSettings"].encode(), method="PUT",
                                      headers={"Authorization": "AWS4-HMAC-SHA256 any"})
@@ -226,6 +228,14 @@ def game_server(deployed, url):
         taken = json.load(answer)
     for name, value in settings["task"].items():
         same(f"the pool's {name}", taken["settings"]["task"][name], value)
+
+
+def network(deployed):
+    """The two subnets of the network that was made share its whole block: each server takes an address."""
+    ec2, block = deployed.clients("ec2"), ipaddress.ip_network(deployed.parameters["NetworkCidr"])
+    (vpc,) = (one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"] if one["CidrBlock"] == str(block))
+    subnets = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    same("the subnets", sorted(one["CidrBlock"] for one in subnets), sorted(map(str, block.subnets())))
 
 
 def ec2_hosts(deployed, cluster):

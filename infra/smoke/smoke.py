@@ -12,10 +12,10 @@ stack has made a user pool, cognito-idp:AdminCreateUser, AdminSetUserPassword, A
 What differs without an account, that is with --url: the outputs are the options; the token is taken as it is and makes
 its text the player; signatures are not checked; there is no Cognito, no CloudWatch, and a task is a process of this
 machine, so that its steps take milliseconds and not the half minute or so of Fargate. Endpoints are those of the AWS
-SDKs (AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_ECS).
+SDKs (AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_ECS). infra/smoke/run --local [OPTIONS] starts such a stack for it, with the
+example server, and gives these options.
 
-The server must speak the lines of JSON of the demo game server, as the example server of infra/servers.yaml does. For
-another game, --no-visit leaves the connection out: the slot is then given up by the player.
+The server must speak the lines of JSON of infra/example-server.py, which a stack without an image runs. For another game, --no-visit leaves the connection out: the slot is then given up by the player.
 """
 
 import argparse
@@ -299,6 +299,10 @@ def visit(args, session, undo, say):
         with say.step("the player plays: a line, and its echo"):
             if (heard := connection.say("hello")) != {"echo": "hello"}:
                 raise Missed(f"the server says {heard}")
+        with say.step("the player comes back by another connection, the first one still open"):
+            connection = Visit(address, port, slot["ticket"])
+            if inside() != {"players": 1, "reserved": 0}:
+                raise Missed(f"OWMM sees {inside()}")
         with say.step("the player leaves, and OWMM knows"):
             connection.leave()
             until("nobody is on the server", lambda: inside() == {"players": 0, "reserved": 0}, args.patience_seconds)
