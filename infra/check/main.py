@@ -228,13 +228,12 @@ def services(log, _):
 
 def watch(log, _):
     """cargo lambda serves the functions behind the local gateway: each answer comes from a program that it has started."""
-    with local_stack(log.file) as below, socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-        free.close()
-        environment = below.environment() | {"AWS_REGION": "eu-central-1"}
+    with local_stack(log.file, "--functions", f"http://127.0.0.1:{port}") as stack:
+        environment = stack.environment() | {"AWS_REGION": "eu-central-1"}
         command = ["cargo", "lambda", "watch", "--wait", "--ignore-changes", "-A", "127.0.0.1", "-P", str(port)]
-        with running(log, command, environment), local_stack(
-                log.file, "--dynamodb", below.dynamodb, "--functions", f"http://127.0.0.1:{port}") as stack:
+        with running(log, command, environment):
             def call(method, path, authorization, body=None):
                 request = urllib.request.Request(stack.url + path, body, {"Authorization": authorization}, method=method)
                 try:

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::PossibleValuesParser};
 use verify::{
     differential, kill,
     model::{self, Size},
@@ -22,40 +22,41 @@ struct Cli {
 enum Check {
     /// Explores every order of events, to the end.
     Model {
-        /// How far to go.
+        /// How far to go: half a million states in a minute, or thirty million in ten.
         #[arg(long, value_enum, default_value = "small")]
         scope: Size,
-        /// Only the world of this name.
-        #[arg(long)]
+        /// Only this world.
+        #[arg(long, value_parser = PossibleValuesParser::new(model::worlds()))]
         world: Option<String>,
     },
     /// Runs the real functions and the real SDK against the real engine, in virtual time, with faults from a seed.
     Simulate {
-        /// How many seeds.
-        #[arg(long, default_value_t = 500)]
-        seeds: u64,
-        /// The first one.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Runs that one alone, and prints what happens.
-        #[arg(long, conflicts_with = "seeds")]
+        /// How many seeds [default: 500, or 1 with --seed].
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: Option<u64>,
+        /// Only this one; with --seeds, the first of them.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Prints what happens in that one.
+        #[arg(long, conflicts_with = "seeds", requires = "seed")]
         history: bool,
     },
     /// Kills the local stack and its game servers with SIGKILL, again and again, while a herd joins.
     Kill {
         /// Players of the herd.
-        #[arg(long, default_value_t = 40)]
+        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
         players: u32,
         /// How often the stack is killed.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
     /// Compares random writes in memory and on the embedded engine; with OWMM_TEST_DYNAMODB=URL on that one too.
     Differential {
-        /// Images and writes of each kind.
-        #[arg(long, default_value_t = 5_000)]
-        seeds: u64,
-        /// Only this one.
+        /// Images and writes of each kind: 600 are enough to see every write taken and refused
+        /// [default: 5000, or 1 with --seed].
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: Option<u64>,
+        /// Only this one; with --seeds, the first of them.
         #[arg(long)]
         seed: Option<u64>,
     },
@@ -69,10 +70,14 @@ fn main() -> ExitCode {
     }
     let verdict = match Cli::parse().check {
         Check::Model { scope, world } => model::run(scope, world.as_deref()),
-        Check::Simulate { seed, history: true, .. } => simulate::one(seed),
-        Check::Simulate { seeds, seed, history: false } => simulate::many(seed, seeds),
+        Check::Simulate { seed: Some(seed), history: true, .. } => simulate::one(seed),
+        Check::Simulate { seeds, seed, .. } => {
+            simulate::many(seed.unwrap_or(1), seeds.unwrap_or(if seed.is_some() { 1 } else { 500 }))
+        }
         Check::Kill { players, rounds } => kill::run(players, rounds),
-        Check::Differential { seeds, seed } => differential::run(seeds, seed),
+        Check::Differential { seeds, seed } => {
+            differential::run(seed.unwrap_or(0), seeds.unwrap_or(if seed.is_some() { 1 } else { 5_000 }))
+        }
         Check::Teeth => teeth::run(),
     };
     match verdict {

@@ -90,6 +90,11 @@ fn tell(path: Path<World, Step>) -> String {
     lines.join("\n")
 }
 
+/// The names of the worlds.
+pub fn worlds() -> Vec<&'static str> {
+    scopes(Size::Small).iter().map(|scope| scope.name).collect()
+}
+
 /// Explores every world of a size, or the one of that name.
 pub fn run(size: Size, only: Option<&str>) -> Verdict {
     let mut table = Table::new(["world", "what is in it", "states", "steps", "depth", "seconds", "violations"]);

@@ -47,8 +47,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         )),
         LaunchOutcome::No(NoLaunch::Paused(until)) => Err(launch_paused(until, owmm.time())),
         LaunchOutcome::No(NoLaunch::AtMaximum) => {
-            let detail = "The pool's `maxServers` is less than that, or as many servers live already.";
-            Err(Problem::new(Code::AtMaximum, detail))
+            Err(Problem::new(Code::AtMaximum, "The pool's `maxServers` is less than that."))
         }
         LaunchOutcome::Busy => Err(Problem::busy("others start and stop servers of the pool")),
     }

@@ -12,7 +12,7 @@ use crate::{
     ask,
     failure::{Failure, say},
     settings::{self, Patch},
-    show::{NOTHING, View, age, field, left, list, long, moment, table, text, time},
+    show::{NOTHING, View, age, distance, field, left, list, long, moment, table, text, time},
     watch::watch,
 };
 
@@ -295,7 +295,7 @@ fn address(server: &Value) -> String {
 fn notes(server: &Value, now: OffsetDateTime) -> String {
     let mut notes = Vec::new();
     if let Some(deadline) = time(server, "drainDeadline").filter(|_| server["state"] == "draining") {
-        notes.push(format!("ends in {}", left(Some(deadline), now)));
+        notes.push(format!("deadline {}", distance(deadline, now)));
     }
     if number(server, "generation") > 0 {
         notes.push(format!("generation {}", number(server, "generation")));

@@ -120,10 +120,14 @@ pub(crate) fn left(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String 
 /// A moment, and how far it is from now: `2026-11-22T15:30:30Z, 25s ago`.
 pub(crate) fn moment(of: &Value, name: &str, now: OffsetDateTime) -> String {
     let Some(then) = time(of, name) else { return NOTHING.to_owned() };
+    format!("{}, {}", field(of, name), distance(then, now))
+}
+
+/// How far a moment is from now: `in 10s`, `25s ago`.
+pub(crate) fn distance(then: OffsetDateTime, now: OffsetDateTime) -> String {
     let ahead = then - now;
     let seconds = long(ahead.abs().whole_seconds());
-    let distance = if ahead.is_positive() { format!("in {seconds}") } else { format!("{seconds} ago") };
-    format!("{}, {distance}", field(of, name))
+    if ahead.is_positive() { format!("in {seconds}") } else { format!("{seconds} ago") }
 }
 
 /// A table with a heading; the columns that it names are numbers and stand to the right.

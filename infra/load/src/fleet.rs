@@ -76,6 +76,7 @@ async fn one_run(args: &ReconcileArgs, run: u32) -> Result<Figures, Error> {
         table: table.clone(),
         limits: PoolLimits::DEFAULT,
         rollout: Rollout::Lazy,
+        keeps_pool: false,
         pools: None,
         game_server: vec!["sleep".into(), "3600".into()],
         start_delay: Duration::ZERO,

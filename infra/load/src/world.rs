@@ -113,6 +113,7 @@ impl World {
             table: table_name.clone(),
             limits: limits(args),
             rollout: Rollout::Lazy,
+            keeps_pool: false,
             pools: None,
             game_server,
             start_delay: Duration::from_millis(args.start_delay),

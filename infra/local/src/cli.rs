@@ -9,8 +9,9 @@ use std::{
 };
 
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
+    parser::ValueSource,
 };
 use shared::domain::{Bound, PoolLimits, Rollout, Span};
 use shared::telemetry::harmless;
@@ -64,6 +65,19 @@ struct PlayerArgs {
     play_seconds: u64,
 }
 
+/// The options that are about the default pool.
+const POOL_OPTIONS: [&str; 9] = [
+    "capacity",
+    "max_servers",
+    "frontiers",
+    "headroom",
+    "idle_seconds",
+    "reservation_seconds",
+    "launch_seconds",
+    "lease_seconds",
+    "rollout",
+];
+
 #[derive(Debug, clap::Args)]
 struct Serve {
     /// The gateway's port; 0 takes a free one.
@@ -75,7 +89,8 @@ struct Serve {
     /// Only serve.
     #[arg(long)]
     no_demo: bool,
-    /// Keep the table in this file; without it, in memory.
+    /// Keep the table in this file; without it, in memory. A default pool that is in it stays as it is, unless one of the
+    /// options for it is given.
     #[arg(long, value_name = "FILE", conflicts_with = "dynamodb")]
     data: Option<PathBuf>,
     /// Use this DynamoDB endpoint (DynamoDB Local, or any other) instead of the embedded engine.
@@ -86,10 +101,7 @@ struct Serve {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = [
-            "capacity", "max_servers", "frontiers", "headroom", "idle_seconds", "reservation_seconds", "launch_seconds",
-            "lease_seconds", "rollout",
-        ]
+        conflicts_with_all = POOL_OPTIONS
     )]
     pools: Option<PathBuf>,
     /// Slots of a server of the default pool, 1-1000.
@@ -145,7 +157,8 @@ fn rollout() -> impl TypedValueParser<Value = Rollout> {
 }
 
 impl Serve {
-    fn options(self) -> Result<Options, Error> {
+    /// `on_pool`: whether one of [`POOL_OPTIONS`] was given.
+    fn options(self, on_pool: bool) -> Result<Options, Error> {
         Ok(Options {
             port: self.port,
             data: self.data,
@@ -162,6 +175,7 @@ impl Serve {
                 lease: Span::seconds(self.lease_seconds),
             },
             rollout: self.rollout,
+            keeps_pool: !on_pool && self.pools.is_none(),
             pools: self.pools,
             game_server: match &self.game_server {
                 Some(command) => command_line(command)?,
@@ -195,7 +209,9 @@ fn command_line(command: &str) -> Result<Vec<OsString>, Error> {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let on_pool = POOL_OPTIONS.iter().any(|name| matches.value_source(name) == Some(ValueSource::CommandLine));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     log_to_stderr(cli.command.is_none());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -205,7 +221,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Some(Command::GameServer) => demo::server::main().await,
             Some(Command::Player(args)) => player(args).await,
-            None => serve(cli.serve).await,
+            None => serve(cli.serve, on_pool).await,
         }
     })
 }
@@ -253,10 +269,10 @@ async fn player(args: PlayerArgs) -> ExitCode {
     demo::player::main(player, seconds(args.patience_seconds), seconds(args.play_seconds)).await
 }
 
-async fn serve(serve: Serve) -> ExitCode {
+async fn serve(serve: Serve, on_pool: bool) -> ExitCode {
     let (once, no_demo) = (serve.once, serve.no_demo);
     let mut interrupted = std::pin::pin!(interrupted());
-    let stack = match serve.options() {
+    let stack = match serve.options(on_pool) {
         Ok(options) => Stack::start(options).await,
         Err(error) => return fail(&error),
     };

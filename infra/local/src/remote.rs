@@ -13,6 +13,9 @@ use serde_json::Value;
 /// As long as API Gateway waits for a function.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// What API Gateway answers, with 503, once that is over.
+const TOO_LATE: &str = r#"{"message":"Service Unavailable"}"#;
+
 /// An endpoint of Lambda's Invoke call.
 #[derive(Debug)]
 pub(crate) struct Remote {
@@ -43,6 +46,11 @@ impl Remote {
         let url = format!("{}/2015-03-31/functions/{function}/invocations", self.url);
         let failed = |error: reqwest::Error| format!("{function}: {error}");
         let answered = self.http.post(url).json(event).send().await.and_then(reqwest::Response::error_for_status);
+        if answered.as_ref().is_err_and(reqwest::Error::is_timeout) {
+            tracing::warn!(function, "no answer within {ANSWER_WITHIN:?}");
+            let builder = HttpResponse::builder().status(503).header("content-type", "application/json");
+            return builder.body(HttpBody::from(TOO_LATE)).map_err(|error| error.to_string());
+        }
         let answer: Answer = answered.map_err(failed)?.json().await.map_err(failed)?;
         let body = answer.body.unwrap_or_default();
         let body = if answer.is_base64_encoded {

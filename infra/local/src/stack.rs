@@ -51,6 +51,8 @@ pub struct Options {
     pub limits: PoolLimits,
     /// What becomes of the default pool's servers when its task definition changes.
     pub rollout: Rollout,
+    /// Whether pools that the table has already stay as they are, but for the URL that their servers call.
+    pub keeps_pool: bool,
     /// A file with more pools, each as `PUT /pools/{pool}` takes it. One that it calls `default` stands for `limits` and
     /// `rollout`.
     pub pools: Option<PathBuf>,
@@ -221,8 +223,16 @@ impl Stack {
             Clock::system(),
             Dice::system(),
         );
-        for pool in pools {
-            owmm.configure(pool).await.map_err(|error| Error::Table(dynamodb_url.clone(), error.to_string()))?;
+        for mut pool in pools {
+            let failed = |error: shared::Failure| Error::Table(dynamodb_url.clone(), error.to_string());
+            if options.keeps_pool
+                && let Some(mut known) = owmm.table().pool(&pool.name).await.map_err(|error| failed(error.into()))?
+            {
+                tracing::info!(pool = %pool.name, "the pool is as the table has it");
+                known.task.url = url.clone();
+                pool = known;
+            }
+            owmm.configure(pool).await.map_err(failed)?;
         }
         servers.push(serve(gateway_listener, gateway::router(owmm.clone(), functions)));
         servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));

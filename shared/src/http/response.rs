@@ -9,16 +9,26 @@ use lambda_http::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{
+    OffsetDateTime,
+    format_description::well_known::{
+        Iso8601,
+        iso8601::{Config, TimePrecision},
+    },
+};
 
 use super::{Code, Problem};
 use crate::domain::{Ledger, Mark, NoSlot, ServerId, Time};
 
-/// RFC 3339 in UTC, with milliseconds if there are any.
+/// Both RFC 3339 and ISO 8601, with three digits after the second whatever they are.
+const MILLISECONDS: Iso8601<{ Config::DEFAULT.set_time_precision(THREE_DIGITS).encode() }> = Iso8601;
+const THREE_DIGITS: TimePrecision = TimePrecision::Second { decimal_digits: std::num::NonZeroU8::new(3) };
+
+/// RFC 3339 in UTC, with milliseconds.
 pub fn timestamp(time: Time) -> String {
     let nanos = i128::from(time.0) * 1_000_000;
     let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    moment.format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".to_owned())
+    moment.format(&MILLISECONDS).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
 }
 
 /// 204.
@@ -145,4 +155,21 @@ fn render(problem: &Problem, request_id: &str) -> Response<Body> {
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_three_digits_after_the_second_whatever_they_are() {
+        let told = [0, 1_795_652_385_238, 1_795_652_385_200, 1_795_652_385_000].map(|ms| timestamp(Time(ms)));
+        let meant = [
+            "1970-01-01T00:00:00.000Z",
+            "2026-11-26T00:19:45.238Z",
+            "2026-11-26T00:19:45.200Z",
+            "2026-11-26T00:19:45.000Z",
+        ];
+        assert_eq!(told, meant);
+    }
 }

@@ -199,7 +199,7 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     assert_eq!((&problem["code"], script.stdout.as_str()), (&json!("player_inside"), ""));
     let drained = run(&world, &format!("server drain {id} --yes --deadline 3600")).await.exits(0).stdout;
     assert!(drained.contains("1 inside, 0 coming") && drained.contains("at the latest 20"), "{drained}");
-    assert!(run(&world, "servers").await.exits(0).stdout.contains("ends in "));
+    assert!(run(&world, "servers").await.exits(0).stdout.contains("deadline in "));
     let drained = run(&world, &format!("server drain {id} --yes --json --deadline 0")).await.exits(0).json();
     assert_eq!((&drained["state"], &drained["players"]), (&json!("draining"), &json!(1)));
     world.reconcile().await;

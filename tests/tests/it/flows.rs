@@ -229,18 +229,25 @@ async fn a_table_in_a_file_outlives_the_stack() {
     let folder = std::env::temp_dir().join(format!("owmm-test-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("table.db");
+    let default = crate::support::pool("default");
     let (server, table) = {
         let world = World::new(|options| options.data = Some(file.clone())).await;
         let hand = world.ready_server("alice").await;
         let table = world.table.clone();
+        let mut pool = world.stack.owmm().table().pool(&default).await.unwrap().unwrap();
+        pool.limits.capacity = 7;
+        world.stack.owmm().configure(pool).await.unwrap();
         world.end().await;
         (hand, table)
     };
     let world = World::new(|options| {
         options.data = Some(file.clone());
         options.table = table;
+        options.keeps_pool = true;
     })
     .await;
+    let pool = world.stack.owmm().table().pool(&default).await.unwrap().unwrap();
+    assert_eq!((pool.limits.capacity, pool.task.url.as_str()), (7, world.stack.url()), "as it was, at the new gateway");
     let seat = world.seat("alice").await;
     assert!(
         matches!(&seat, Some(Seat::At(place)) if place.server.as_str() == server.id),

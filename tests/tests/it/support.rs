@@ -98,6 +98,7 @@ pub fn options() -> Options {
         table,
         limits: PoolLimits::DEFAULT,
         rollout: Rollout::Lazy,
+        keeps_pool: false,
         pools: None,
         game_server: idle(),
         start_delay: Duration::ZERO,
