@@ -184,7 +184,7 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
                     Err(error) => Problem::internal(error),
                 }
             }
-            None => Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 64 KiB after that."),
+            None => Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 192 KiB after that."),
         },
         (None, []) => Problem::new(Code::NotFound, "There is no such route. openapi.yaml has them all."),
         (None, others) => {

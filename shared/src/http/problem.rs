@@ -76,7 +76,7 @@ codes! {
     CapacityTooSmall = "capacity_too_small", CONFLICT, "More slots are held than that capacity has";
     /// The server is stopped for good; its process should end.
     ServerStopped = "server_stopped", GONE, "The server is stopped";
-    /// The body is longer than 64 KiB.
+    /// The body is longer than 192 KiB.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// As many servers live as the pool allows, and none has room. Nothing is held.
     PoolFull = "pool_full", SERVICE_UNAVAILABLE, "The pool is full";

@@ -270,7 +270,7 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
     ] {
         hand.goodbye(&world, "alice", query).await.problem(400, "invalid_parameter");
     }
-    let large = vec![b' '; 64 * 1024 + 1];
+    let large = vec![b' '; 192 * 1024 + 1];
     for (method, path, bearer) in [
         ("POST", "/join".to_owned(), "alice"),
         ("PUT", path.clone(), &hand.token),
@@ -281,6 +281,26 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
     let after = world.scan().await;
     assert_eq!(before.len(), after.len());
     assert!(before.iter().all(|item| after.contains(item)), "something was written");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_has_room_for_the_longest_names_of_a_full_server() {
+    let world = World::new(limits(1_000, 1)).await;
+    let server = world.ready_server("alice").await;
+    server.let_in(&world, "alice").await;
+    let names = (0..1_000).map(|i| format!("{i:0>128}")).collect::<Vec<_>>();
+    let names = names.iter().map(String::as_str).collect::<Vec<_>>();
+    let told = server.beat(&world, Some(&names)).await.is(200);
+    assert_eq!(told.body["unknown"][0]["player"], "alice", "the names were read");
+    let path = format!("/servers/{}/heartbeat", server.id);
+    let padded = |bytes: usize| {
+        let mut body = json!({ "players": names }).to_string().into_bytes();
+        body.resize(bytes, b' ');
+        Some(body)
+    };
+    world.raw("POST", &path, Some(&server.token), padded(196_608)).await.is(200);
+    world.raw("POST", &path, Some(&server.token), padded(196_609)).await.problem(413, "body_too_large");
     world.end().await;
 }
 

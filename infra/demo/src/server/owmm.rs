@@ -17,8 +17,8 @@ use crate::{
     http_client,
 };
 
-/// A body over 64 KiB is refused; this leaves room for what surrounds the names.
-const MAX_NAMES_BYTES: usize = 60 * 1024;
+/// A body over 192 KiB is refused; this leaves room for what surrounds the names.
+const MAX_NAMES_BYTES: usize = 188 * 1024;
 
 /// OWMM, as seen by one server.
 #[derive(Clone)]
