@@ -65,8 +65,12 @@ try:
     print("registered", told, flush=True)
     while told["state"] != "draining" or inside or told.get("reserved"):
         time.sleep(told.get("heartbeatSeconds", 10))
-        told = {**told, **owmm("POST", "/heartbeat", {"players": list(inside)})}
-        for lost in told["unknown"]:
-            with turn(lost["player"]) as path:
-                if lost["player"] not in inside: owmm("DELETE", f"{path}?placement={lost['placement']}")
+        try:
+            told = {**told, **owmm("POST", "/heartbeat", {"players": list(inside)})}
+            for lost in told["unknown"]:
+                with turn(lost["player"]) as path:
+                    if lost["player"] not in inside: owmm("DELETE", f"{path}?placement={lost['placement']}")
+        except urllib.error.HTTPError as refusal:
+            if refusal.code in (401, 403, 404, 410): raise
+            print("a heartbeat was refused:", refusal, flush=True)
 finally: owmm("DELETE")
