@@ -1,6 +1,10 @@
 //! The fleet looks after itself.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_ecs::types::DesiredStatus;
@@ -12,17 +16,12 @@ use shared::{
 };
 use tokio::task::JoinSet;
 
-use crate::support::{Hand, SOON, World, limits, looks_after, seconds};
+use crate::support::{Hand, SOON, World, ecs_client, limits, looks_after, seconds};
 
 impl World {
-    async fn running_tasks(&self) -> usize {
-        let list = crate::support::ecs_client(self.stack.ecs_url())
-            .list_tasks()
-            .desired_status(DesiredStatus::Running)
-            .send()
-            .await
-            .unwrap();
-        list.task_arns().len()
+    async fn running_tasks(&self) -> Vec<String> {
+        let list = ecs_client(self.stack.ecs_url()).list_tasks().desired_status(DesiredStatus::Running);
+        list.send().await.unwrap().task_arns().to_vec()
     }
 
     async fn live(&self) -> u32 {
@@ -106,7 +105,7 @@ async fn an_idle_server_drains_and_stops_and_the_pool_scales_to_zero() {
     server.goodbye(&world, "alice", "").await.is(204);
     let stopped = async |_: &Reconciled| world.ledger(&server.id).await.state == ServerState::Stopped;
     world.reconcile_until("it stops", stopped).await;
-    world.reconcile_until("its task too", async |_| world.running_tasks().await == 0).await;
+    world.reconcile_until("its task too", async |_| world.running_tasks().await.is_empty()).await;
     assert_eq!(world.live().await, 0);
     world.join("alice").await.is(202);
     world.end().await;
@@ -164,7 +163,7 @@ async fn a_stopped_server_whose_stopper_died_is_counted_out() {
     // Its task runs on for nobody.
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("orphan_task"), Some(&1), "{report:?}");
-    world.reconcile_until("the task is gone", async |_| world.running_tasks().await == 0).await;
+    world.reconcile_until("the task is gone", async |_| world.running_tasks().await.is_empty()).await;
     world.end().await;
 }
 
@@ -175,7 +174,7 @@ async fn a_launch_that_nobody_polls_ends_by_itself() {
     let over = async |_: &Reconciled| world.ledger(&server).await.state == ServerState::Stopped;
     world.reconcile_until("the launch is given up", over).await;
     assert_eq!(world.live().await, 0);
-    world.reconcile_until("no task is left", async |_| world.running_tasks().await == 0).await;
+    world.reconcile_until("no task is left", async |_| world.running_tasks().await.is_empty()).await;
     world.end().await;
 }
 
@@ -192,7 +191,7 @@ async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
     let report = world.reconcile().await;
     assert_eq!(report.lapsed, 1);
     assert_eq!(world.ledger(&full.id).await.state, ServerState::Ready, "a lapse alone ends no game: {report:?}");
-    assert_eq!(world.running_tasks().await, 1);
+    assert_eq!(world.running_tasks().await.len(), 1);
     // It takes nobody new, and it is back with its next beat.
     assert_ne!(world.join("carol").await.is(202).server(), full.id);
     full.beat(&world, None).await.is(200);
@@ -271,6 +270,27 @@ async fn a_server_whose_task_was_never_put_on_record_is_over_when_ecs_has_none_o
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
     world.join("alice").await.is(202);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_an_older_attempt_is_stopped_and_the_one_of_the_current_attempt_runs_on() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    server.let_in(&world, "alice").await;
+    // As if the first task had been given up, and had hung instead of ending.
+    let run = ecs_client(world.stack.ecs_url()).run_task().task_definition("game:1").count(1);
+    let run = run.started_by(format!("{}/2", server.id)).group(format!("owmm:{}", world.table));
+    let current = run.send().await.unwrap().tasks()[0].task_arn().unwrap().to_owned();
+    world.edit(&server, "SET attempt = :it", Some(AttributeValue::N("2".to_owned()))).await;
+    world.edit(&server, "SET task = :it", Some(AttributeValue::S(current.clone()))).await;
+    assert_eq!(world.running_tasks().await.len(), 2);
+    let report = world.reconcile().await;
+    assert_eq!(report.repaired, BTreeMap::from([("orphan_task", 1)]), "{report:?}");
+    assert_eq!(world.running_tasks().await, [current]);
+    let report = world.reconcile().await;
+    assert!(report.repaired.is_empty(), "{report:?}");
+    assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready);
     world.end().await;
 }
 
