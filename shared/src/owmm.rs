@@ -9,8 +9,8 @@ use crate::{
     domain::{
         Answer, Ask, Connect, Connected, Dismiss, Dismissed, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp,
         Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined,
-        PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, Seat, ServerId, ServerState,
-        Slot as TakenSlot, Span, Stamp, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
+        PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, SPARE_AT_MOST, Seat, ServerId,
+        ServerState, Slot as TakenSlot, Span, Stamp, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
@@ -402,10 +402,15 @@ impl Owmm {
                 }
                 Err(seen) => seen,
             };
+            if let Some(frontier) = self.go_back(&pool, k, seen.as_ref(), slots).await? {
+                gate.learn(&frontier);
+                pass.took(&frontier.server);
+                run.pass = Some(pass);
+                return Ok(TakenSlot::On(frontier.server));
+            }
             match self.launcher.roll(&pool, k, seen, slots).await? {
                 Ok(ledger) => {
-                    let remaining = ledger.capacity.saturating_sub(slots);
-                    gate.learn(&Frontier { server: ledger.id.clone(), remaining });
+                    gate.learn(&Frontier::new(ledger.id.clone(), ledger.capacity.saturating_sub(slots)));
                     pass.took(&ledger.id);
                     drop(rolling);
                     run.pass = Some(pass);
@@ -452,21 +457,59 @@ impl Owmm {
     async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlot, Failure> {
         for k in (0..pool.shards).filter(|k| *k != but) {
             let mut pass = self.hints.gate(&pool.name, k).at_once(k, slots);
-            if let Ok(frontier) = self.take(pool, slots, &mut pass).await? {
+            let frontier = match self.take(pool, slots, &mut pass).await? {
+                Ok(frontier) => Some(frontier),
+                Err(seen) => self.go_back(pool, k, seen.as_ref(), slots).await?,
+            };
+            if let Some(frontier) = frontier {
                 return Ok(TakenSlot::On(frontier.server));
             }
         }
         Ok(TakenSlot::No(NoSlot::PoolFull))
     }
 
-    /// A slot was freed on a server that is starting. If its frontier still hands out that server's slots, it has one more.
+    /// Before a new server is started: a frontier that is used up goes back to a server that it has left, if that is still
+    /// starting and slots were freed there. `None` if there is none, or somebody else has moved the frontier.
+    async fn go_back(
+        &self,
+        pool: &Pool,
+        k: u32,
+        seen: Option<&Frontier>,
+        slots: u32,
+    ) -> Result<Option<Frontier>, Failure> {
+        let Some(seen) = seen else { return Ok(None) };
+        for server in &seen.spare {
+            let ledger = self.table.ledger(server).await?;
+            let room = ledger.map_or(0, |ledger| ledger.room_to_start(pool.generation));
+            let write = match room.checked_sub(slots) {
+                Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
+                None if room == 0 => FrontierWrite::NotSpare { server: server.clone() },
+                // Too little for a party.
+                None => continue,
+            };
+            let answer = self.table.write_frontier(&pool.name, k, &write).await?;
+            if let (FrontierWrite::Return { .. }, Answer::Written(frontier)) = (write, answer) {
+                return Ok(Some(frontier));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A slot was freed on a server that is starting. If its frontier still hands out that server's slots, it has one more;
+    /// if it has moved on, it will come back before another server is started.
     async fn give_back(&self, ledger: &Ledger) -> Result<(), Failure> {
         for turn in 1..=FRONTIER_TURNS {
             let Some(seen) = self.table.frontier(&ledger.pool, ledger.shard).await? else { return Ok(()) };
-            if seen.server != ledger.id || seen.remaining >= ledger.capacity {
+            let write = if seen.server != ledger.id {
+                if seen.spare.len() >= SPARE_AT_MOST {
+                    return Ok(());
+                }
+                FrontierWrite::Spare { server: ledger.id.clone() }
+            } else if seen.remaining < ledger.capacity {
+                FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 }
+            } else {
                 return Ok(());
-            }
-            let write = FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 };
+            };
             if let Answer::Written(_) = self.table.write_frontier(&ledger.pool, ledger.shard, &write).await? {
                 return Ok(());
             }

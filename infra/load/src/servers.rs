@@ -147,7 +147,7 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
         let hash = TokenHash::of(&token);
         let ledger = Ledger::new(dice.server_id(now), world.pool.clone(), &world.limits, hash);
         let ledger = Ledger { shard: k, ..ledger };
-        let from = frontiers.insert(k, Frontier { server: ledger.id.clone(), remaining: 0 });
+        let from = frontiers.insert(k, Frontier::new(ledger.id.clone(), 0));
         match world.table.roll(k, from, &ledger, 1, world.limits.max_servers, now).await? {
             Rolled::Yes => {}
             other => return Err(Error::Server(ledger.id, format!("cannot be prepared: {other:?}"))),

@@ -1,6 +1,8 @@
 //! A pool's frontier, which gives away the slots of the server being started, and its fleet, which counts the
 //! servers that live and remembers launches that failed.
 
+use std::collections::BTreeSet;
+
 use super::{ServerId, Span, Time};
 
 /// Launches that may fail in a row before launching pauses.
@@ -22,6 +24,24 @@ pub struct Frontier {
     pub server: ServerId,
     /// Slots that are left to give.
     pub remaining: u32,
+    /// Starting servers that it has left, and on which a slot was freed since: before a new one is started, it goes back.
+    pub spare: BTreeSet<ServerId>,
+}
+
+/// Spare servers that a frontier remembers at the most, so that its item stays below 1 KB, which is one write unit.
+/// Freed slots on others are found once their server is ready.
+pub const SPARE_AT_MOST: usize = 20;
+
+impl Frontier {
+    /// One that has left no server with a free slot.
+    pub const fn new(server: ServerId, remaining: u32) -> Self {
+        Self { server, remaining, spare: BTreeSet::new() }
+    }
+
+    /// Whether it gives away the slots of the same server, and has as many left.
+    fn stands_at(&self, seen: &Self) -> bool {
+        self.server == seen.server && self.remaining == seen.remaining
+    }
 }
 
 /// One conditional write on a frontier.
@@ -56,28 +76,64 @@ pub enum FrontierWrite {
         /// The server.
         server: ServerId,
     },
+    /// A slot was freed on a starting server that the frontier has left.
+    Spare {
+        /// The server.
+        server: ServerId,
+    },
+    /// There is no room on a spare server after all.
+    NotSpare {
+        /// The server.
+        server: ServerId,
+    },
+    /// Goes back to a spare server instead of moving on to a new one, from what was seen, by one caller alone.
+    Return {
+        /// What the frontier was seen to be.
+        from: Frontier,
+        /// The spare server.
+        to: ServerId,
+        /// Its free slots, less those that the caller takes.
+        remaining: u32,
+    },
 }
 
 impl FrontierWrite {
     /// What the table makes of this write: the new frontier, or `None` when the condition refuses it.
     pub fn apply(&self, frontier: Option<&Frontier>) -> Option<Frontier> {
-        match (self, frontier) {
-            (Self::Take { slots }, Some(old)) => {
-                old.remaining.checked_sub(*slots).map(|remaining| Frontier { remaining, server: old.server.clone() })
-            }
-            (Self::GiveBack { server, seen, slots }, Some(old)) => (old.server == *server && old.remaining == *seen)
-                .then(|| Frontier { remaining: seen.saturating_add(*slots), server: old.server.clone() }),
-            (Self::Roll { from: None, to, remaining }, None) => {
-                Some(Frontier { server: to.clone(), remaining: *remaining })
-            }
-            (Self::Roll { from: Some(from), to, remaining }, Some(old)) => {
-                (old == from).then(|| Frontier { server: to.clone(), remaining: *remaining })
-            }
-            (Self::UsedUp { server }, Some(old)) => {
-                (old.server == *server).then(|| Frontier { remaining: 0, server: old.server.clone() })
-            }
-            _ => None,
+        if let (Self::Roll { from: None, to, remaining }, None) = (self, frontier) {
+            return Some(Frontier::new(to.clone(), *remaining));
         }
+        let old = frontier?;
+        let mut new = old.clone();
+        let takes = match self {
+            Self::Take { slots } => {
+                new.remaining = old.remaining.checked_sub(*slots)?;
+                true
+            }
+            Self::GiveBack { server, seen, slots } => {
+                new.remaining = seen.saturating_add(*slots);
+                old.server == *server && old.remaining == *seen
+            }
+            Self::Roll { from: None, .. } => false,
+            Self::Roll { from: Some(from), to, remaining } => {
+                (new.server, new.remaining) = (to.clone(), *remaining);
+                old.stands_at(from)
+            }
+            Self::UsedUp { server } => {
+                new.remaining = 0;
+                old.server == *server
+            }
+            Self::Spare { server } => {
+                new.spare.insert(server.clone());
+                old.server != *server && old.spare.len() < SPARE_AT_MOST
+            }
+            Self::NotSpare { server } => new.spare.remove(server),
+            Self::Return { from, to, remaining } => {
+                (new.server, new.remaining) = (to.clone(), *remaining);
+                new.spare.remove(to) && old.stands_at(from)
+            }
+        };
+        takes.then_some(new)
     }
 }
 
@@ -250,7 +306,7 @@ mod tests {
     use crate::domain::fixtures::{NOW, TICK, server};
 
     fn frontier(on: &str, remaining: u32) -> Frontier {
-        Frontier { server: server(on), remaining }
+        Frontier::new(server(on), remaining)
     }
 
     #[test]
@@ -278,6 +334,35 @@ mod tests {
             assert_eq!(roll(Some(frontier("s", 0))).apply(Some(&other)), None);
         }
         assert_eq!(roll(Some(frontier("s", 0))).apply(None), None);
+    }
+
+    #[test]
+    fn a_frontier_goes_back_to_a_server_on_which_a_slot_was_freed() {
+        let with = |on: &str, remaining, spare: &[&str]| Frontier {
+            spare: spare.iter().map(|id| server(id)).collect(),
+            ..frontier(on, remaining)
+        };
+        let spare = FrontierWrite::Spare { server: server("s") };
+        let spared = Some(with("t", 0, &["s"]));
+        assert_eq!(spare.apply(Some(&frontier("t", 0))), spared);
+        assert_eq!(spare.apply(spared.as_ref()), spared, "a repeat");
+        assert_eq!([spare.apply(Some(&frontier("s", 0))), spare.apply(None)], [None, None]);
+        let names = (0..SPARE_AT_MOST).map(|n| format!("s{n}")).collect::<Vec<_>>();
+        let names = names.iter().map(String::as_str).collect::<Vec<_>>();
+        assert_eq!(spare.apply(Some(&with("t", 0, &names))), None, "it remembers enough");
+        assert!(spare.apply(Some(&with("t", 0, &names[1..]))).is_some());
+
+        let not = FrontierWrite::NotSpare { server: server("s") };
+        assert_eq!(not.apply(spared.as_ref()), Some(frontier("t", 0)));
+        assert_eq!([not.apply(Some(&frontier("t", 0))), not.apply(None)], [None, None]);
+
+        let back = FrontierWrite::Return { from: frontier("t", 0), to: server("s"), remaining: 2 };
+        assert_eq!(back.apply(Some(&with("t", 0, &["r", "s"]))), Some(with("s", 2, &["r"])));
+        for other in [with("t", 0, &["r"]), with("t", 1, &["s"]), with("u", 0, &["s"])] {
+            assert_eq!(back.apply(Some(&other)), None);
+        }
+        let roll = FrontierWrite::Roll { from: Some(frontier("t", 0)), to: server("u"), remaining: 4 };
+        assert_eq!(roll.apply(spared.as_ref()), Some(with("u", 4, &["s"])), "it remembers on");
     }
 
     #[test]

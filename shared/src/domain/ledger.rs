@@ -319,6 +319,13 @@ impl Ledger {
         self.state == ServerState::Stopped || self.expires(mark).is_some_and(|end| end <= now)
     }
 
+    /// Slots that nobody holds on a server of that build that is still starting; 0 of any other.
+    pub fn room_to_start(&self, generation: u32) -> u32 {
+        let counts = self.state == ServerState::Starting && self.generation == generation;
+        let held = u32::try_from(self.claims.len()).unwrap_or(u32::MAX);
+        if counts { self.capacity.saturating_sub(held) } else { 0 }
+    }
+
     /// Whether it takes new claims as far as its state and lease go.
     pub fn takes_claims(&self, now: Time) -> bool {
         match self.state {

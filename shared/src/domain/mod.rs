@@ -34,7 +34,8 @@ pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
 pub use dismiss::{Dismiss, Dismissed};
 pub use fleet::{
-    Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, UNTIL_RESUMED, pause_after,
+    Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, SPARE_AT_MOST, UNTIL_RESUMED,
+    pause_after,
 };
 pub use goodbye::{GiveUp, Goodbye, Left};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};

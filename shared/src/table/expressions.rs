@@ -13,8 +13,8 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, Rank, SeatWrite, ServerState, Span, Stamp,
-    StopBy, Time,
+    Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, Rank, SPARE_AT_MOST, SeatWrite, ServerState,
+    Span, Stamp, StopBy, Time,
     teeth::{self, Mistake},
 };
 
@@ -526,6 +526,32 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
             "SET #remaining = :zero",
             "#server = :server",
             [(":zero", n(0)), (":server", s(server.as_str()))],
+        ),
+        FrontierWrite::Spare { server } => Expression::new(
+            "ADD #spare :servers",
+            "attribute_exists(#server) AND #server <> :server AND \
+             (attribute_not_exists(#spare) OR size(#spare) < :most)",
+            [
+                (":servers", items::servers([server])),
+                (":server", s(server.as_str())),
+                (":most", n(SPARE_AT_MOST as i64)),
+            ],
+        ),
+        FrontierWrite::NotSpare { server } => Expression::new(
+            "DELETE #spare :servers",
+            "contains(#spare, :server)",
+            [(":servers", items::servers([server])), (":server", s(server.as_str()))],
+        ),
+        FrontierWrite::Return { from, to, remaining } => Expression::new(
+            "SET #server = :to, #remaining = :remaining DELETE #spare :servers",
+            "#server = :from AND #remaining = :left AND contains(#spare, :to)",
+            [
+                (":to", s(to.as_str())),
+                (":remaining", n(*remaining)),
+                (":servers", items::servers([to])),
+                (":from", s(from.server.as_str())),
+                (":left", n(from.remaining)),
+            ],
         ),
     }
 }

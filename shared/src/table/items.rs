@@ -1,7 +1,7 @@
 //! Items to images and back. An item that does not read as what its key says is an error that names the attribute,
 //! never a guess.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
@@ -29,6 +29,11 @@ pub fn s(text: impl Into<String>) -> AttributeValue {
 /// A list of texts.
 pub fn texts(texts: &[String]) -> AttributeValue {
     AttributeValue::L(texts.iter().map(s).collect())
+}
+
+/// A set of servers, which must not be empty.
+pub fn servers<'a>(ids: impl IntoIterator<Item = &'a ServerId>) -> AttributeValue {
+    AttributeValue::Ss(ids.into_iter().map(ToString::to_string).collect())
 }
 
 /// A token's hash.
@@ -240,6 +245,14 @@ pub fn read_frontier(item: &Attributes) -> Result<Frontier, Malformed> {
     Ok(Frontier {
         server: ServerId::parse(text(item, keys::SERVER)?).map_err(|_| Malformed(keys::SERVER))?,
         remaining: number(item, keys::REMAINING)?,
+        spare: match item.get(keys::SPARE) {
+            None => BTreeSet::new(),
+            Some(AttributeValue::Ss(ids)) => {
+                let ids = ids.iter().map(|id| ServerId::parse(id).map_err(|_| Malformed(keys::SPARE)));
+                ids.collect::<Result<_, _>>()?
+            }
+            Some(_) => return Err(Malformed(keys::SPARE)),
+        },
     })
 }
 
@@ -248,6 +261,9 @@ pub fn write_frontier(pool: &PoolName, k: u32, frontier: &Frontier) -> Attribute
     let mut item = keys::frontier(pool, k);
     item.insert(keys::SERVER.into(), s(frontier.server.as_str()));
     item.insert(keys::REMAINING.into(), n(frontier.remaining));
+    if !frontier.spare.is_empty() {
+        item.insert(keys::SPARE.into(), servers(&frontier.spare));
+    }
     item
 }
 

@@ -88,6 +88,8 @@ pub const STAMP: &str = "stamp";
 
 /// Frontier: slots left.
 pub const REMAINING: &str = "remaining";
+/// Frontier: set of starting servers that it has left and on which a slot was freed; absent if there is none.
+pub const SPARE: &str = "spare";
 /// Fleet: servers that live.
 pub const LIVE: &str = "live";
 /// Servers that have ever been counted in or out.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::{
     domain::{
         Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
-        Place, PlayerId, PoolLimits, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time,
-        TokenHash, UNTIL_RESUMED,
+        Place, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, Stamp,
+        StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
     table::{items, keys},
 };
@@ -457,16 +457,37 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();
     let name = pool("frontiers");
-    let frontiers = [None, Some(("s1", 2)), Some(("s1", 1)), Some(("s1", 0)), Some(("s2", 0))];
-    for frontier in frontiers.map(|it| it.map(|(server, remaining)| Frontier { server: id(server), remaining })) {
+    let new = |server, remaining| Frontier::new(id(server), remaining);
+    let with = |server, remaining, spare: &[&str]| Frontier {
+        spare: spare.iter().map(|server| id(server)).collect(),
+        ..new(server, remaining)
+    };
+    let names = (0..SPARE_AT_MOST).map(|n| format!("spare{n}")).collect::<Vec<_>>();
+    let names = names.iter().map(String::as_str).collect::<Vec<_>>();
+    let frontiers = [
+        None,
+        Some(new("s1", 2)),
+        Some(new("s1", 1)),
+        Some(new("s1", 0)),
+        Some(new("s2", 0)),
+        Some(with("s1", 0, &["s2"])),
+        Some(with("s1", 0, &["s2", "s3"])),
+        Some(with("s1", 0, &names)),
+    ];
+    for frontier in frontiers {
         for write in [
             FrontierWrite::Take { slots: 1 },
             FrontierWrite::Take { slots: 2 },
             FrontierWrite::GiveBack { server: id("s1"), seen: 1, slots: 1 },
             FrontierWrite::Roll { from: None, to: id("s3"), remaining: 4 },
-            FrontierWrite::Roll { from: Some(Frontier { server: id("s1"), remaining: 0 }), to: id("s3"), remaining: 4 },
-            FrontierWrite::Roll { from: Some(Frontier { server: id("s1"), remaining: 1 }), to: id("s3"), remaining: 4 },
+            FrontierWrite::Roll { from: Some(Frontier::new(id("s1"), 0)), to: id("s3"), remaining: 4 },
+            FrontierWrite::Roll { from: Some(Frontier::new(id("s1"), 1)), to: id("s3"), remaining: 4 },
             FrontierWrite::UsedUp { server: id("s1") },
+            FrontierWrite::Spare { server: id("s1") },
+            FrontierWrite::Spare { server: id("s2") },
+            FrontierWrite::NotSpare { server: id("s2") },
+            FrontierWrite::Return { from: Frontier::new(id("s1"), 0), to: id("s2"), remaining: 1 },
+            FrontierWrite::Return { from: Frontier::new(id("s1"), 1), to: id("s2"), remaining: 1 },
         ] {
             remove(&world, keys::frontier(&name, 0)).await;
             if let Some(frontier) = &frontier {

@@ -343,7 +343,7 @@ async fn one_of_everything(ground: &Ground) {
         items::write_pool(&default).unwrap(),
         items::write_pool(&hungry).unwrap(),
         items::write_fleet(&default.name, &Fleet { live, ..Fleet::default() }),
-        items::write_frontier(&default.name, 0, &Frontier { server: id("outdated"), remaining: 2 }),
+        items::write_frontier(&default.name, 0, &Frontier::new(id("outdated"), 2)),
     ];
     items.extend(roster.iter().map(|server| keys::roster(&default.name, server)));
     items.extend(ledgers.iter().map(items::write_ledger));

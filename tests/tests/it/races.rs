@@ -322,3 +322,27 @@ async fn a_player_who_joins_and_leaves_at_once_uses_up_no_frontier() {
     assert_eq!(servers, [server], "one player needs one server");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_herd_that_joins_and_leaves_again_and_again_starts_no_more_servers_than_it_fills() {
+    for (capacity, players, needed) in [(16, 48, 3), (4, 16, 4), (2, 3, 2), (1, 2, 2)] {
+        let world = World::new(limits(capacity, 60)).await;
+        for round in 0..6 {
+            for method in [reqwest::Method::POST, reqwest::Method::DELETE] {
+                let mut calls = JoinSet::new();
+                for player in 0..players {
+                    let call = world.http.request(method.clone(), format!("{}/join", world.stack.url()));
+                    calls.spawn(call.header("authorization", format!("Bearer p{player}")).send());
+                }
+                while let Some(answer) = calls.join_next().await {
+                    let status = answer.unwrap().unwrap().status();
+                    assert!(status == 202 || status == 204, "{status} to {method} in round {round}");
+                }
+            }
+        }
+        let started = world.ledgers().await;
+        assert!(started.iter().all(|ledger| ledger.claims.is_empty()));
+        assert_eq!(started.len(), needed, "{players} players of {capacity} a server");
+        world.end().await;
+    }
+}

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::domain::{
     Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark, Place,
-    PlayerId, PoolName, Registration, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time, TokenHash,
+    PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time,
+    TokenHash,
 };
 
 const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
@@ -280,21 +281,36 @@ impl Any {
     }
 
     pub(super) fn frontier(&mut self) -> Option<Frontier> {
-        (!self.rarely(5)).then(|| Frontier { server: self.server(), remaining: self.count(3) })
+        (!self.rarely(5)).then(|| {
+            let full = (0..SPARE_AT_MOST).map(|n| known(ServerId::parse(&format!("spare{n}")).ok()));
+            let spare =
+                if self.rarely(5) { full.collect() } else { (0..self.below(3)).map(|_| self.server()).collect() };
+            Frontier { server: self.server(), remaining: self.count(3), spare }
+        })
     }
 
     pub(super) fn frontier_write(&mut self, frontier: Option<&Frontier>) -> FrontierWrite {
-        let there = frontier.cloned().unwrap_or_else(|| Frontier { server: self.server(), remaining: self.count(3) });
+        let there = frontier.cloned().unwrap_or_else(|| Frontier::new(self.server(), self.count(3)));
         let server = self.mostly(there.server, Self::server);
         let remaining = self.mostly(there.remaining, |any| any.count(3));
-        match self.below(4) {
+        let spare = frontier.and_then(|it| it.spare.first().cloned());
+        match self.below(7) {
             0 => FrontierWrite::Take { slots: 1 + self.count(2) },
             1 => FrontierWrite::GiveBack { server, seen: remaining, slots: 1 + self.count(1) },
             2 => {
-                let from = self.mostly(frontier.map(|_| Frontier { server, remaining }), |_| None);
+                let from = self.mostly(frontier.map(|_| Frontier::new(server, remaining)), |_| None);
                 FrontierWrite::Roll { from, to: self.server(), remaining: self.count(3) }
             }
-            _ => FrontierWrite::UsedUp { server },
+            3 => FrontierWrite::UsedUp { server },
+            4 => {
+                let another = self.server();
+                FrontierWrite::Spare { server: self.mostly(another, |_| server) }
+            }
+            5 => FrontierWrite::NotSpare { server: spare.unwrap_or(server) },
+            _ => {
+                let to = spare.unwrap_or_else(|| self.server());
+                FrontierWrite::Return { from: Frontier::new(server, remaining), to, remaining: self.count(3) }
+            }
         }
     }
 

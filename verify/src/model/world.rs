@@ -278,7 +278,11 @@ impl World {
                 self.handed += before.saturating_sub(new.remaining);
             }
             FrontierWrite::GiveBack { slots, .. } => self.handed = self.handed.saturating_sub(*slots),
-            FrontierWrite::Roll { .. } => {}
+            // Its free slots had been handed out; what is left of the server before is left behind.
+            FrontierWrite::Return { remaining, .. } => {
+                self.handed = (self.handed + before).saturating_sub(*remaining);
+            }
+            FrontierWrite::Roll { .. } | FrontierWrite::Spare { .. } | FrontierWrite::NotSpare { .. } => {}
         }
         self.frontier = Some(new.clone());
         Ok(new)
@@ -290,10 +294,33 @@ impl World {
 
     fn give_back(&mut self, ledger: &Ledger) {
         let Some(seen) = self.frontier.clone() else { return };
-        if seen.server == ledger.id && seen.remaining < ledger.capacity {
-            let _ =
-                self.write_frontier(&FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 });
+        let write = if seen.server != ledger.id {
+            FrontierWrite::Spare { server: ledger.id.clone() }
+        } else if seen.remaining < ledger.capacity {
+            FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 }
+        } else {
+            return;
+        };
+        let _ = self.write_frontier(&write);
+    }
+
+    /// The frontier goes back to a server that it has left, if there is room and nobody else has moved it.
+    fn go_back(&mut self, seen: Option<&Frontier>, slots: u32) -> Option<Slot> {
+        let seen = seen?;
+        for server in &seen.spare {
+            let ledger = self.ledgers.get(server_of(server))?;
+            let room = ledger.room_to_start(self.generation);
+            let write = match room.checked_sub(slots) {
+                Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
+                None if room == 0 => FrontierWrite::NotSpare { server: server.clone() },
+                None => continue,
+            };
+            let returns = matches!(write, FrontierWrite::Return { .. });
+            if self.write_frontier(&write).is_ok() && returns {
+                return Some(Slot::On(server.clone()));
+            }
         }
+        None
     }
 
     /// The transaction that starts a server; `None` if somebody else moved the frontier.
@@ -667,7 +694,8 @@ impl World {
             }
             At::Rolling { slots, seen, turn } => {
                 let mut world = landed(self);
-                match world.roll(scope, seen.as_ref(), *slots) {
+                let back = world.go_back(seen.as_ref(), *slots);
+                match back.or_else(|| world.roll(scope, seen.as_ref(), *slots)) {
                     Some(slot) => world.proceed(scope, flight.call.clone(), Told::Slot(slot), goes, steps),
                     None if *turn < FRONTIER_TURNS => {
                         world.take(scope, flight.call.clone(), *slots, turn + 1, goes, steps);

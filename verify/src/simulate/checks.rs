@@ -376,7 +376,9 @@ impl Checks {
 
     fn frontier(&mut self, before: Option<&Frontier>, after: &Frontier, used_up: bool) {
         let Some(before) = before else { return };
-        if before.server != after.server {
+        if before.spare.contains(&after.server) {
+            // It goes back, which starts no server.
+        } else if before.server != after.server {
             let capacity = self.ledgers.get(&after.server).map_or(1, |ledger| ledger.capacity);
             let asked = capacity.saturating_sub(after.remaining).max(1);
             self.hold(Invariant::NoOverLaunch, before.remaining < asked, || {
