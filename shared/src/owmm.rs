@@ -515,7 +515,9 @@ impl Owmm {
             }
             tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
         }
-        // Many are taking: the slot is found once the server is ready.
+        // Many are taking and giving back. It need not be counted: the frontier looks before another server is started.
+        let write = FrontierWrite::Spare { server: ledger.id.clone() };
+        self.table.write_frontier(&ledger.pool, ledger.shard, &write).await?;
         Ok(())
     }
 

@@ -24,7 +24,8 @@ pub struct Frontier {
     pub server: ServerId,
     /// Slots that are left to give.
     pub remaining: u32,
-    /// Starting servers that it has left, and on which a slot was freed since: before a new one is started, it goes back.
+    /// Starting servers on which slots were freed that are not among those left to give: before a new server is started, it
+    /// goes back to them.
     pub spare: BTreeSet<ServerId>,
 }
 
@@ -76,7 +77,7 @@ pub enum FrontierWrite {
         /// The server.
         server: ServerId,
     },
-    /// A slot was freed on a starting server that the frontier has left.
+    /// A slot was freed on a starting server, and is not among those that are left to give.
     Spare {
         /// The server.
         server: ServerId,
@@ -125,7 +126,7 @@ impl FrontierWrite {
             }
             Self::Spare { server } => {
                 new.spare.insert(server.clone());
-                old.server != *server && old.spare.len() < SPARE_AT_MOST
+                old.spare.len() < SPARE_AT_MOST
             }
             Self::NotSpare { server } => new.spare.remove(server),
             Self::Return { from, to, remaining } => {
@@ -346,7 +347,8 @@ mod tests {
         let spared = Some(with("t", 0, &["s"]));
         assert_eq!(spare.apply(Some(&frontier("t", 0))), spared);
         assert_eq!(spare.apply(spared.as_ref()), spared, "a repeat");
-        assert_eq!([spare.apply(Some(&frontier("s", 0))), spare.apply(None)], [None, None]);
+        assert_eq!(spare.apply(Some(&frontier("s", 0))), Some(with("s", 0, &["s"])), "too many gave back at once");
+        assert_eq!(spare.apply(None), None);
         let names = (0..SPARE_AT_MOST).map(|n| format!("s{n}")).collect::<Vec<_>>();
         let names = names.iter().map(String::as_str).collect::<Vec<_>>();
         assert_eq!(spare.apply(Some(&with("t", 0, &names))), None, "it remembers enough");
@@ -358,6 +360,8 @@ mod tests {
 
         let back = FrontierWrite::Return { from: frontier("t", 0), to: server("s"), remaining: 2 };
         assert_eq!(back.apply(Some(&with("t", 0, &["r", "s"]))), Some(with("s", 2, &["r"])));
+        let again = FrontierWrite::Return { from: frontier("s", 0), to: server("s"), remaining: 1 };
+        assert_eq!(again.apply(Some(&with("s", 0, &["s"]))), Some(frontier("s", 1)));
         for other in [with("t", 0, &["r"]), with("t", 1, &["s"]), with("u", 0, &["s"])] {
             assert_eq!(back.apply(Some(&other)), None);
         }

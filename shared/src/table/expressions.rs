@@ -529,13 +529,8 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
         ),
         FrontierWrite::Spare { server } => Expression::new(
             "ADD #spare :servers",
-            "attribute_exists(#server) AND #server <> :server AND \
-             (attribute_not_exists(#spare) OR size(#spare) < :most)",
-            [
-                (":servers", items::servers([server])),
-                (":server", s(server.as_str())),
-                (":most", n(SPARE_AT_MOST as i64)),
-            ],
+            "attribute_exists(#server) AND (attribute_not_exists(#spare) OR size(#spare) < :most)",
+            [(":servers", items::servers([server])), (":most", n(SPARE_AT_MOST as i64))],
         ),
         FrontierWrite::NotSpare { server } => Expression::new(
             "DELETE #spare :servers",

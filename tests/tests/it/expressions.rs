@@ -502,7 +502,7 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             }
         }
     }
-    seen.both(4);
+    seen.both(7);
     let mut seen = Seen::default();
     let fleets = [
         None,
