@@ -112,16 +112,17 @@ impl Ledger {
         if self.is_silent(now) && (!self.has_players() || teeth::has(Mistake::LapseStopsPlayers)) {
             return Care::Stop(Reason::Silent);
         }
-        let over = self.evictable(now);
-        if !over.is_empty() {
-            return Care::Write(LedgerWrite::Sweep { evict: over, ready: self.state == ServerState::Ready });
-        }
         let overdue = self.drain_by.is_some_and(|by| by <= now);
         if self.state == ServerState::Draining && (self.claims.is_empty() || overdue) {
             return Care::Stop(Reason::Drained);
         }
         if self.state == ServerState::Ready && !pool.takes(self.generation) {
             return Care::Write(LedgerWrite::Drain { drain_by: None });
+        }
+        // Of many it takes several looks, for which nothing above may have to wait.
+        let over = self.evictable(now);
+        if !over.is_empty() {
+            return Care::Write(LedgerWrite::Sweep { evict: over, ready: self.state == ServerState::Ready });
         }
         if let Some(write) = self.listing_fix(now) {
             return Care::Write(write);
@@ -132,12 +133,13 @@ impl Ledger {
         Care::None
     }
 
-    /// The write that ends it. For a lapsed lease, only if the lease is over still and nobody has come: a beat or a
+    /// The write that ends it. For a drain, only if its deadline is still as it was seen; for a lapsed lease, only if the lease is over still and nobody has come: a beat or a
     /// connection that arrives in between wins.
     pub fn stop_for(&self, reason: Reason, now: Time) -> LedgerWrite {
         let attempt = self.attempt;
         match reason {
-            Reason::TaskStopped | Reason::Drained => LedgerWrite::Stop { by: StopBy::Attempt(attempt), now },
+            Reason::TaskStopped => LedgerWrite::Stop { by: StopBy::Attempt(attempt), now },
+            Reason::Drained => LedgerWrite::Stop { by: StopBy::Drained { attempt, drain_by: self.drain_by }, now },
             Reason::TaskMissing => LedgerWrite::StopSilent { attempt, silent_since: now, claims: None, now },
             Reason::Silent => {
                 let silent_since = now - self.lease_for.times(LEASES_MISSED);
@@ -266,6 +268,9 @@ mod tests {
         let inside = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1_000))]) };
         assert_eq!(care(&inside, TaskSight::Alive, NOW - TICK), Care::None);
         assert_eq!(care(&inside, TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+        let coming = draining(&[("a", connected(1_000)), ("b", reserved(1))]).claims;
+        let coming = Ledger { claims: coming, drain_by: Some(NOW), lease_until: None, ..inside.clone() };
+        assert_eq!(care(&coming, TaskSight::Unknown, NOW + coming.hold), Care::Stop(Reason::Drained), "first of all");
         let without_end = Ledger { drain_by: None, ..inside.clone() };
         assert_eq!(care(&without_end, TaskSight::Alive, NOW), Care::None);
         let ready = Ledger { state: ServerState::Ready, listed: Some(Fill::TOP), capacity: 1, ..inside };

@@ -423,6 +423,13 @@ pub enum StopBy {
     Server(TokenHash),
     /// OWMM, which has seen the task of this attempt dead. News of an older attempt stop nothing.
     Attempt(u32),
+    /// OWMM, as it has drained: empty, or past its deadline. An operator may have moved that.
+    Drained {
+        /// The attempt.
+        attempt: u32,
+        /// The deadline that was seen, if there was one.
+        drain_by: Option<Time>,
+    },
 }
 
 /// One conditional write on a ledger.
@@ -695,6 +702,10 @@ impl LedgerWrite {
                 let entitled = match by {
                     StopBy::Server(by) => knows(by),
                     StopBy::Attempt(attempt) => *attempt == old.attempt,
+                    StopBy::Drained { attempt, drain_by } => {
+                        let as_seen = old.state == ServerState::Draining && old.drain_by == *drain_by;
+                        *attempt == old.attempt && as_seen
+                    }
                 };
                 (entitled && old.state != ServerState::Stopped).then(|| new.stopped())
             }
@@ -1078,6 +1089,13 @@ mod tests {
         for by in [StopBy::Server(token()), StopBy::Attempt(1)] {
             assert_eq!(takes(&stop(by), all()), [true, true, true, false]);
         }
+        let drained = |attempt, drain_by| stop(StopBy::Drained { attempt, drain_by });
+        let going = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1))]) };
+        assert_eq!(drained(1, Some(NOW)).apply(Some(&going)).map(|it| it.state), Some(ServerState::Stopped));
+        for write in [drained(1, None), drained(1, Some(NOW + TICK)), drained(2, Some(NOW))] {
+            assert_eq!(write.apply(Some(&going)), None, "{write:?}");
+        }
+        assert_eq!(drained(1, None).apply(Some(&ready(&[]))), None, "it does not drain");
         for by in [StopBy::Server(TokenHash::of("another")), StopBy::Attempt(0), StopBy::Attempt(2)] {
             assert_eq!(takes(&stop(by), all()), [false; 4]);
         }

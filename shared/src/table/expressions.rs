@@ -309,6 +309,17 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             let condition = "#attempt = :attempt AND #state <> :stopped";
             Expression { condition: condition.into(), ..stop(*now) }.with(":attempt", n(*attempt))
         }
+        LedgerWrite::Stop { by: StopBy::Drained { attempt, drain_by }, now } => {
+            let as_seen = if drain_by.is_some() { "#drainBy = :by" } else { "attribute_not_exists(#drainBy)" };
+            let condition = format!("#attempt = :attempt AND #state = :draining AND {as_seen}");
+            let expression = Expression { condition: condition.into(), ..stop(*now) }
+                .with(":attempt", n(*attempt))
+                .with(":draining", state(ServerState::Draining));
+            match drain_by {
+                Some(by) => expression.with(":by", n(by.0)),
+                None => expression,
+            }
+        }
         LedgerWrite::StopSilent { attempt, silent_since, claims, now } => {
             let mut condition = format!("{REGISTERED} AND #attempt = :attempt AND #lease < :silentSince");
             let mut expression = stop(*now)

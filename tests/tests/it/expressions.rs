@@ -284,6 +284,8 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         LedgerWrite::Stop { by: StopBy::Server(hash()), now: NOW },
         LedgerWrite::Stop { by: StopBy::Attempt(1), now: NOW },
         LedgerWrite::Stop { by: StopBy::Attempt(2), now: NOW },
+        LedgerWrite::Stop { by: StopBy::Drained { attempt: 1, drain_by: None }, now: NOW },
+        LedgerWrite::Stop { by: StopBy::Drained { attempt: 1, drain_by: Some(NOW) }, now: NOW },
         LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) },
         LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() },
         LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() },

@@ -223,7 +223,12 @@ impl Any {
             }
             6 => LedgerWrite::Beat { by, now },
             7 => {
-                let by = if self.below(2) == 0 { StopBy::Server(by) } else { StopBy::Attempt(attempt) };
+                let drain_by = ledger.drain_by;
+                let by = match self.below(3) {
+                    0 => StopBy::Server(by),
+                    1 => StopBy::Attempt(attempt),
+                    _ => StopBy::Drained { attempt, drain_by: self.mostly(drain_by, |any| any.maybe(Self::time)) },
+                };
                 LedgerWrite::Stop { by, now }
             }
             8 => {

@@ -162,6 +162,9 @@ fn attribute(value: &Value) -> Option<AttributeValue> {
             let fields = fields.iter().map(|(name, value)| Some((name.clone(), attribute(value)?)));
             AttributeValue::M(fields.collect::<Option<_>>()?)
         }
+        ("SS", Value::Array(texts)) => {
+            AttributeValue::Ss(texts.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<_>>()?)
+        }
         ("L", Value::Array(elements)) => AttributeValue::L(elements.iter().map(attribute).collect::<Option<_>>()?),
         _ => return None,
     })

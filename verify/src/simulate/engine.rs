@@ -186,6 +186,10 @@ impl Engine {
                         .to_string(),
                 )
             }
+            "GetItem" => {
+                let item = self.items_at(at).get(&key_of(request.get("Key")?)).cloned();
+                Some(item.map_or_else(|| json!({}), |item| json!({ "Item": item })).to_string())
+            }
             "BatchGetItem" => {
                 let wanted = request.get("RequestItems")?.get(table)?.get("Keys")?.as_array()?;
                 let items = self.items_at(at);
