@@ -268,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_write_comes_to_the_same_in_memory_and_on_the_engine() {
-        let compared = compare(0, 600, |_| {}).await.unwrap();
+        let compared = compare(0, 1_500, |_| {}).await.unwrap();
         assert_eq!(compared.differences, Vec::<String>::new());
         assert_eq!(compared.writes.len(), WRITES, "{:?}", compared.writes);
         assert_eq!(compared.one_sided().collect::<Vec<_>>(), Vec::<&str>::new());

@@ -52,7 +52,7 @@ enum Check {
     },
     /// Compares random writes in memory and on the embedded engine; with OWMM_TEST_DYNAMODB=URL on that one too.
     Differential {
-        /// Images and writes of each kind: 600 are enough to see every write taken and refused
+        /// Images and writes of each kind: 1500 are enough to see every write taken and refused
         /// [default: 5000, or 1 with --seed].
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: Option<u64>,

@@ -128,7 +128,7 @@ impl Any {
         let state = if self.rarely(2) { ServerState::Ready } else { self.of(ServerState::ALL) };
         let (seen, lease) = (self.time(), self.time());
         // An empty server has mostly been so for a while, and no other.
-        let idle = self.mostly(claims.is_empty(), |any| any.rarely(2));
+        let idle = if claims.is_empty() { !self.rarely(3) } else { self.rarely(10) };
         let starting = state == ServerState::Starting;
         Some(Ledger {
             id: id.clone(),
