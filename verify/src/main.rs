@@ -22,7 +22,7 @@ struct Cli {
 enum Check {
     /// Explores every order of events, to the end.
     Model {
-        /// How far to go: half a million states in a minute, or thirty million in ten.
+        /// How far to go: half a million states in seconds, or thirty million in minutes.
         #[arg(long, value_enum, default_value = "small")]
         scope: Size,
         /// Only this world.
