@@ -101,7 +101,7 @@ def join_keeps_its_word(programs, patience):
     assert join(401, sub=None)["code"] == "unauthorized"
     assert join(401, sub=None, headers={"authorization": "Bearer ann"})["code"] == "unauthorized", "a header was believed"
     assert join(401, sub=None, signed=True)["code"] == "unauthorized", "an operator was taken for a player"
-    assert join(413, body='"' + "x" * 70_000 + '"')["code"] == "body_too_large"
+    assert join(413, body='"' + "x" * 200_000 + '"')["code"] == "body_too_large"
     assert programs.call("join", "PUT", "/join", 405, sub="ann")["code"] == "method_not_allowed"
     programs.call("join", "DELETE", "/join", 204, sub="ann")
     programs.call("join", "DELETE", "/join", 204, sub="ann")
