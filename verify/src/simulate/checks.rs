@@ -379,15 +379,14 @@ impl Checks {
 
     fn frontier(&mut self, before: Option<&Frontier>, after: &Frontier, used_up: bool) {
         let Some(before) = before else { return };
-        if before.spare.contains(&after.server) {
-            // It goes back, which starts no server.
-        } else if before.server != after.server {
+        // One that goes back starts no server.
+        if before.server != after.server && !before.spare.contains(&after.server) {
             let capacity = self.ledgers.get(&after.server).map_or(1, |ledger| ledger.capacity);
             let asked = capacity.saturating_sub(after.remaining).max(1);
             self.hold(Invariant::NoOverLaunch, before.remaining < asked, || {
                 format!("a frontier moves on from {before:?} to {after:?}, and {asked} slots were wanted")
             });
-        } else if used_up {
+        } else if before.server == after.server && used_up {
             let server = before.server.clone();
             let turns_away = self.ledgers.get(&server).is_some_and(|ledger| self.turns_away(ledger));
             let reason = turns_away || self.known(&server).had_no_room || self.retired(&server);
