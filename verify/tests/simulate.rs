@@ -17,7 +17,7 @@ fn the_same_seed_twice_gives_the_same_bytes_of_history() {
 
 #[test]
 fn no_invariant_is_violated_in_the_first_seeds() {
-    let sum = sweep(1, 12, None, false, &mut Progress::default());
+    let sum = sweep(1, 12, None, &mut Progress::default());
     assert!(sum.failing.is_empty(), "{:#?}", sum.failing);
     assert_eq!(sum.seeds, 12);
 }
@@ -33,6 +33,12 @@ fn a_fresh_token_per_call_of_run_task_is_found_within_forty_seeds() {
 fn a_seat_that_is_only_read_is_found_in_the_first_seeds() {
     let found = found_by_simulation(Mistake::ReadOnlySeat, 5).unwrap();
     assert!(found.law.starts_with("I2"), "{found:?}");
+}
+
+#[test]
+fn a_lapsed_lease_that_stops_a_server_with_players_is_found_within_ten_seeds() {
+    let found = found_by_simulation(Mistake::LapseStopsPlayers, 10).unwrap();
+    assert!(found.law.starts_with("I6"), "{found:?}");
 }
 
 #[test]

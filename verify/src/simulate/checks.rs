@@ -331,7 +331,8 @@ impl Checks {
     fn state(&mut self, before: &Ledger, after: &Ledger, by: &Caller) {
         let (id, now) = (&after.id, self.now);
         let changed = before.state != after.state;
-        if changed && after.state == ServerState::Draining && *by == Caller::Schedule && before.idle_since.is_some() {
+        let current = self.pools.get(before.pool.as_str()).is_none_or(|pool| pool.takes(before.generation));
+        if changed && after.state == ServerState::Draining && *by == Caller::Schedule && current {
             let claims = before.claims.len();
             let what = || format!("{id} is scaled in with {claims} claims");
             self.hold(Invariant::KeptWord, claims == 0, what);

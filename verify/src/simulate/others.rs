@@ -24,10 +24,10 @@ use super::{
 /// How often EventBridge delivers an event to a function that fails.
 const DELIVERIES: u64 = 3;
 
-/// The fleet is looked after, each minute.
+/// The fleet is looked after, as often as the plan says, and each minute once faults have stopped.
 pub(super) async fn schedule(functions: Arc<Functions>, world: Arc<World>) {
     loop {
-        sleep(Duration::from_secs(60)).await;
+        sleep(Duration::from_secs(if world.is_calm() { 60 } else { world.plan.look_seconds })).await;
         if world.strikes(Fault::ReconcileTwice) {
             let (functions, after) = (Arc::clone(&functions), world.chance.ms(0, 3_000));
             tokio::spawn(async move {

@@ -30,7 +30,7 @@ pub(super) enum Fault {
     Error,
     /// A write meets a transaction.
     Conflict,
-    /// The index or a batch read answers with what was true a while ago.
+    /// The index, or a read that does not ask for consistency, answers with what was true a while ago.
     Stale,
     /// RunTask answers 200 with `failures`.
     NoCapacity,
@@ -103,7 +103,7 @@ impl Fault {
             Self::ErrorAfterEffect => "500 after the effect",
             Self::Error => "500 or 503 without effect",
             Self::Conflict => "transaction conflict",
-            Self::Stale => "stale index or batch read",
+            Self::Stale => "read that is out of date",
             Self::NoCapacity => "RunTask: `failures` in a 200",
             Self::FunctionKilled => "function killed between two calls",
             Self::FunctionFrozen => "function frozen between two calls",
@@ -138,13 +138,17 @@ impl Fault {
 pub(super) struct Faults([u64; Fault::ALL.len()]);
 
 impl Faults {
-    fn of(chance: &Chance) -> Self {
+    fn of(chance: &Chance, theme: Theme) -> Self {
         let quiet = chance.hit(60);
         // A run has a temper: the same faults rarely or often.
         let temper = chance.within(1, 10);
         Self(Fault::ALL.map(|fault| {
             let on = !quiet && chance.hit(500);
-            if on { (fault.at_most() * temper / 10).max(1) } else { 0 }
+            match (theme, fault) {
+                (Theme::Silence, Fault::ServerCutOff) => 2 * fault.at_most(),
+                _ if on => (fault.at_most() * temper / 10).max(1),
+                _ => 0,
+            }
         }))
     }
 
@@ -154,9 +158,22 @@ impl Faults {
     }
 }
 
+/// What a run is about: some states are hardly ever reached unless everything works towards them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Theme {
+    /// Nothing in particular.
+    Anything,
+    /// Players come right when the fleet is looked after, and stay away otherwise: servers fall idle.
+    OnTheMinute,
+    /// Game servers with players inside reach nobody for longer than their leases last, and the fleet is looked after often.
+    Silence,
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// What it is about.
+    pub(super) theme: Theme,
     /// The pool's limits.
     pub(super) limits: PoolLimits,
     /// The pool's roll-outs.
@@ -177,8 +194,8 @@ pub(super) struct Plan {
     pub(super) stay_ms: u64,
     /// How long players wait between two visits at the most, in milliseconds.
     pub(super) away_ms: u64,
-    /// Whether players come right when the fleet is looked after, and stay away otherwise.
-    pub(super) on_the_minute: bool,
+    /// How often the fleet is looked after while faults come, in seconds.
+    pub(super) look_seconds: u64,
     /// How often an operator does something, in seconds; 0 for never.
     pub(super) operator_seconds: u64,
     /// How often somebody calls with a token that is not theirs, in seconds; 0 for never.
@@ -197,9 +214,19 @@ impl Plan {
         let short_holds = chance.hit(500);
         let headroom = if chance.hit(300) { number(1, capacity.into()) } else { 0 };
         let slots = u64::from(capacity * max_servers);
-        let on_the_minute = chance.hit(200);
-        let few = if on_the_minute { 3 } else { 14 };
+        let theme = match chance.below(10) {
+            0 | 1 => Theme::OnTheMinute,
+            2 | 3 => Theme::Silence,
+            _ => Theme::Anything,
+        };
+        let (on_the_minute, silence) = (theme == Theme::OnTheMinute, theme == Theme::Silence);
+        let (least, most) = match theme {
+            Theme::Anything => (1, 14),
+            Theme::OnTheMinute => (1, 3),
+            Theme::Silence => (slots.clamp(3, 12), 14),
+        };
         Self {
+            theme,
             limits: PoolLimits {
                 capacity,
                 max_servers,
@@ -208,21 +235,29 @@ impl Plan {
                 idle: if on_the_minute { seconds(5, 20) } else { seconds(10, 90) },
                 reservation: if short_holds { seconds(2, 8) } else { seconds(10, 40) },
                 launch: seconds(8, 40),
-                lease: if chance.hit(300) { seconds(4, 9) } else { seconds(12, 45) },
+                lease: if silence || chance.hit(300) { seconds(4, 9) } else { seconds(12, 45) },
             },
             rollout: if chance.hit(500) { Rollout::Lazy } else { Rollout::Drain },
-            players: chance.within(1, (slots * 3 / 2).clamp(3, few)),
+            players: chance.within(least, (slots * 3 / 2).clamp(3, most)),
             parties: if chance.hit(400) { chance.within(1, 2) } else { 0 },
             instances: chance.within(1, 4),
             skew_ms: if chance.hit(600) { chance.within(0, 5_000) } else { 0 },
-            chaos_seconds: if on_the_minute { chance.within(190, 400) } else { chance.within(60, 150) },
+            chaos_seconds: match theme {
+                Theme::Anything => chance.within(60, 150),
+                Theme::OnTheMinute => chance.within(190, 400),
+                Theme::Silence => chance.within(100, 200),
+            },
             start_ms: chance.within(200, 12_000),
-            stay_ms: if on_the_minute { 2_000 } else { chance.within(500, 60_000) },
+            stay_ms: match theme {
+                Theme::Anything => chance.within(500, 60_000),
+                Theme::OnTheMinute => 2_000,
+                Theme::Silence => chance.within(20_000, 60_000),
+            },
             away_ms: chance.within(100, 20_000),
-            on_the_minute,
+            look_seconds: if silence { chance.within(8, 20) } else { 60 },
             operator_seconds: if chance.hit(500) { chance.within(5, 40) } else { 0 },
             intruder_seconds: if chance.hit(300) { chance.within(5, 20) } else { 0 },
-            faults: Faults::of(chance),
+            faults: Faults::of(chance, theme),
         }
     }
 }
@@ -232,8 +267,9 @@ impl fmt::Display for Plan {
         let limits = &self.limits;
         write!(
             f,
-            "capacity {} max {} frontiers {} headroom {} idle {} s hold {} s launch {} s lease {} s {}, {} players {} parties, \
-             {} instances skew {} ms, faults:",
+            "{:?}: capacity {} max {} frontiers {} headroom {} idle {} s hold {} s launch {} s lease {} s {}, {} players {} \
+             parties, {} instances skew {} ms, faults:",
+            self.theme,
             limits.capacity,
             limits.max_servers,
             limits.frontiers,

@@ -11,6 +11,7 @@ use super::{
     checks::Caller,
     flag::Flag,
     functions::{Ask, Functions, Reply},
+    plan::Theme,
     world::{POOL, World, lock},
 };
 
@@ -77,7 +78,7 @@ impl Player {
     }
 
     fn away(&self) -> Duration {
-        if !self.world.plan.on_the_minute {
+        if self.world.plan.theme != Theme::OnTheMinute {
             return self.chance.ms(50, self.world.plan.away_ms);
         }
         // Some minute but not the next one, so that servers fall idle meanwhile.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -60,29 +60,20 @@ impl Sweep {
             }
         }
     }
-
-    /// How many seeds it took to find something, if any did.
-    pub fn found_after(&self, first: u64) -> Option<u64> {
-        self.failing.iter().map(|(seed, _)| seed - first + 1).min()
-    }
 }
 
-/// Runs `seeds` seeds from `first` on; stops at the first violation if `until_found`.
-pub fn sweep(first: u64, seeds: u64, mistake: Option<Mistake>, until_found: bool, told: &mut Progress) -> Sweep {
-    let (next, stop, sum) = (AtomicU64::new(first), AtomicBool::new(false), Mutex::new(Sweep::default()));
+/// Runs `seeds` seeds from `first` on.
+pub fn sweep(first: u64, seeds: u64, mistake: Option<Mistake>, told: &mut Progress) -> Sweep {
+    let (next, sum) = (AtomicU64::new(first), Mutex::new(Sweep::default()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
-        while !stop.load(Ordering::Relaxed) {
+        loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + seeds {
                 return;
             }
             let outcome = run(seed, mistake, false);
-            let mut sum = lock(&sum);
-            sum.add(seed, outcome);
-            if until_found && !sum.failing.is_empty() {
-                stop.store(true, Ordering::Relaxed);
-            }
+            lock(&sum).add(seed, outcome);
         }
     };
     std::thread::scope(|scope| {
@@ -110,7 +101,7 @@ fn replay(seed: u64) -> String {
 /// Runs seeds and says what they came to.
 pub fn many(first: u64, seeds: u64) -> Verdict {
     let mut progress = Progress::default();
-    let sum = sweep(first, seeds, None, false, &mut progress);
+    let sum = sweep(first, seeds, None, &mut progress);
     let seconds = progress.elapsed().as_secs();
     drop(progress);
     let mut table = Table::new(["simulation", "count"]);
