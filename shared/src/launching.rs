@@ -53,13 +53,6 @@ pub struct OurTask {
     pub attempt: u32,
 }
 
-impl OurTask {
-    /// Whether it is the task of that server's current attempt.
-    pub fn is_of(&self, ledger: &Ledger) -> bool {
-        self.server == ledger.id && self.attempt == ledger.attempt
-    }
-}
-
 /// What ECS said.
 enum Called {
     /// It runs the task.
@@ -313,6 +306,24 @@ impl Launcher {
             }
         }
         sights
+    }
+
+    /// Whether any of these clusters runs a server's current attempt, for one whose task is not on record, as whoever started
+    /// it died before. Of a server that had registered when its ledger was read, "missing" is final.
+    pub async fn sight_of_unrecorded(&self, ledger: &Ledger, clusters: impl Iterator<Item = &str>) -> TaskSight {
+        for cluster in clusters {
+            match self.ecs.list_tasks().cluster(cluster).started_by(started_by(ledger)).send().await {
+                Ok(list) if list.task_arns().is_empty() => {}
+                Ok(_) => return TaskSight::Alive,
+                // One that is gone runs nothing.
+                Err(error) if error.code() == Some("ClusterNotFoundException") => {}
+                Err(error) => {
+                    let _: Option<()> = self.silent(&error);
+                    return TaskSight::Unknown;
+                }
+            }
+        }
+        TaskSight::Missing
     }
 
     /// Stops a task. That it is gone already is as good.

@@ -2,7 +2,8 @@
 //! has left behind is put right.
 //!
 //! 1. ECS is asked which tasks of ours run. That comes first: a server is in the table before its task is, so what ECS
-//!    lists and the table does not have is an orphan.
+//!    lists and the table does not have is an orphan. What it does not list says nothing about a server that is read later:
+//!    whether that is missing, it is asked again.
 //! 2. Pool by pool, each server on the roster gets what it needs ([`Ledger::care`]), a few pages side by side. Of the roster
 //!    only the ids are kept, and of the servers only what step 3 needs.
 //! 3. Servers believed dead for their lapsed leases are stopped, unless so many have lapsed at once that it is more likely
@@ -107,17 +108,6 @@ struct Running<'a>(Vec<&'a Tasks>);
 impl Running<'_> {
     fn has(&self, arn: &str) -> bool {
         self.0.iter().copied().flatten().any(|tasks| tasks.contains_key(arn))
-    }
-
-    /// What becomes of a server whose task is not on record, as whoever started it died before: what runs says whose it is.
-    fn sight_of(&self, ledger: &Ledger) -> TaskSight {
-        if self.0.iter().copied().flatten().any(|tasks| tasks.values().any(|task| task.is_of(ledger))) {
-            TaskSight::Alive
-        } else if self.0.iter().all(|tasks| tasks.is_some()) {
-            TaskSight::Missing
-        } else {
-            TaskSight::Unknown
-        }
     }
 
     fn is_unknown(&self) -> bool {
@@ -319,7 +309,9 @@ impl Owmm {
         for ledger in &ledgers {
             let sight = match &ledger.task {
                 Some(task) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
-                None => running.sight_of(ledger),
+                // What ECS listed is older than the ledger: this server may have started since.
+                None if ledger.has_lapsed(now) => self.launcher().sight_of_unrecorded(ledger, pool.clusters()).await,
+                None => TaskSight::Unknown,
             };
             let care = ledger.care(pool, sight, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));

@@ -88,7 +88,7 @@ pub const STAMP: &str = "stamp";
 
 /// Frontier: slots left.
 pub const REMAINING: &str = "remaining";
-/// Frontier: set of starting servers that it has left and on which a slot was freed; absent if there is none.
+/// Frontier: set of starting servers with freed slots that are not among those left to give; absent if there is none.
 pub const SPARE: &str = "spare";
 /// Fleet: servers that live.
 pub const LIVE: &str = "live";

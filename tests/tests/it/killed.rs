@@ -63,6 +63,8 @@ enum Death {
     Before(u64),
     /// With the answer to its n-th request not seen.
     After(u64),
+    /// Not at all: it stands still after that answer until it is woken.
+    Sleeps(u64),
 }
 
 /// A wire to the table and to ECS, on which a function may die.
@@ -71,6 +73,7 @@ struct Wire {
     death: Death,
     sent: Arc<AtomicU64>,
     died: Arc<Notify>,
+    woken: Arc<Notify>,
     bodies: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
@@ -78,7 +81,7 @@ struct Wire {
 impl Wire {
     fn new(death: Death) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { death, sent: Arc::default(), died: Arc::default(), bodies: Arc::default(), http }
+        Self { death, sent: Arc::default(), died: Arc::default(), woken: Arc::default(), bodies: Arc::default(), http }
     }
 
     async fn die(&self) {
@@ -116,6 +119,10 @@ impl HttpConnector for Wire {
             let answer = forward(wire.http.clone(), request).await;
             if matches!(wire.death, Death::After(n) if n == number) {
                 wire.die().await;
+            }
+            if matches!(wire.death, Death::Sleeps(n) if n == number) {
+                wire.died.notify_one();
+                wire.woken.notified().await;
             }
             answer
         })
@@ -545,5 +552,40 @@ async fn looks_that_all_die_early_leave_nobody_always_last() {
         }
     }
     assert_eq!(seen, names, "some servers are in no look's first page");
+    ground.end().await;
+}
+
+/// What ECS says of tasks is as old as the question: a server that has started since is not missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_has_stood_still_since_it_asked_ecs_ends_no_server_that_has_started_since() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    let later = now + Span::seconds(86_400);
+    let pool = a_pool("default", 0);
+    ground
+        .put(vec![
+            items::write_pool(&pool).unwrap(),
+            items::write_fleet(&pool.name, &Fleet { live: 1, ..Fleet::default() }),
+            keys::roster(&pool.name, &id("newcomer")),
+            items::write_ledger(&starting("newcomer", now, later)),
+        ])
+        .await;
+    // The pools, and what ECS runs: nothing yet.
+    let wire = Wire::new(Death::Sleeps(2));
+    let owmm = ground.owmm(&wire, 1);
+    let look = tokio::spawn(async move { owmm.reconcile().await });
+    wire.died.notified().await;
+    assert!(wire.bodies.lock().unwrap().last().unwrap().contains("default"), "it has asked ECS");
+    let task = ground.task("newcomer", 1).await;
+    // It is up, a player is inside, and it has missed a heartbeat. Whoever started it died before the task was on record.
+    let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("newcomer", now) };
+    ground.put(vec![items::write_ledger(&lapsed)]).await;
+    wire.woken.notify_one();
+    let report = look.await.unwrap().unwrap();
+    assert_eq!((report.servers, report.lapsed, report.repaired.get("task_missing")), (1, 1, None), "{report:?}");
+    let stop = ecs_client(&ground.ecs_url).stop_task().task(&task);
+    stop.send().await.unwrap();
+    let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();
+    assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
     ground.end().await;
 }
