@@ -247,7 +247,8 @@ struct LastSeen {
     left: u32,
     /// Slots that the frontier had when it was last seen: no more than that can be given back.
     most: u32,
-    /// The server before that one: an answer that still names it is late, for a frontier never goes back.
+    /// The server before that one: an answer that still names it is late, or the frontier has gone back to it. The first is
+    /// taken for late, and the next is believed.
     gone: Option<ServerId>,
     /// Slots of a server that calls of this process have spoken for and have not claimed yet.
     coming: HashMap<ServerId, u32>,
@@ -343,6 +344,7 @@ impl Gate {
     pub fn learn(&self, frontier: &Frontier) {
         let mut seen = lock(&self.seen);
         if seen.gone.as_ref() == Some(&frontier.server) {
+            seen.gone = None;
             return;
         }
         if seen.server.as_ref() == Some(&frontier.server) {
@@ -352,6 +354,12 @@ impl Gate {
             seen.gone = seen.server.replace(frontier.server.clone());
             (seen.most, seen.left) = (frontier.remaining, frontier.remaining);
         }
+    }
+
+    /// This process has moved the frontier back to a server that it had left.
+    pub fn goes_back(&self, frontier: &Frontier) {
+        lock(&self.seen).gone = None;
+        self.learn(frontier);
     }
 
     /// Slots that calls of this process are on their way to, on servers of this frontier.

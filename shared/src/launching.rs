@@ -313,7 +313,7 @@ impl Launcher {
     pub async fn sight_of_unrecorded(&self, ledger: &Ledger, clusters: impl Iterator<Item = &str>) -> TaskSight {
         for cluster in clusters {
             match self.ecs.list_tasks().cluster(cluster).started_by(started_by(ledger)).send().await {
-                Ok(list) if list.task_arns().is_empty() => {}
+                Ok(list) if list.task_arns().is_empty() && list.next_token().is_none() => {}
                 Ok(_) => return TaskSight::Alive,
                 // One that is gone runs nothing.
                 Err(error) if error.code() == Some("ClusterNotFoundException") => {}

@@ -403,7 +403,7 @@ impl Owmm {
                 Err(seen) => seen,
             };
             if let Some(frontier) = self.go_back(&pool, k, seen.as_ref(), slots).await? {
-                gate.learn(&frontier);
+                gate.goes_back(&frontier);
                 pass.took(&frontier.server);
                 run.pass = Some(pass);
                 return Ok(TakenSlot::On(frontier.server));
@@ -695,23 +695,26 @@ impl Owmm {
         inside: Option<&[PlayerId]>,
     ) -> Result<Result<Heartbeat, ServerOutcome>, Failure> {
         let now = self.clock.now();
-        match self.table.write_ledger(server, &LedgerWrite::Beat { by, now }).await? {
+        let ledger = match self.table.write_ledger(server, &LedgerWrite::Beat { by, now }).await? {
             Answer::Written(ledger) => {
                 self.put_listing_right(&ledger).await?;
-                let unknown = inside.into_iter().flat_map(|inside| ledger.connected_but_not(inside));
-                let unknown = unknown.map(|(player, placement)| UnknownPlayer { player: player.clone(), placement });
-                Ok(Ok(Heartbeat {
-                    state: ledger.state,
-                    lease_until: ledger.lease_until.unwrap_or(now),
-                    reserved: ledger.reserved(now),
-                    unknown: unknown.collect(),
-                }))
+                ledger
             }
-            Answer::Refused(image) => Ok(Err(match self.known(by, image) {
-                Err(outcome) => outcome,
-                Ok(_) => ServerOutcome::NotRegistered,
-            })),
-        }
+            Answer::Refused(image) => match self.known(by, image) {
+                Err(outcome) => return Ok(Err(outcome)),
+                Ok(ledger) if ledger.state == ServerState::Starting => return Ok(Err(ServerOutcome::NotRegistered)),
+                // A later one has been heard: this one is late, or its clock is behind.
+                Ok(ledger) => ledger,
+            },
+        };
+        let unknown = inside.into_iter().flat_map(|inside| ledger.connected_but_not(inside));
+        let unknown = unknown.map(|(player, placement)| UnknownPlayer { player: player.clone(), placement });
+        Ok(Ok(Heartbeat {
+            state: ledger.state,
+            lease_until: ledger.lease_until.unwrap_or(now),
+            reserved: ledger.reserved(now),
+            unknown: unknown.collect(),
+        }))
     }
 
     /// A server registers a player, with the ticket that the player has shown if it passes that on.
@@ -755,16 +758,27 @@ impl Owmm {
         server: &ServerId,
         within: Option<Span>,
     ) -> Result<Result<Ledger, ServerOutcome>, Failure> {
-        let drain = LedgerWrite::Drain { drain_by: within.map(|span| self.clock.now() + span) };
-        Ok(match self.table.write_ledger(server, &drain).await? {
-            Answer::Written(ledger) => {
-                tracing::info!(%server, claims = ledger.claims.len(), "an operator drains the server");
-                Ok(ledger)
+        let mut at = self.clock.now();
+        let drain_by = within.map(|span| at + span);
+        for _ in 0..BY_HAND_TURNS {
+            let drain = LedgerWrite::Drain { at, drain_by };
+            let ledger = match self.table.write_ledger(server, &drain).await? {
+                Answer::Written(ledger) => {
+                    tracing::info!(%server, claims = ledger.claims.len(), "an operator drains the server");
+                    return Ok(Ok(ledger));
+                }
+                Answer::Refused(None) => return Ok(Err(ServerOutcome::Unknown)),
+                Answer::Refused(Some(ledger)) => ledger,
+            };
+            match ledger.state {
+                ServerState::Stopped => return Ok(Err(ServerOutcome::Stopped)),
+                ServerState::Starting => return Ok(Err(ServerOutcome::NotRegistered)),
+                // It has been heard, and the answer was lost.
+                _ if ledger.word_at == Some(at) && ledger.drain_by == drain_by => return Ok(Ok(ledger)),
+                ServerState::Ready | ServerState::Draining => at = ledger.next_word(self.clock.now()),
             }
-            Answer::Refused(None) => Err(ServerOutcome::Unknown),
-            Answer::Refused(Some(ledger)) if ledger.state == ServerState::Stopped => Err(ServerOutcome::Stopped),
-            Answer::Refused(Some(_)) => Err(ServerOutcome::NotRegistered),
-        })
+        }
+        Err(TableError::Busy("others drain the server".to_owned()).into())
     }
 
     /// Every pool with its fleet.

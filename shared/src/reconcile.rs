@@ -15,7 +15,7 @@
 //! any line: the next one goes on. Each begins at a pool and a server chosen at random, so where all of them die early
 //! nobody is always last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::{StreamExt, stream};
 
@@ -298,19 +298,28 @@ impl Owmm {
     /// Looks after some servers of a pool.
     async fn look_after(&self, pool: &Pool, running: &Running<'_>, page: &[ServerId]) -> Result<Seen, Failure> {
         let mut seen = Seen::default();
-        let ledgers = self.table().ledgers(page).await?;
-        let found = ledgers.iter().map(|ledger| &ledger.id).collect::<std::collections::HashSet<_>>();
-        for gone in page.iter().filter(|id| !found.contains(id)) {
-            seen.done(self.count_out_gone(pool, gone).await);
+        // Before anything is read: a lease that is over by then was over when it was read.
+        let now = self.time();
+        let mut ledgers = self.table().ledgers(page).await?;
+        let found = ledgers.iter().map(|ledger| ledger.id.clone()).collect::<HashSet<_>>();
+        for unread in page.iter().filter(|id| !found.contains(*id)) {
+            // Too new for that read, or deleted by its time to live before anybody counted it out.
+            match self.table().ledger(unread).await {
+                Ok(Some(new)) => ledgers.push(new),
+                Ok(None) => {
+                    let counted_out = self.launcher().count_out(&pool.name, unread, false).await;
+                    seen.done(counted_out.map(|()| Some("gone")).map_err(Failure::from));
+                }
+                Err(error) => seen.done(Err(error.into())),
+            }
         }
         let sights = self.sights(pool, running, &ledgers).await;
-        let now = self.time();
         let mut cares = Vec::new();
         for ledger in &ledgers {
             let sight = match &ledger.task {
                 Some(task) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
                 // What ECS listed is older than the ledger: this server may have started since.
-                None if ledger.has_lapsed(now) => self.launcher().sight_of_unrecorded(ledger, pool.clusters()).await,
+                None if ledger.has_lapsed(now) => self.sight_of_unrecorded(ledger).await?,
                 None => TaskSight::Unknown,
             };
             let care = ledger.care(pool, sight, now);
@@ -343,14 +352,11 @@ impl Owmm {
         Ok(seen)
     }
 
-    /// A server that is on the roster and has no ledger.
-    async fn count_out_gone(&self, pool: &Pool, server: &ServerId) -> Result<Option<&'static str>, Failure> {
-        // Deleted by its time to live before anybody counted it out, or too new for the first read.
-        if self.table().ledger(server).await?.is_some() {
-            return Ok(None);
-        }
-        self.launcher().count_out(&pool.name, server, false).await?;
-        Ok(Some("gone"))
+    /// What ECS says of the task of a server that has registered, where whoever started it died before it was on record. The
+    /// pool is read anew: it may have moved since, and this server may have started where it is now.
+    async fn sight_of_unrecorded(&self, ledger: &Ledger) -> Result<TaskSight, Failure> {
+        let Some(pool) = self.table().pool(&ledger.pool).await? else { return Ok(TaskSight::Unknown) };
+        Ok(self.launcher().sight_of_unrecorded(ledger, pool.clusters()).await)
     }
 
     /// What ECS says of each ledger's task.
@@ -396,7 +402,7 @@ impl Owmm {
                 Answer::Written(_) => match write {
                     LedgerWrite::Sweep { .. } => Some("expired_claims"),
                     LedgerWrite::List { .. } | LedgerWrite::Unlist { .. } => Some("listing"),
-                    LedgerWrite::Drain { .. } => Some("outdated"),
+                    LedgerWrite::Retire => Some("outdated"),
                     // A note for the next look, not a repair.
                     _ => None,
                 },
@@ -432,6 +438,7 @@ impl Owmm {
                 break;
             }
             fleet.live = fleet.live.saturating_add(1);
+            fleet.changes = fleet.changes.saturating_add(1);
             report.note("started_ahead");
         }
         Ok(())
@@ -443,7 +450,10 @@ impl Owmm {
             .into_iter()
             .map(|(server, write)| (server, write, "outdated"))
             .collect::<Vec<_>>();
-        for (server, capacity, write) in std::mem::take(&mut seen.idle) {
+        // In one order for all who look at the same moment, so that two of them do not do without different ones.
+        let mut idle = std::mem::take(&mut seen.idle);
+        idle.sort_by(|(one, ..), (another, ..)| one.cmp(another));
+        for (server, capacity, write) in idle {
             if let Some(left) = free.checked_sub(capacity).filter(|left| *left >= pool.limits.headroom) {
                 // Should the drain be refused, somebody has taken the room.
                 free = left;

@@ -97,6 +97,7 @@ impl Wish {
             limits,
             task,
             rollout: self.rollout,
+            revision: 0,
             generation: 0,
             shards: limits.frontiers,
             left: Vec::new(),

@@ -185,7 +185,16 @@ impl Stack {
         };
         if !pools.iter().any(|pool| pool.name == default_pool) {
             let (name, limits, rollout) = (default_pool.clone(), options.limits, options.rollout);
-            pools.push(Pool { name, limits, task, rollout, generation: 0, shards: limits.frontiers, left: Vec::new() });
+            pools.push(Pool {
+                name,
+                limits,
+                task,
+                rollout,
+                revision: 0,
+                generation: 0,
+                shards: limits.frontiers,
+                left: Vec::new(),
+            });
         }
         let engine = match &options.dynamodb {
             Some(_) => None,

@@ -117,7 +117,7 @@ impl Ledger {
             return Care::Stop(Reason::Drained);
         }
         if self.state == ServerState::Ready && !pool.takes(self.generation) {
-            return Care::Write(LedgerWrite::Drain { drain_by: None });
+            return Care::Write(LedgerWrite::Retire);
         }
         // Of many it takes several looks, for which nothing above may have to wait.
         let over = self.evictable(now);
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn an_old_build_drains_if_its_pool_says_so() {
         let pool = Pool { generation: 1, rollout: Rollout::Drain, ..configured() };
-        let drain = Care::Write(LedgerWrite::Drain { drain_by: None });
+        let drain = Care::Write(LedgerWrite::Retire);
         assert_eq!(in_order().care(&pool, TaskSight::Alive, NOW), drain);
         assert_eq!(
             in_order().care(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskSight::Alive, NOW),

@@ -42,7 +42,7 @@ enum Stage {
     Reading,
     OnLedger(Stamp),
     OnSeat(Stamp),
-    Undoing(Connected),
+    Undoing(Stamp, Connected),
     Over,
 }
 
@@ -67,6 +67,13 @@ impl Connect {
     fn on_ledger(&mut self, stamp: Stamp, reserved: bool) -> Next<Connected> {
         self.stage = Stage::OnLedger(stamp);
         let write = LedgerWrite::Connect { by: self.by, player: self.player.clone(), stamp, reserved };
+        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+    }
+
+    fn undo(&mut self, stamp: Stamp, outcome: Connected) -> Next<Connected> {
+        self.stage = Stage::Undoing(stamp, outcome);
+        let (by, player, mark) = (Some(self.by), self.player.clone(), Mark::Connected(stamp));
+        let write = LedgerWrite::Release { by, player, mark, ready: self.ready };
         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
     }
 
@@ -114,16 +121,16 @@ impl Protocol for Connect {
             (Stage::OnSeat(stamp), Told::Seat(Answer::Refused(seat))) => {
                 let elsewhere = matches!(seat, Some(Seat::At(place)) if place.server != self.server);
                 let outcome = if elsewhere { Connected::PlacedElsewhere } else { Connected::NoClaim };
-                self.stage = Stage::Undoing(outcome);
-                let write = LedgerWrite::Release {
-                    by: Some(self.by),
-                    player: self.player.clone(),
-                    mark: Mark::Connected(stamp),
-                    ready: self.ready,
-                };
-                Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+                self.undo(stamp, outcome)
             }
-            (Stage::Undoing(outcome), Told::Ledger(_)) => Next::Done(outcome),
+            // It has begun to drain in between, and must not wait for somebody who is not inside.
+            (Stage::Undoing(stamp, outcome), Told::Ledger(Answer::Refused(Some(ledger))))
+                if self.ready && ledger.state == ServerState::Draining =>
+            {
+                self.ready = false;
+                self.undo(stamp, outcome)
+            }
+            (Stage::Undoing(_, outcome), Told::Ledger(_)) => Next::Done(outcome),
             _ => Next::Done(Connected::NoClaim),
         }
     }
@@ -222,7 +229,21 @@ mod tests {
                 };
                 let next = connect.next(NOW, Told::Seat(Answer::Refused(seat.clone())));
                 assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
-                assert_eq!(connect.next(NOW, Told::Ledger(Answer::Written(ledger))), Next::Done(outcome));
+                // A release that is refused because the server drains by now is made again; any other is over.
+                let refused = Answer::Refused(Some(draining(&[("a", connected(1_000))])));
+                let next = connect.next(NOW, Told::Ledger(refused));
+                if is_ready {
+                    let release = LedgerWrite::Release {
+                        by: Some(token()),
+                        player: player("a"),
+                        mark: connected(1_000),
+                        ready: false,
+                    };
+                    assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
+                    assert_eq!(connect.next(NOW, Told::Ledger(Answer::Written(ledger))), Next::Done(outcome));
+                } else {
+                    assert_eq!(next, Next::Done(outcome));
+                }
             }
         }
     }

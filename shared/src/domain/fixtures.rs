@@ -96,6 +96,7 @@ pub(super) fn configured() -> Pool {
             launch_type: None,
             url: "https://owmm.example".to_owned(),
         },
+        revision: 0,
         generation: 0,
         rollout: Rollout::Lazy,
         shards: 1,

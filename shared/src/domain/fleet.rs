@@ -212,10 +212,10 @@ pub enum FleetWrite {
         /// The time of the request.
         now: Time,
     },
-    /// Counts a server that no frontier asked for, if the count is as it was seen.
+    /// Counts a server that no frontier asked for, if no server has come or gone since the fleet was seen.
     StartedAhead {
-        /// The count that was seen.
-        live: u32,
+        /// The changes that were seen.
+        changes: u32,
         /// Servers that the pool allows.
         max_servers: u32,
         /// The time of the request.
@@ -272,9 +272,9 @@ impl FleetWrite {
             Self::Started { max_servers, now } => {
                 old.no_launch(*max_servers, *now).is_none().then(|| old.counting(old.live.saturating_add(1)))
             }
-            Self::StartedAhead { live, max_servers, now } => {
-                let as_seen = old.live == *live && old.no_launch(*max_servers, *now).is_none();
-                as_seen.then(|| old.counting(live.saturating_add(1)))
+            Self::StartedAhead { changes, max_servers, now } => {
+                let as_seen = old.changes == *changes && old.no_launch(*max_servers, *now).is_none();
+                as_seen.then(|| old.counting(old.live.saturating_add(1)))
             }
             Self::Recount { changes, live } => {
                 fleet.filter(|_| old.changes == *changes).map(|_| Fleet { live: *live, ..old.clone() })
@@ -373,10 +373,11 @@ mod tests {
     fn a_server_is_started_within_the_maximum_and_while_nothing_is_paused() {
         let fleet = |live| Fleet { live, ..Fleet::default() };
         let started = FleetWrite::Started { max_servers: 2, now: NOW };
-        let ahead = FleetWrite::StartedAhead { live: 1, max_servers: 2, now: NOW };
+        let ahead = FleetWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW };
         let live = |write: &FleetWrite, fleet: Fleet| write.apply(Some(&fleet)).map(|it| (it.live, it.changes));
         assert_eq!([0, 1, 2, 3].map(|n| live(&started, fleet(n))), [Some((1, 1)), Some((2, 1)), None, None]);
-        assert_eq!([0, 1, 2].map(|n| live(&ahead, fleet(n))), [None, Some((2, 1)), None]);
+        assert_eq!([0, 1, 2].map(|n| live(&ahead, fleet(n))), [Some((1, 1)), Some((2, 1)), None]);
+        assert_eq!(live(&ahead, Fleet { changes: 2, ..fleet(1) }), None, "one has come and one has gone");
         assert_eq!(started.apply(None), Some(Fleet { changes: 1, ..fleet(1) }));
         for pause in
             [Fleet { paused_until: Some(NOW + TICK), ..fleet(1) }, Fleet { held_until: Some(NOW + TICK), ..fleet(1) }]

@@ -259,6 +259,8 @@ pub struct Ledger {
     pub idle_since: Option<Time>,
     /// When a draining server is stopped although players are inside.
     pub drain_by: Option<Time>,
+    /// When an operator last said that it is to drain. Newer wins, late loses.
+    pub word_at: Option<Time>,
     /// When it registered.
     pub ready_at: Option<Time>,
     /// Where players connect to, once it has registered.
@@ -278,6 +280,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// The time of an operator's next word about it: now, or just after the last one, if that was said by a clock ahead of
+    /// ours.
+    pub fn next_word(&self, now: Time) -> Time {
+        self.word_at.map_or(now, |last| now.max(last + Span(1)))
+    }
+
     /// A server of that pool that is about to be started: nobody holds a slot, and there is no launch yet.
     pub fn new(id: ServerId, pool: PoolName, limits: &PoolLimits, token_hash: TokenHash) -> Self {
         Self {
@@ -294,6 +302,7 @@ impl Ledger {
             seen: None,
             idle_since: None,
             drain_by: None,
+            word_at: None,
             ready_at: None,
             endpoint: None,
             metadata: BTreeMap::new(),
@@ -505,7 +514,7 @@ pub enum LedgerWrite {
         /// The time of the request.
         now: Time,
     },
-    /// A heartbeat: extends the lease.
+    /// A heartbeat: extends the lease. Refused once a later one has been heard.
     Beat {
         /// The server's token.
         by: TokenHash,
@@ -543,11 +552,15 @@ pub enum LedgerWrite {
         now: Time,
     },
     /// ready → draining on an operator's word: no new claims; who is inside stays. Draining already is done, with the
-    /// new deadline.
+    /// new deadline. Refused once this word, or a later one, has been heard.
     Drain {
+        /// The time of the word.
+        at: Time,
         /// When it is stopped although players are inside; `None` waits for them.
         drain_by: Option<Time>,
     },
+    /// ready → draining for a server of a build that takes no new players any more. An operator's drain stays as it is.
+    Retire,
     /// ready → draining for a server that has had no claim at all since before `idle_by`.
     DrainIdle {
         /// It must have been idle by then.
@@ -692,7 +705,8 @@ impl LedgerWrite {
             }
             Self::Beat { by, now } => {
                 let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
-                (knows(by) && registered).then(|| {
+                let newer = old.seen.is_some_and(|seen| seen <= *now);
+                (knows(by) && registered && newer).then(|| {
                     new.seen = Some(*now);
                     new.lease_until = Some(*now + old.lease_for);
                     new
@@ -736,10 +750,20 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::Drain { drain_by } => matches!(old.state, ServerState::Ready | ServerState::Draining).then(|| {
+            Self::Drain { at, drain_by } => {
+                let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
+                let heard = old.word_at.is_some_and(|last| last >= *at);
+                (registered && !heard).then(|| {
+                    new.state = ServerState::Draining;
+                    new.listed = None;
+                    new.drain_by = *drain_by;
+                    new.word_at = Some(*at);
+                    new
+                })
+            }
+            Self::Retire => (old.state == ServerState::Ready).then(|| {
                 new.state = ServerState::Draining;
                 new.listed = None;
-                new.drain_by = *drain_by;
                 new
             }),
             Self::DrainIdle { idle_by } => {
@@ -1080,6 +1104,12 @@ mod tests {
         assert_eq!(takes(&LedgerWrite::Beat { by: TokenHash::of("another"), now: NOW }, [ready(&[])]), [false]);
         let beaten = beat.apply(Some(&ready(&[]))).unwrap();
         assert_eq!((beaten.seen, beaten.lease_until), (Some(NOW + TICK), Some(NOW + TICK + beaten.lease_for)));
+        assert_eq!(
+            LedgerWrite::Beat { by: token(), now: NOW }.apply(Some(&beaten)),
+            None,
+            "a late one takes no lease away"
+        );
+        assert_eq!(beat.apply(Some(&beaten)), Some(beaten), "a repeat");
     }
 
     #[test]
@@ -1155,10 +1185,23 @@ mod tests {
 
     #[test]
     fn an_operators_drain_may_be_given_another_deadline() {
-        let drain = LedgerWrite::Drain { drain_by: Some(NOW) };
-        assert_eq!(takes(&drain, [ready(&[]), draining(&[]), starting(&[]), stopped()]), [true, true, false, false]);
-        let drained = drain.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
+        let drain = |at, drain_by| LedgerWrite::Drain { at, drain_by };
+        let by_now = drain(NOW, Some(NOW));
+        assert_eq!(takes(&by_now, [ready(&[]), draining(&[]), starting(&[]), stopped()]), [true, true, false, false]);
+        let drained = by_now.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
         assert_eq!((drained.state, drained.listed, drained.drain_by), (ServerState::Draining, None, Some(NOW)));
+        assert_eq!(by_now.apply(Some(&drained)), None, "it has been heard");
+        let without_end = drain(NOW + TICK, None).apply(Some(&drained)).unwrap();
+        assert_eq!(without_end.drain_by, None);
+        assert_eq!(by_now.apply(Some(&without_end)), None, "a late word does not undo a later one");
+    }
+
+    #[test]
+    fn a_server_of_an_old_build_drains_and_an_operators_deadline_stays() {
+        let images = [ready(&[("a", connected(1))]), draining(&[]), starting(&[]), stopped()];
+        assert_eq!(takes(&LedgerWrite::Retire, images), [true, false, false, false]);
+        let retired = LedgerWrite::Retire.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
+        assert_eq!((retired.state, retired.listed), (ServerState::Draining, None));
     }
 
     #[test]

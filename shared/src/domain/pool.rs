@@ -11,6 +11,8 @@ pub struct Pool {
     pub limits: PoolLimits,
     /// What is started for it.
     pub task: TaskPlacement,
+    /// How often it has been configured since it was made: late settings do not undo later ones.
+    pub revision: u32,
     /// The generation of its build: one more each time that the task definition changes.
     pub generation: u32,
     /// What becomes of servers of an older generation.
@@ -32,11 +34,12 @@ impl Pool {
             let another = old.task.task_definition != self.task.task_definition;
             old.generation.saturating_add(another.into())
         });
+        let revision = old.map_or(0, |old| old.revision.saturating_add(1));
         let shards = self.limits.frontiers.max(old.map_or(0, |old| old.shards));
         let mut left = old.map_or_else(Vec::new, |old| old.clusters().map(str::to_owned).collect());
         left.retain(|cluster| *cluster != self.task.cluster);
         left.truncate(LEFT_AT_MOST);
-        Self { generation, shards, left, ..self }
+        Self { revision, generation, shards, left, ..self }
     }
 
     /// Where its servers may run: the cluster of the next one first.
@@ -260,16 +263,16 @@ mod tests {
 
     #[test]
     fn another_task_definition_is_a_new_generation_and_parts_of_the_index_stay() {
-        let old = Pool { generation: 3, shards: 4, ..configured() };
+        let old = Pool { revision: 6, generation: 3, shards: 4, ..configured() };
         let same = configured().succeeding(Some(&old));
-        assert_eq!((same.generation, same.shards), (3, 4));
+        assert_eq!((same.revision, same.generation, same.shards), (7, 3, 4));
         let mut another = configured();
         another.task.task_definition = "game-server:8".to_owned();
         another.limits.frontiers = 5;
         let another = another.succeeding(Some(&old));
         assert_eq!((another.generation, another.shards), (4, 5));
         let first = Pool { generation: 7, shards: 7, ..configured() }.succeeding(None);
-        assert_eq!((first.generation, first.shards), (0, 1));
+        assert_eq!((first.revision, first.generation, first.shards), (0, 0, 1));
     }
 
     #[test]

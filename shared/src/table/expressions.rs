@@ -146,6 +146,8 @@ const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #sinc
                         #lease = :now + #beat, #open = #home, #fill = #top";
 /// The lease runs from now.
 const BEAT: &str = "SET #seen = :now, #lease = :now + #beat";
+/// ready → draining: no longer listed.
+const DRAIN: &str = "SET #state = :draining REMOVE #open, #fill";
 /// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
 const STOP: &str = "SET #state = :stopped, #claims = :none, #ttl = :ttl REMOVE #open, #fill, #launch";
 /// This attempt has not registered and is the latest.
@@ -302,7 +304,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":draining", state(ServerState::Draining)),
                 (":now", n(now.0)),
             ];
-            by(Some(hash), REGISTERED, Expression::new(BEAT, "", values))
+            by(Some(hash), &format!("{REGISTERED} AND #seen <= :now"), Expression::new(BEAT, "", values))
         }
         LedgerWrite::Stop { by: StopBy::Server(hash), now } => by(Some(hash), "#state <> :stopped", stop(*now)),
         LedgerWrite::Stop { by: StopBy::Attempt(attempt), now } => {
@@ -349,29 +351,36 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             "#state = :ready AND size(#claims) = :zero AND attribute_not_exists(#idle)",
             [(":now", n(now.0)), (":ready", state(ServerState::Ready)), (":zero", n(0))],
         ),
-        LedgerWrite::Drain { drain_by } => {
-            let values = [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))];
+        LedgerWrite::Drain { at, drain_by } => {
+            let condition = format!("{REGISTERED} AND {UNHEARD}");
+            let values =
+                [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready)), (":at", n(at.0))];
             match drain_by {
                 None => Expression::new(
-                    "SET #state = :draining REMOVE #open, #fill, #drainBy",
-                    "#state IN (:ready, :draining)",
+                    "SET #state = :draining, #word = :at REMOVE #open, #fill, #drainBy",
+                    condition,
                     values,
                 ),
                 Some(by) => Expression::new(
-                    "SET #state = :draining, #drainBy = :drainBy REMOVE #open, #fill",
-                    "#state IN (:ready, :draining)",
+                    "SET #state = :draining, #word = :at, #drainBy = :drainBy REMOVE #open, #fill",
+                    condition,
                     values,
                 )
                 .with(":drainBy", n(by.0)),
             }
         }
+        LedgerWrite::Retire => Expression::new(
+            DRAIN,
+            "#state = :ready",
+            [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))],
+        ),
         LedgerWrite::DrainIdle { .. } if teeth::has(Mistake::CheckedScaleIn) => Expression::new(
-            "SET #state = :draining REMOVE #open, #fill",
+            DRAIN,
             "#state = :ready",
             [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))],
         ),
         LedgerWrite::DrainIdle { idle_by } => Expression::new(
-            "SET #state = :draining REMOVE #open, #fill",
+            DRAIN,
             "#state = :ready AND size(#claims) = :zero AND #idle <= :idleBy",
             [
                 (":draining", state(ServerState::Draining)),
@@ -447,9 +456,9 @@ pub const IS_NEW: &str = "attribute_not_exists(pk)";
 /// The condition under which an item may be deleted that must be there, so that only one of many deletes it.
 pub const IS_THERE: &str = "attribute_exists(pk)";
 
-/// The condition under which a pool's configuration may be replaced: what follows from the old one is as it was seen.
-pub const IS_SUCCEEDED: &str = "#gen = :gen AND (attribute_not_exists(#shards) OR #shards = :shards) AND \
-     (attribute_not_exists(#left) OR #left = :left)";
+/// The condition under which a pool's configuration may be replaced: it is the one that was seen. Older releases wrote no
+/// revision.
+pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#revision) OR #revision = :revision)";
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {
@@ -576,23 +585,19 @@ pub fn fleet(write: &FleetWrite) -> Expression {
             format!("(attribute_not_exists(#live) OR #live < :max) AND {NOT_PAUSED}"),
             [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
         ),
-        FleetWrite::StartedAhead { live, max_servers, now } => {
-            // A fleet that has never counted anything counts none.
-            let as_seen = match live {
-                0 => "(attribute_not_exists(#live) OR (#live = :was AND #live < :max))",
-                _ => "#live = :was AND #live < :max",
-            };
-            Expression::new(
-                "SET #live = :live ADD #changes :one",
-                format!("{as_seen} AND {NOT_PAUSED}"),
-                [
-                    (":one", n(1)),
-                    (":was", n(*live)),
-                    (":live", n(live.saturating_add(1))),
-                    (":max", n(*max_servers)),
-                    (":now", n(now.0)),
-                ],
-            )
+        FleetWrite::StartedAhead { changes, max_servers, now } => {
+            let room = "(attribute_not_exists(#live) OR #live < :max)";
+            let values = [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))];
+            let update = "ADD #live :one, #changes :one";
+            match changes {
+                // Also one whose item an older release wrote.
+                0 => {
+                    let condition = format!("attribute_not_exists(#changes) AND {room} AND {NOT_PAUSED}");
+                    Expression::new(update, condition, values)
+                }
+                seen => Expression::new(update, format!("#changes = :changes AND {room} AND {NOT_PAUSED}"), values)
+                    .with(":changes", n(*seen)),
+            }
         }
         // A fleet whose item an older release wrote has counted no changes.
         FleetWrite::Recount { changes: 0, live } => Expression::new(

@@ -166,6 +166,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         seen: time(item, keys::SEEN)?,
         idle_since: time(item, keys::IDLE)?,
         drain_by: time(item, keys::DRAIN_BY)?,
+        word_at: time(item, keys::WORD_AT)?,
         ready_at: time(item, keys::READY_AT)?,
         endpoint,
         metadata: map(item, keys::METADATA)?.map(texts).transpose()?.unwrap_or_default(),
@@ -200,6 +201,7 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
     put(keys::IDLE, ledger.idle_since.map(|time| n(time.0)));
     put(keys::DRAIN_BY, ledger.drain_by.map(|time| n(time.0)));
+    put(keys::WORD_AT, ledger.word_at.map(|time| n(time.0)));
     put(keys::READY_AT, ledger.ready_at.map(|time| n(time.0)));
     put(keys::ADDRESS, ledger.endpoint.as_ref().map(|endpoint| s(&endpoint.address)));
     put(keys::PORT, ledger.endpoint.as_ref().map(|endpoint| n(endpoint.port)));
@@ -317,6 +319,7 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
             lease: Span(number(item, keys::LEASE_FOR)?),
         },
         rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
+        revision: opt_number(item, keys::REVISION)?.unwrap_or(0),
         generation: number(item, keys::GENERATION)?,
         shards: opt_number(item, keys::SHARDS)?.unwrap_or(frontiers),
         left: read_texts(item, keys::LEFT)?,
@@ -340,6 +343,7 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::LAUNCH_FOR, n(limits.launch.0)),
             (keys::LEASE_FOR, n(limits.lease.0)),
             (keys::ROLLOUT, s(pool.rollout.as_str())),
+            (keys::REVISION, n(pool.revision)),
             (keys::GENERATION, n(pool.generation)),
             (keys::LEFT, texts(&pool.left)),
             (keys::SPEC, s(serde_json::to_string(&pool.task)?)),

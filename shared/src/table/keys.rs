@@ -100,7 +100,7 @@ pub const FAILURES: &str = "failures";
 pub const PAUSED: &str = "paused";
 /// Fleet: launching is paused by an operator until then, in milliseconds.
 pub const HELD: &str = "held";
-/// Fleet: when an operator last paused or resumed launching, in milliseconds.
+/// Fleet: when an operator last paused or resumed launching; ledger: when one last said that it is to drain. In milliseconds.
 pub const WORD_AT: &str = "word";
 
 /// Pool: servers that may live.
@@ -109,6 +109,8 @@ pub const MAX_SERVERS: &str = "max";
 pub const HEADROOM: &str = "headroom";
 /// Pool: how long a server may be empty, in milliseconds.
 pub const IDLE_FOR: &str = "idleFor";
+/// Pool: how often it has been configured since it was made.
+pub const REVISION: &str = "revision";
 /// Pool: the generation of its build, from 0.
 pub const GENERATION: &str = "gen";
 /// Pool: what becomes of servers of an older generation.

@@ -21,7 +21,7 @@ use aws_sdk_dynamodb::{
     },
 };
 
-use expressions::{Expression, IS_NEW, IS_SUCCEEDED, IS_THERE};
+use expressions::{Expression, IS_AS_SEEN, IS_NEW, IS_THERE};
 pub use items::Malformed;
 pub use schema::create_table;
 
@@ -245,7 +245,7 @@ impl Table {
     /// Starts a server that no frontier asked for, in one transaction: its ledger is there, the fleet counts it and lists
     /// it. Only if the fleet is as it was seen, so that of two who see too little room only one acts.
     pub async fn start_ahead(&self, ledger: &Ledger, seen: &Fleet, max: u32, now: Time) -> Result<bool, TableError> {
-        let started = FleetWrite::StartedAhead { live: seen.live, max_servers: max, now };
+        let started = FleetWrite::StartedAhead { changes: seen.changes, max_servers: max, now };
         let writes = vec![
             self.part(keys::fleet(&ledger.pool), &expressions::fleet(&started))?,
             self.new_item(items::write_ledger(ledger))?,
@@ -254,7 +254,7 @@ impl Table {
         Ok(self.transact(writes).await?.is_ok())
     }
 
-    /// Writes a pool's configuration in the place of `old`. False if that has been replaced by one that another would follow.
+    /// Writes a pool's configuration in the place of `old`. False if that has been replaced.
     pub async fn put_pool(&self, pool: &Pool, old: Option<&Pool>) -> Result<bool, TableError> {
         let item = items::write_pool(pool).map_err(|error| TableError::Broken(error.to_string()))?;
         let put = self.client.put_item().table_name(&self.name).set_item(Some(item));
@@ -262,13 +262,9 @@ impl Table {
         let put = match old {
             None => put.condition_expression(IS_NEW),
             Some(old) => put
-                .condition_expression(IS_SUCCEEDED)
-                .expression_attribute_names("#gen", keys::GENERATION)
-                .expression_attribute_values(":gen", items::n(old.generation))
-                .expression_attribute_names("#shards", keys::SHARDS)
-                .expression_attribute_values(":shards", items::n(old.shards))
-                .expression_attribute_names("#left", keys::LEFT)
-                .expression_attribute_values(":left", items::texts(&old.left)),
+                .condition_expression(IS_AS_SEEN)
+                .expression_attribute_names("#revision", keys::REVISION)
+                .expression_attribute_values(":revision", items::n(old.revision)),
         };
         match put.send().await {
             Ok(_) => Ok(true),

@@ -212,6 +212,9 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (second, LedgerWrite::GiveUp { failed: 1, now: NOW }),
         (ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
         (ready(&full), LedgerWrite::Beat { by: other, now: NOW }),
+        (Ledger { seen: Some(NOW + Span(1)), ..ready(&full) }, LedgerWrite::Beat { by: hash(), now: NOW }),
+        (Ledger { word_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW, drain_by: None }),
+        (Ledger { word_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW + Span(1), drain_by: None }),
         (
             ready(&[("a", connected(5))]),
             LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
@@ -279,8 +282,9 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         release(None, reserved(5), false),
         register(hash(), None),
         LedgerWrite::Beat { by: hash(), now: NOW },
-        LedgerWrite::Drain { drain_by: None },
-        LedgerWrite::Drain { drain_by: Some(NOW) },
+        LedgerWrite::Drain { at: NOW, drain_by: None },
+        LedgerWrite::Drain { at: NOW, drain_by: Some(NOW) },
+        LedgerWrite::Retire,
         LedgerWrite::Stop { by: StopBy::Server(hash()), now: NOW },
         LedgerWrite::Stop { by: StopBy::Attempt(1), now: NOW },
         LedgerWrite::Stop { by: StopBy::Attempt(2), now: NOW },
@@ -346,7 +350,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
         table.write_ledger(&image.id, &write).await.unwrap();
         assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "{write:?} is not safe twice");
     }
-    seen.both(19);
+    seen.both(20);
     // A ledger that is not there refuses everything, and is not there afterwards either.
     for (_, write) in ledger_cases() {
         assert_eq!(table.write_ledger(&id("nobody"), &write).await.unwrap(), Answer::Refused(None), "{write:?}");
@@ -519,9 +523,8 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     for fleet in fleets {
         for write in [
             FleetWrite::Started { max_servers: 2, now: NOW },
-            FleetWrite::StartedAhead { live: 0, max_servers: 2, now: NOW },
-            FleetWrite::StartedAhead { live: 1, max_servers: 2, now: NOW },
-            FleetWrite::StartedAhead { live: 2, max_servers: 2, now: NOW },
+            FleetWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW },
+            FleetWrite::StartedAhead { changes: 3, max_servers: 2, now: NOW },
             FleetWrite::Recount { changes: 0, live: 7 },
             FleetWrite::Recount { changes: 3, live: 7 },
             FleetWrite::Ended,

@@ -8,7 +8,7 @@ use std::{
     future::pending,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -63,8 +63,8 @@ enum Death {
     Before(u64),
     /// With the answer to its n-th request not seen.
     After(u64),
-    /// Not at all: it stands still after that answer until it is woken.
-    Sleeps(u64),
+    /// Not at all: it stands still after the first answer to that operation, until it is woken.
+    Sleeps(&'static str),
 }
 
 /// A wire to the table and to ECS, on which a function may die.
@@ -74,6 +74,7 @@ struct Wire {
     sent: Arc<AtomicU64>,
     died: Arc<Notify>,
     woken: Arc<Notify>,
+    slept: Arc<AtomicBool>,
     bodies: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
@@ -81,7 +82,15 @@ struct Wire {
 impl Wire {
     fn new(death: Death) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { death, sent: Arc::default(), died: Arc::default(), woken: Arc::default(), bodies: Arc::default(), http }
+        Self {
+            death,
+            sent: Arc::default(),
+            died: Arc::default(),
+            woken: Arc::default(),
+            slept: Arc::default(),
+            bodies: Arc::default(),
+            http,
+        }
     }
 
     async fn die(&self) {
@@ -116,13 +125,15 @@ impl HttpConnector for Wire {
             if matches!(wire.death, Death::Before(n) if n == number) {
                 wire.die().await;
             }
+            let target = request.headers().get("x-amz-target").unwrap_or_default().to_owned();
             let answer = forward(wire.http.clone(), request).await;
-            if matches!(wire.death, Death::After(n) if n == number) {
-                wire.die().await;
-            }
-            if matches!(wire.death, Death::Sleeps(n) if n == number) {
-                wire.died.notify_one();
-                wire.woken.notified().await;
+            match wire.death {
+                Death::After(n) if n == number => wire.die().await,
+                Death::Sleeps(operation) if target.ends_with(operation) && !wire.slept.swap(true, Ordering::SeqCst) => {
+                    wire.died.notify_one();
+                    wire.woken.notified().await;
+                }
+                _ => {}
             }
             answer
         })
@@ -252,6 +263,7 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
         name: pool(name),
         limits,
         task,
+        revision: 0,
         generation: 1,
         rollout: Rollout::Drain,
         shards: limits.frontiers,
@@ -555,37 +567,125 @@ async fn looks_that_all_die_early_leave_nobody_always_last() {
     ground.end().await;
 }
 
+/// A look that stands still after the first answer to `operation`, while something else happens.
+async fn look_that_sleeps(
+    ground: &Ground,
+    seed: u64,
+    operation: &'static str,
+    meanwhile: impl AsyncFnOnce(),
+) -> Reconciled {
+    let wire = Wire::new(Death::Sleeps(operation));
+    let owmm = ground.owmm(&wire, seed);
+    let look = tokio::spawn(async move { owmm.reconcile().await });
+    wire.died.notified().await;
+    meanwhile().await;
+    wire.woken.notify_one();
+    look.await.unwrap().unwrap()
+}
+
+/// A pool with these servers.
+async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
+    let live = u32::try_from(ledgers.len()).unwrap();
+    let fleet = Fleet { live, changes: live, ..Fleet::default() };
+    let mut items = vec![items::write_pool(pool).unwrap(), items::write_fleet(&pool.name, &fleet)];
+    items.extend(ledgers.iter().map(|ledger| keys::roster(&pool.name, &ledger.id)));
+    items.extend(ledgers.iter().map(items::write_ledger));
+    ground.put(items).await;
+}
+
+/// It is up, a player is inside, and it has missed a heartbeat. Whoever started it died before its task was on record.
+async fn has_started_meanwhile(ground: &Ground) -> String {
+    let now = ground.now();
+    let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("newcomer", now) };
+    ground.put(vec![items::write_ledger(&lapsed)]).await;
+    ground.task("newcomer", 1).await
+}
+
 /// What ECS says of tasks is as old as the question: a server that has started since is not missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_that_has_stood_still_since_it_asked_ecs_ends_no_server_that_has_started_since() {
     let ground = Ground::new().await;
     let now = ground.now();
-    let later = now + Span::seconds(86_400);
     let pool = a_pool("default", 0);
-    ground
-        .put(vec![
-            items::write_pool(&pool).unwrap(),
-            items::write_fleet(&pool.name, &Fleet { live: 1, ..Fleet::default() }),
-            keys::roster(&pool.name, &id("newcomer")),
-            items::write_ledger(&starting("newcomer", now, later)),
-        ])
-        .await;
-    // The pools, and what ECS runs: nothing yet.
-    let wire = Wire::new(Death::Sleeps(2));
-    let owmm = ground.owmm(&wire, 1);
-    let look = tokio::spawn(async move { owmm.reconcile().await });
-    wire.died.notified().await;
-    assert!(wire.bodies.lock().unwrap().last().unwrap().contains("default"), "it has asked ECS");
-    let task = ground.task("newcomer", 1).await;
-    // It is up, a player is inside, and it has missed a heartbeat. Whoever started it died before the task was on record.
-    let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("newcomer", now) };
-    ground.put(vec![items::write_ledger(&lapsed)]).await;
-    wire.woken.notify_one();
-    let report = look.await.unwrap().unwrap();
+    a_fleet(&ground, &pool, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
+    let mut task = String::new();
+    let report = look_that_sleeps(&ground, 1, "ListTasks", async || task = has_started_meanwhile(&ground).await).await;
     assert_eq!((report.servers, report.lapsed, report.repaired.get("task_missing")), (1, 1, None), "{report:?}");
-    let stop = ecs_client(&ground.ecs_url).stop_task().task(&task);
-    stop.send().await.unwrap();
+    ecs_client(&ground.ecs_url).stop_task().task(&task).send().await.unwrap();
     let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();
     assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
     ground.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_has_stood_still_since_it_read_the_pool_ends_no_server_that_has_started_where_the_pool_is_now() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    let pool = a_pool("default", 0);
+    let mut before = pool.clone();
+    before.task.cluster = "elsewhere".to_owned();
+    a_fleet(&ground, &before, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
+    let meanwhile = async || {
+        ground
+            .put(vec![items::write_pool(&Pool { left: vec!["elsewhere".to_owned()], ..pool.clone() }).unwrap()])
+            .await;
+        has_started_meanwhile(&ground).await;
+    };
+    let report = look_that_sleeps(&ground, 1, "Query", meanwhile).await;
+    assert_eq!((report.servers, report.lapsed, report.repaired.get("task_missing")), (1, 1, None), "{report:?}");
+    ground.end().await;
+}
+
+/// Leases are judged by a time before the ledgers were read: who has beaten since is alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_has_stood_still_since_it_read_the_ledgers_takes_no_lease_for_over_and_starts_nothing() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    let beats = Ledger { lease_until: Some(now + Span::seconds(5)), ..ready("beats", now) };
+    a_fleet(&ground, &a_pool("default", 3), &[beats]).await;
+    let report = look_that_sleeps(&ground, 1, "BatchGetItem", async || ground.a_minute_later()).await;
+    assert_eq!((report.free_slots, report.lapsed), (3, 0), "{report:?}");
+    assert_eq!(report.repaired.get("started_ahead"), None, "{report:?}");
+    ground.end().await;
+}
+
+/// As many live as before, and they are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_has_stood_still_while_one_server_came_and_one_went_starts_nothing_ahead() {
+    let ground = Ground::new().await;
+    let pool = a_pool("default", 4);
+    a_fleet(&ground, &pool, &[ready("full", ground.now())]).await;
+    let others = Fleet { live: 1, changes: 3, ..Fleet::default() };
+    let meanwhile = async || ground.put(vec![items::write_fleet(&pool.name, &others)]).await;
+    let report = look_that_sleeps(&ground, 1, "BatchGetItem", meanwhile).await;
+    assert_eq!(report.repaired.get("started_ahead"), None, "{report:?}");
+    let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();
+    assert_eq!(report.repaired.get("started_ahead"), Some(&1), "{report:?}");
+    ground.end().await;
+}
+
+/// Whichever server a look begins with, two of them do without the same one.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_looks_at_the_same_moment_leave_the_headroom() {
+    for seed in 1..=4 {
+        let ground = Ground::new().await;
+        let now = ground.now();
+        let idle = async |name: &str| {
+            let task = Some(ground.task(name, 1).await);
+            let since = Some(now - Span::seconds(10_000));
+            Ledger { claims: BTreeMap::new(), idle_since: since, task, ..ready(name, now) }
+        };
+        let servers = [idle("one").await, idle("another").await, idle("third").await];
+        a_fleet(&ground, &a_pool("default", 8), &servers).await;
+        let other = ground.owmm(&Wire::new(Death::Never), 10 - seed);
+        let mut reports = Vec::new();
+        let late = look_that_sleeps(&ground, seed, "BatchGetItem", async || {
+            reports.push(other.reconcile().await.unwrap());
+        });
+        let late = late.await;
+        reports.push(late);
+        let drained = reports.iter().filter_map(|report| report.repaired.get("idle")).sum::<u32>();
+        assert_eq!(drained, 1, "{reports:?}");
+        ground.end().await;
+    }
 }

@@ -28,12 +28,13 @@ async fn a_pool_is_configured_listed_and_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_operators_who_see_the_same_settings_neither_loses_what_servers_are_found_by() {
+async fn settings_that_arrive_late_undo_no_later_ones() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table();
     let seen = table.pool(&crate::support::pool("default")).await.unwrap().unwrap();
     type Change = fn(&mut Pool);
-    let changes: [(&str, Change); 3] = [
+    let changes: [(&str, Change); 4] = [
+        ("maximum", |pool| pool.limits.max_servers += 1),
         ("build", |pool| pool.task.task_definition.push_str(":new")),
         ("frontiers", |pool| pool.limits.frontiers += 1),
         ("cluster", |pool| pool.task.cluster.push_str("-new")),
@@ -45,6 +46,8 @@ async fn of_two_operators_who_see_the_same_settings_neither_loses_what_servers_a
         assert!(table.put_pool(&first, Some(&seen)).await.unwrap());
         let second = seen.clone().succeeding(Some(&seen));
         assert!(!table.put_pool(&second, Some(&seen)).await.unwrap(), "a {what} that was not seen");
+        assert!(!table.put_pool(&first, Some(&seen)).await.unwrap(), "a repeat");
+        assert_eq!(table.pool(&first.name).await.unwrap(), Some(first.clone()));
         assert!(table.put_pool(&seen, Some(&first)).await.unwrap(), "as it was");
     }
     world.end().await;

@@ -144,6 +144,7 @@ impl Any {
             seen: (!starting || self.rarely(5)).then_some(seen),
             idle_since: idle.then(|| self.time()),
             drain_by: self.maybe(Self::time),
+            word_at: self.maybe(Self::time),
             ready_at: (!starting).then(|| self.time()),
             endpoint: (!starting).then(|| self.endpoint()),
             metadata: self.metadata(),
@@ -189,7 +190,7 @@ impl Any {
         let attempt = self.mostly(ledger.attempt, |any| 1 + any.count(1));
         let ready = self.mostly(ledger.state == ServerState::Ready, |any| any.below(2) == 0);
         let listed = self.mostly(ledger.listed, |any| any.maybe(Self::fill));
-        match self.below(19) {
+        match self.below(20) {
             0 => LedgerWrite::Claim { player, stamp: self.stamp(), now, seen_by: self.time() },
             1 => {
                 let mut players = BTreeMap::new();
@@ -237,7 +238,8 @@ impl Any {
             }
             9 => LedgerWrite::Sweep { evict: self.evict(ledger, &[]), ready },
             10 => LedgerWrite::Idle { now },
-            11 => LedgerWrite::Drain { drain_by: self.maybe(Self::time) },
+            11 => LedgerWrite::Drain { at: now, drain_by: self.maybe(Self::time) },
+            18 => LedgerWrite::Retire,
             12 => LedgerWrite::DrainIdle { idle_by: now },
             13 => LedgerWrite::List { generation: ledger.generation, was: listed, fill: self.fill() },
             14 => {
@@ -332,11 +334,12 @@ impl Any {
 
     pub(super) fn fleet_write(&mut self, fleet: Option<&Fleet>) -> FleetWrite {
         let there = fleet.cloned().unwrap_or_default();
-        let (live, max_servers, now) = (self.mostly(there.live, |any| any.count(2)), 1 + self.count(2), self.time());
+        let changes = self.mostly(there.changes, |any| any.count(2));
+        let (max_servers, now) = (1 + self.count(2), self.time());
         match self.below(8) {
             0 => FleetWrite::Started { max_servers, now },
-            1 => FleetWrite::StartedAhead { live, max_servers, now },
-            2 => FleetWrite::Recount { changes: self.mostly(there.changes, |any| any.count(2)), live: self.count(3) },
+            1 => FleetWrite::StartedAhead { changes, max_servers, now },
+            2 => FleetWrite::Recount { changes, live: self.count(3) },
             3 => FleetWrite::Ended,
             4 => {
                 let was = self.mostly(there.failures, |any| any.count(2));

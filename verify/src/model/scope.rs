@@ -96,6 +96,7 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
             assign_public_ip: false,
             url: "http://owmm".into(),
         },
+        revision: 0,
         generation: 0,
         rollout: Rollout::Drain,
         shards: 1,

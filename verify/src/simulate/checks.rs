@@ -122,6 +122,8 @@ struct Known {
     died: bool,
     /// It has had no room, or has not taken claims, at some time.
     had_no_room: bool,
+    /// How long its registration was under way to the table: reservations count from when it was sent.
+    registered_late: Span,
     /// When somebody last had reason to end one of its promises: a goodbye, a stop, the end of a process.
     disturbed: Option<Time>,
 }
@@ -331,6 +333,14 @@ impl Checks {
     fn state(&mut self, before: &Ledger, after: &Ledger, by: &Caller) {
         let (id, now) = (&after.id, self.now);
         let changed = before.state != after.state;
+        if let (None, Some(sent)) = (before.ready_at, after.ready_at) {
+            self.known(id).registered_late = (now - sent).max(Span(0));
+        }
+        let later = before.lease_until.is_none() || before.lease_until <= after.lease_until;
+        self.hold(Invariant::NoLeak, later, || format!("the lease of {id} goes back"));
+        let theirs = before.drain_by == after.drain_by || *by == Caller::Operator;
+        let newer = before.word_at <= after.word_at;
+        self.hold(Invariant::KeptWord, theirs && newer, || format!("{by:?} has changed the deadline of {id}"));
         let current = self.pools.get(before.pool.as_str()).is_none_or(|pool| pool.takes(before.generation));
         if changed && after.state == ServerState::Draining && *by == Caller::Schedule && current {
             let claims = before.claims.len();
@@ -355,7 +365,7 @@ impl Checks {
         let Some(promise) = self.promises.get(player).filter(|promise| promise.server == after.id).cloned() else {
             return;
         };
-        let over = promise.until <= now + CLOCKS;
+        let over = promise.until <= now + CLOCKS + self.known(&after.id).registered_late;
         let gives_up = self.giving_up.get(player).is_some_and(|until| now <= *until);
         let stopped = after.state == ServerState::Stopped;
         let died = stopped && {

@@ -145,6 +145,11 @@ async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result
         }
         return call.kill().await;
     }
+    if let Some(call) = &call
+        && world.strikes(Fault::FunctionFrozen)
+    {
+        call.freeze(world.chance.ms(500, 25_000)).await;
+    }
     let answer = match struck(&world, &sent) {
         Some(fault) => {
             world.tell(format_args!("  w{number}: {}", fault.as_str()));
