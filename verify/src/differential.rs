@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     /// Writes of the four kinds of items.
-    const WRITES: usize = 19 + 4 + 7 + 8;
+    const WRITES: usize = 20 + 4 + 7 + 8;
 
     #[tokio::test]
     async fn every_write_comes_to_the_same_in_memory_and_on_the_engine() {

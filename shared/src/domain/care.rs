@@ -133,8 +133,8 @@ impl Ledger {
         Care::None
     }
 
-    /// The write that ends it. For a drain, only if its deadline is still as it was seen; for a lapsed lease, only if the lease is over still and nobody has come: a beat or a
-    /// connection that arrives in between wins.
+    /// The write that ends it. For a drain, only if its deadline is still as it was seen; for a lapsed lease, only if the
+    /// lease is over still and nobody has come: a beat or a connection that arrives in between wins.
     pub fn stop_for(&self, reason: Reason, now: Time) -> LedgerWrite {
         let attempt = self.attempt;
         match reason {
