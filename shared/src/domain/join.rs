@@ -458,6 +458,10 @@ impl Join {
     fn step(&mut self, now: Time, told: Told) -> Next<Joined> {
         match (std::mem::replace(&mut self.stage, Stage::Over), told) {
             (Stage::Start, Told::Start) | (Stage::MovingOn, Told::Noted) => self.find(),
+            // It has beaten since it refused the claim.
+            (Stage::Unlisting(_), Told::Ledger(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
+                self.raced(Self::read_seat)
+            }
             (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
             (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
             (Stage::ReadingSeat { no_name: true }, Told::SeatIs(seat)) => {
@@ -628,6 +632,21 @@ mod tests {
         let (mut join, _) = claiming();
         let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(draining(&[("a", reserved(1_000))])))));
         assert_eq!(next, Next::Ask(Ask::UsedUp(server("s"))));
+    }
+
+    #[test]
+    fn a_server_that_has_beaten_since_it_turned_a_claim_away_is_not_called_used_up() {
+        let lapsed = Ledger { lease_until: Some(NOW - TICK), listed: Some(Fill::TOP), ..ready(&[]) };
+        for (image, beaten) in
+            [(lapsed.clone(), false), (Ledger { lease_until: Some(NOW + TICK), ..lapsed.clone() }, true)]
+        {
+            let (mut join, _) = claiming();
+            let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(lapsed.clone()))));
+            assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
+            let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(image))));
+            assert_eq!(next == Next::Ask(Ask::ReadSeat), beaten, "{next:?}");
+            assert_eq!(next == Next::Ask(Ask::UsedUp(server("s"))), !beaten, "{next:?}");
+        }
     }
 
     /// A join into the pool `q` of a player who has a place in `p`: what it does about that.

@@ -446,6 +446,10 @@ impl Protocol for Party {
             (Stage::Claiming(server), Told::Ledger(Answer::Refused(image))) => {
                 self.on_refused_claim(server, image, now)
             }
+            // It has beaten since it refused the claim.
+            (Stage::Unlisting(_), Told::Ledger(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
+                self.raced()
+            }
             (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
             (Stage::MovingOn, Told::Noted) => self.find(),
             (Stage::Finishing(together), Told::Ledger(_)) => Next::Done(PartyJoined::Placed(together)),
@@ -611,6 +615,9 @@ mod tests {
         let gone = Ledger { listed: fill(0, 2), ..draining(&[]) };
         let next = party.next(NOW, Told::Ledger(Answer::Refused(Some(gone))));
         assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
+        let mut beaten = party.clone();
+        let next = beaten.next(NOW, Told::Ledger(Answer::Refused(Some(ready(&[])))));
+        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "it takes players after all: {next:?}");
         assert_eq!(party.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Ask(Ask::UsedUp(server("s"))));
     }
 
