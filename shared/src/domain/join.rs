@@ -545,8 +545,9 @@ impl Protocol for Join {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{
-        NOW, TICK, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting,
+    use crate::domain::{
+        Fill,
+        fixtures::{NOW, TICK, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting},
     };
 
     const BEAT: Span = Span::seconds(10);
