@@ -319,7 +319,10 @@ impl Owmm {
             let sight = match &ledger.task {
                 Some(task) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
                 // What ECS listed is older than the ledger: this server may have started since.
-                None if ledger.has_lapsed(now) => self.sight_of_unrecorded(ledger).await?,
+                None if ledger.has_lapsed(now) => self.sight_of_unrecorded(ledger).await.unwrap_or_else(|error| {
+                    seen.done(Err(error));
+                    TaskSight::Unknown
+                }),
                 None => TaskSight::Unknown,
             };
             let care = ledger.care(pool, sight, now);
