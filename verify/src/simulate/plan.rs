@@ -36,7 +36,7 @@ pub(super) enum Fault {
     NoCapacity,
     /// A function is killed between two calls.
     FunctionKilled,
-    /// A function stands still between two calls and goes on with old variables.
+    /// A function stands still before a call or after one, and goes on with old variables.
     FunctionFrozen,
     /// A request to a function never arrives.
     CallLost,
@@ -106,7 +106,7 @@ impl Fault {
             Self::Stale => "read that is out of date",
             Self::NoCapacity => "RunTask: `failures` in a 200",
             Self::FunctionKilled => "function killed between two calls",
-            Self::FunctionFrozen => "function frozen between two calls",
+            Self::FunctionFrozen => "function frozen before or between two calls",
             Self::CallLost => "request to a function lost",
             Self::CallAnswerLost => "function's answer lost",
             Self::CallRepeated => "request to a function delivered twice",
