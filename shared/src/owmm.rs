@@ -775,7 +775,7 @@ impl Owmm {
                 ServerState::Starting => return Ok(Err(ServerOutcome::NotRegistered)),
                 // It has been heard, and the answer was lost.
                 _ if ledger.word_at == Some(at) && ledger.drain_by == drain_by => return Ok(Ok(ledger)),
-                ServerState::Ready | ServerState::Draining => at = ledger.next_word(self.clock.now()),
+                ServerState::Ready | ServerState::Draining => at = self.clock.now().next_word(ledger.word_at),
             }
         }
         Err(TableError::Busy("others drain the server".to_owned()).into())

@@ -181,7 +181,7 @@ impl Fleet {
 
     /// The time of an operator's next word: now, or just after the last one, if that was said by a clock ahead of ours.
     pub fn next_word(&self, now: Time) -> Time {
-        self.word_at.map_or(now, |last| now.max(last + Span(1)))
+        now.next_word(self.word_at)
     }
 
     /// The fleet after a server has come or gone.

@@ -280,12 +280,6 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The time of an operator's next word about it: now, or just after the last one, if that was said by a clock ahead of
-    /// ours.
-    pub fn next_word(&self, now: Time) -> Time {
-        self.word_at.map_or(now, |last| now.max(last + Span(1)))
-    }
-
     /// A server of that pool that is about to be started: nobody holds a slot, and there is no launch yet.
     pub fn new(id: ServerId, pool: PoolName, limits: &PoolLimits, token_hash: TokenHash) -> Self {
         Self {

@@ -6,6 +6,13 @@ use std::ops::{Add, Sub};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub i64);
 
+impl Time {
+    /// The time of a word that is said now: just after `last`, if that was said by a clock ahead of ours.
+    pub fn next_word(self, last: Option<Self>) -> Self {
+        last.map_or(self, |last| self.max(last + Span(1)))
+    }
+}
+
 /// A length of time in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub i64);

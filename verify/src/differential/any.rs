@@ -239,7 +239,6 @@ impl Any {
             9 => LedgerWrite::Sweep { evict: self.evict(ledger, &[]), ready },
             10 => LedgerWrite::Idle { now },
             11 => LedgerWrite::Drain { at: now, drain_by: self.maybe(Self::time) },
-            18 => LedgerWrite::Retire,
             12 => LedgerWrite::DrainIdle { idle_by: now },
             13 => LedgerWrite::List { generation: ledger.generation, was: listed, fill: self.fill() },
             14 => {
@@ -253,6 +252,7 @@ impl Any {
             }
             16 => LedgerWrite::TaskStarted { attempt, task: "another".to_owned() },
             17 => LedgerWrite::NextAttempt { failed: attempt, token_hash: self.hash(), launch: self.launch() },
+            18 => LedgerWrite::Retire,
             _ => LedgerWrite::GiveUp { failed: attempt, now },
         }
     }
