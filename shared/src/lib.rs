@@ -2,7 +2,7 @@
 //!
 //! | module | owns | does not know |
 //! |---|---|---|
-//! | [`domain`] | what may happen to a slot | AWS, HTTP, the clock |
+//! | [`domain`], a crate of its own | what may happen to a slot | AWS, HTTP, the clock |
 //! | [`table`] | keys, items, expressions, DynamoDB | HTTP, ECS |
 //! | [`launching`] | starting servers, ECS | HTTP |
 //! | `reconcile` | looking after the fleet | HTTP |
@@ -16,7 +16,7 @@
 
 pub mod clock;
 pub mod config;
-pub mod domain;
+pub use domain;
 pub mod hints;
 pub mod http;
 pub mod launching;

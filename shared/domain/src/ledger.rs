@@ -842,7 +842,7 @@ impl Ledger {
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{
+    use crate::fixtures::{
         NOW, TICK, connected, draining, launch, player, ready, reserved, stamp, starting, stopped, token,
     };
 

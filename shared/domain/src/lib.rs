@@ -8,7 +8,7 @@
 //!
 //! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`Fleet`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
-//!   make of it; [`crate::table`] renders the same value as a DynamoDB expression;
+//!   make of it; `shared::table` renders the same value as a DynamoDB expression;
 //! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`], [`Dismiss`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.

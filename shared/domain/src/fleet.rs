@@ -304,7 +304,7 @@ impl FleetWrite {
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{NOW, TICK, server};
+    use crate::fixtures::{NOW, TICK, server};
 
     fn frontier(on: &str, remaining: u32) -> Frontier {
         Frontier::new(server(on), remaining)

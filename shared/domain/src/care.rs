@@ -176,7 +176,7 @@ pub fn servers_wanted(limits: &PoolLimits, free: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
+    use crate::{
         Fill, Rollout, fill,
         fixtures::{NOW, TICK, configured, connected, draining, launch, ready, reserved, starting, stopped},
     };

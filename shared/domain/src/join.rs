@@ -545,7 +545,7 @@ impl Protocol for Join {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
+    use crate::{
         Fill,
         fixtures::{NOW, TICK, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting},
     };

@@ -259,7 +259,7 @@ pub struct TaskPlacement {
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::configured;
+    use crate::fixtures::configured;
 
     #[test]
     fn another_task_definition_is_a_new_generation_and_parts_of_the_index_stay() {

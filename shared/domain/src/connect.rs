@@ -139,7 +139,7 @@ impl Protocol for Connect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
+    use crate::{
         Span,
         fixtures::{
             NOW, TICK, connected, draining, player, ready, reserved, seat, server, stamp, starting, stopped, token,

@@ -462,7 +462,7 @@ impl Protocol for Party {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
+    use crate::{
         fill,
         fixtures::{NOW, connected, draining, player, pool, ready, reserved, seat, server, stamp},
     };

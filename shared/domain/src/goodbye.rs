@@ -227,7 +227,7 @@ impl Protocol for GiveUp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{NOW, connected, draining, player, ready, reserved, seat, server, stamp, token};
+    use crate::fixtures::{NOW, connected, draining, player, ready, reserved, seat, server, stamp, token};
 
     const GRACE: Span = Span::seconds(10);
 

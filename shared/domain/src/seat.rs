@@ -133,7 +133,7 @@ impl SeatWrite {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixtures::{connected, pool, reserved, seat, server, stamp};
+    use crate::fixtures::{connected, pool, reserved, seat, server, stamp};
 
     fn takes<const N: usize>(write: &SeatWrite, seats: [Option<Seat>; N]) -> [bool; N] {
         seats.map(|seat| write.apply(seat.as_ref()).is_some())

@@ -127,7 +127,7 @@ impl Protocol for Dismiss {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
+    use crate::{
         LedgerWrite,
         fixtures::{NOW, connected, player, ready, reserved, seat, server, stamp, stopped},
     };
