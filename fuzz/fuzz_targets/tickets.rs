@@ -21,6 +21,6 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert_eq!(claims["sub"], "p1");
         let for_us = |audience: &serde_json::Value| audience == "s1";
         assert!(for_us(&claims["aud"]) || claims["aud"].as_array().is_some_and(|all| all.iter().any(for_us)));
-        assert!(read.stamp.get() > 0);
+        assert!(read.placement.get() > 0);
     }
 });

@@ -9,8 +9,8 @@ use crate::{
     domain::{
         Answer, Ask, Connect, Connected, Dismiss, Dismissed, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp,
         Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined,
-        PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, SPARE_AT_MOST, Seat, ServerId,
-        ServerState, Slot as TakenSlot, Span, Stamp, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
+        Placement, PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, SPARE_AT_MOST, Seat,
+        ServerId, ServerState, Slot as TakenSlot, Span, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
@@ -175,7 +175,7 @@ pub struct UnknownPlayer {
     /// The player.
     pub player: PlayerId,
     /// The placement to name in the goodbye.
-    pub placement: Stamp,
+    pub placement: Placement,
 }
 
 /// The answer to a heartbeat.
@@ -613,7 +613,7 @@ impl Owmm {
             return Ok(Slot::Starting { server, expires });
         };
         let expires = ledger.expires(mark).unwrap_or_else(|| self.clock.now() + ledger.hold);
-        let ticket = ticket::issue(&ledger.token_hash, &server, player, mark.stamp(), expires)?;
+        let ticket = ticket::issue(&ledger.token_hash, &server, player, mark.placement(), expires)?;
         Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
     }
 
@@ -742,7 +742,7 @@ impl Owmm {
         by: TokenHash,
         server: &ServerId,
         player: &PlayerId,
-        placement: Option<Stamp>,
+        placement: Option<Placement>,
         grace: Option<Span>,
     ) -> Result<Left, Failure> {
         let goodbye = Goodbye::new(by, server.clone(), player.clone(), placement, grace);

@@ -9,12 +9,12 @@
 //! | `sub` | the player |
 //! | `aud` | the server |
 //! | `exp` | when the reservation's time is up, in seconds since 1970, rounded up |
-//! | `jti` | the placement's stamp, as decimal digits |
+//! | `jti` | The placement, as decimal digits |
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{PlayerId, PresentedTicket, ServerId, Stamp, Time, TokenHash};
+use crate::domain::{Placement, PlayerId, PresentedTicket, ServerId, Time, TokenHash};
 
 /// Longer texts are not looked at.
 const LONGEST: usize = 2_048;
@@ -40,14 +40,14 @@ pub fn issue(
     key: &TokenHash,
     server: &ServerId,
     player: &PlayerId,
-    stamp: Stamp,
+    placement: Placement,
     expires: Time,
 ) -> Result<String, jsonwebtoken::errors::Error> {
     let claims = Claims {
         sub: player.to_string(),
         aud: server.to_string(),
         exp: expires.0.saturating_add(999).div_euclid(1_000),
-        jti: stamp.get().to_string(),
+        jti: placement.get().to_string(),
     };
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(key.bytes()))
 }
@@ -69,8 +69,8 @@ pub fn read(key: &TokenHash, server: &ServerId, player: &PlayerId, ticket: &str)
     let claims = jsonwebtoken::decode::<Claims>(ticket, &DecodingKey::from_secret(key.bytes()), &validation)
         .map_err(|_| BadTicket)?
         .claims;
-    let stamp = claims.jti.parse().ok().and_then(Stamp::new).ok_or(BadTicket)?;
-    Ok(PresentedTicket { stamp, expires: Time(claims.exp.saturating_mul(1_000)) })
+    let placement = claims.jti.parse().ok().and_then(Placement::new).ok_or(BadTicket)?;
+    Ok(PresentedTicket { placement, expires: Time(claims.exp.saturating_mul(1_000)) })
 }
 
 #[cfg(test)]
@@ -78,27 +78,27 @@ pub fn read(key: &TokenHash, server: &ServerId, player: &PlayerId, ticket: &str)
 mod tests {
     use super::*;
 
-    fn ids() -> (TokenHash, ServerId, PlayerId, Stamp) {
+    fn ids() -> (TokenHash, ServerId, PlayerId, Placement) {
         (
             TokenHash::of("token"),
             ServerId::parse("s1").unwrap(),
             PlayerId::parse("auth0|p1").unwrap(),
-            Stamp::new(1_700_000_000_123).unwrap(),
+            Placement::new(1_700_000_000_123).unwrap(),
         )
     }
 
     #[test]
     fn a_ticket_is_read_back_as_it_was_issued() {
-        let (key, server, player, stamp) = ids();
-        let ticket = issue(&key, &server, &player, stamp, Time(1_700_000_060_500)).unwrap();
+        let (key, server, player, placement) = ids();
+        let ticket = issue(&key, &server, &player, placement, Time(1_700_000_060_500)).unwrap();
         let read = read(&key, &server, &player, &ticket).unwrap();
-        assert_eq!(read, PresentedTicket { stamp, expires: Time(1_700_000_061_000) });
+        assert_eq!(read, PresentedTicket { placement, expires: Time(1_700_000_061_000) });
     }
 
     #[test]
     fn a_ticket_counts_for_its_own_player_server_and_key_only() {
-        let (key, server, player, stamp) = ids();
-        let ticket = issue(&key, &server, &player, stamp, Time(1_700_000_060_500)).unwrap();
+        let (key, server, player, placement) = ids();
+        let ticket = issue(&key, &server, &player, placement, Time(1_700_000_060_500)).unwrap();
         assert!(read(&TokenHash::of("other"), &server, &player, &ticket).is_err());
         assert!(read(&key, &ServerId::parse("s2").unwrap(), &player, &ticket).is_err());
         assert!(read(&key, &server, &PlayerId::parse("p2").unwrap(), &ticket).is_err());
@@ -110,11 +110,12 @@ mod tests {
 
     #[test]
     fn what_is_no_ticket_is_refused() {
-        let (key, server, player, stamp) = ids();
+        let (key, server, player, placement) = ids();
         for text in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", &"x".repeat(3_000)] {
             assert_eq!(read(&key, &server, &player, text), Err(BadTicket));
         }
-        let claims = Claims { sub: player.to_string(), aud: server.to_string(), exp: 1, jti: stamp.get().to_string() };
+        let claims =
+            Claims { sub: player.to_string(), aud: server.to_string(), exp: 1, jti: placement.get().to_string() };
         let other = Header::new(Algorithm::HS512);
         let text = jsonwebtoken::encode(&other, &claims, &EncodingKey::from_secret(key.bytes())).unwrap();
         assert_eq!(read(&key, &server, &player, &text), Err(BadTicket));

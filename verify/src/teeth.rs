@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_model_finds_a_release_that_does_not_compare_the_stamp() {
+    fn the_model_finds_a_release_that_does_not_compare_the_placement() {
         breaks(Mistake::ReleaseAnyStamp, "I6");
     }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use shared::{
     Owmm, ServerOutcome,
-    domain::{Left, PlayerId, ServerId, Span, Stamp},
+    domain::{Left, Placement, PlayerId, ServerId, Span},
     http::{Body, Problem, Request, Response, answer, no_content, path, query, server_token},
 };
 
@@ -24,7 +24,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let server = path(request, "serverId", ServerId::parse)?;
     let player = path(request, "playerId", PlayerId::parse)?;
     let token = server_token(request)?;
-    let placement = query(request, "placement", 1..=i64::MAX)?.and_then(Stamp::new);
+    let placement = query(request, "placement", 1..=i64::MAX)?.and_then(Placement::new);
     let grace = query(request, "grace", 1..=MAX_GRACE_SECONDS)?.map(|seconds| Span(seconds * 1_000));
     match owmm.deregister_player(token, &server, &player, placement, grace).await? {
         Left::Gone | Left::Held(_) => Ok(no_content()),

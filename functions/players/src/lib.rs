@@ -61,7 +61,7 @@ fn shown(player: &PlayerId, PlayerView { seat, ledger }: &PlayerView, now: Time)
         "player": player.as_str(),
         "seat": {
             "state": state,
-            "placement": seat.stamp().get(),
+            "placement": seat.placement().get(),
             "server": place.map(|place| place.server.as_str()),
             "pool": place.map(|place| place.pool.as_str()),
         },

@@ -3,7 +3,7 @@
 //!
 //! | must be | or else |
 //! |---|---|
-//! | a player who was told of a slot has a seat that names that server, and exactly one claim, there, under the seat's stamp | a slot was promised twice, or not kept |
+//! | a player who was told of a slot has a seat that names that server, and exactly one claim, there, under the seat's placement | a slot was promised twice, or not kept |
 //! | nobody else has a claim, but for players whose last answer said nothing either way | a slot is lost |
 //! | no ledger has more claims than slots | players would not fit |
 //! | ledgers of servers that live are as many as the fleet counts | the limit of servers is wrong |
@@ -77,7 +77,7 @@ fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
             audited.violations.push(format!("server {} has {claims} claims on {capacity} slots", ledger.id));
         }
         for (player, mark) in ledger.claims.iter().filter(|(_, mark)| !ledger.is_over(**mark, now)) {
-            claims.entry(player).or_default().push((&ledger.id, mark.stamp()));
+            claims.entry(player).or_default().push((&ledger.id, mark.placement()));
         }
     }
     let mut known = HashSet::new();
@@ -92,8 +92,8 @@ fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
         };
         audited.placed += 1;
         let kept = match (books.seats.get(&player.id), held) {
-            (Some(Seat::At(place)), [(on, stamp)]) => {
-                place.server == **on && on.as_str() == server && place.mark.stamp() == *stamp
+            (Some(Seat::At(place)), [(on, placement)]) => {
+                place.server == **on && on.as_str() == server && place.mark.placement() == *placement
             }
             _ => false,
         };

@@ -15,8 +15,8 @@ use shared::{
     Owmm,
     clock::{Clock, Dice},
     domain::{
-        Endpoint, Fill, Fleet, Ledger, Mark, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerState, Span, Stamp,
-        Time, TokenHash,
+        Endpoint, Fill, Fleet, Ledger, Mark, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerState,
+        Span, Time, TokenHash,
     },
     table::{items, keys},
 };
@@ -152,7 +152,7 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
 }
 
 fn ready(pool: &Pool, players: u32, now: Time, dice: &Dice) -> Result<Ledger, Error> {
-    let mark = Stamp::new(now.0).map(Mark::Connected);
+    let mark = Placement::new(now.0).map(Mark::Connected);
     let inside = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, mark)));
     let inside = inside.collect::<Result<Vec<_>, Error>>()?;
     let ledger = Ledger::new(dice.server_id(now), pool.name.clone(), &pool.limits, TokenHash::of(&dice.token()));

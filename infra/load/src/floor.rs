@@ -88,30 +88,30 @@ async fn measure(client: &Client, table: &Arc<str>, args: &Args) -> Result<Floor
 async fn pair(client: &Client, table: &str, player: u32, server: u32) -> Result<(), Error> {
     let player = format!("player-00000000-{player:06}");
     let server = format!("{server:026}");
-    let stamp = N("1700000000000".to_owned());
+    let placement = N("1700000000000".to_owned());
     let seat = client
         .update_item()
         .table_name(table)
         .set_key(Some(key(format!("PLAYER#{player}"), "SEAT")))
-        .update_expression("SET #server = :server, #pool = :pool, #stamp = :stamp")
+        .update_expression("SET #server = :server, #pool = :pool, #placement = :placement")
         .condition_expression("attribute_not_exists(pk)")
         .expression_attribute_names("#server", "server")
         .expression_attribute_names("#pool", "pool")
-        .expression_attribute_names("#stamp", "stamp")
+        .expression_attribute_names("#placement", "placement")
         .expression_attribute_values(":server", S(server.clone()))
         .expression_attribute_values(":pool", S("default".to_owned()))
-        .expression_attribute_values(":stamp", stamp.clone());
+        .expression_attribute_values(":placement", placement.clone());
     seat.send().await.map_err(failed)?;
     let claim = client
         .update_item()
         .table_name(table)
         .set_key(Some(key(format!("SERVER#{server}"), "LEDGER")))
-        .update_expression("SET #claims.#player = :stamp")
+        .update_expression("SET #claims.#player = :placement")
         .condition_expression("size(#claims) < #cap")
         .expression_attribute_names("#claims", "claims")
         .expression_attribute_names("#player", player)
         .expression_attribute_names("#cap", "cap")
-        .expression_attribute_values(":stamp", stamp);
+        .expression_attribute_values(":placement", placement);
     claim.send().await.map_err(failed)?;
     Ok(())
 }

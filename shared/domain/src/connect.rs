@@ -1,18 +1,18 @@
-//! A server registers a player: first the ledger, then the seat, both under exactly one stamp.
+//! A server registers a player: first the ledger, then the seat, both under exactly one placement.
 //!
 //! The player is let in only when both took. If the ledger refuses, nothing has happened. If the seat refuses, the claim
-//! is released again, by its exact stamp; so nothing ever has to be undone on the seat.
+//! is released again, by its exact placement; so nothing ever has to be undone on the seat.
 
 use super::{
-    Answer, Ask, Ledger, LedgerWrite, Mark, Next, PlayerId, Protocol, Seat, SeatWrite, ServerId, ServerState, Stamp,
-    Time, TokenHash, Told,
+    Answer, Ask, Ledger, LedgerWrite, Mark, Next, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    ServerState, Time, TokenHash, Told,
 };
 
 /// What a valid ticket says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PresentedTicket {
-    /// The placement's stamp.
-    pub stamp: Stamp,
+    /// The placement.
+    pub placement: Placement,
     /// When the reservation's time is up.
     pub expires: Time,
 }
@@ -21,7 +21,7 @@ pub struct PresentedTicket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Connected {
     /// The player may be let in: the placement that the server names when it says goodbye.
-    Inside(Stamp),
+    Inside(Placement),
     /// The player holds no live claim on this server.
     NoClaim,
     /// The player's seat names another server.
@@ -40,9 +40,9 @@ pub enum Connected {
 enum Stage {
     Start,
     Reading,
-    OnLedger(Stamp),
-    OnSeat(Stamp),
-    Undoing(Stamp, Connected),
+    OnLedger(Placement),
+    OnSeat(Placement),
+    Undoing(Placement, Connected),
     Over,
 }
 
@@ -64,15 +64,15 @@ impl Connect {
         Self { by, server, player, ticket, ready: true, stage: Stage::Start }
     }
 
-    fn on_ledger(&mut self, stamp: Stamp, reserved: bool) -> Next<Connected> {
-        self.stage = Stage::OnLedger(stamp);
-        let write = LedgerWrite::Connect { by: self.by, player: self.player.clone(), stamp, reserved };
+    fn on_ledger(&mut self, placement: Placement, reserved: bool) -> Next<Connected> {
+        self.stage = Stage::OnLedger(placement);
+        let write = LedgerWrite::Connect { by: self.by, player: self.player.clone(), placement, reserved };
         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
     }
 
-    fn undo(&mut self, stamp: Stamp, outcome: Connected) -> Next<Connected> {
-        self.stage = Stage::Undoing(stamp, outcome);
-        let (by, player, mark) = (Some(self.by), self.player.clone(), Mark::Connected(stamp));
+    fn undo(&mut self, placement: Placement, outcome: Connected) -> Next<Connected> {
+        self.stage = Stage::Undoing(placement, outcome);
+        let (by, player, mark) = (Some(self.by), self.player.clone(), Mark::Connected(placement));
         let write = LedgerWrite::Release { by, player, mark, ready: self.ready };
         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
     }
@@ -96,7 +96,7 @@ impl Protocol for Connect {
     fn next(&mut self, now: Time, told: Told) -> Next<Connected> {
         match (std::mem::replace(&mut self.stage, Stage::Over), told) {
             (Stage::Start, Told::Start) => match self.ticket {
-                Some(ticket) => self.on_ledger(ticket.stamp, now < ticket.expires),
+                Some(ticket) => self.on_ledger(ticket.placement, now < ticket.expires),
                 None => {
                     self.stage = Stage::Reading;
                     Next::Ask(Ask::ReadLedger(self.server.clone()))
@@ -107,28 +107,28 @@ impl Protocol for Connect {
                     ledger.claims.get(&self.player).copied().filter(|mark| !ledger.is_over(*mark, now))
                 });
                 match held {
-                    Some(mark) => self.on_ledger(mark.stamp(), true),
+                    Some(mark) => self.on_ledger(mark.placement(), true),
                     None => Next::Done(self.why_not(ledger.as_ref())),
                 }
             }
-            (Stage::OnLedger(stamp), Told::Ledger(Answer::Written(ledger))) => {
+            (Stage::OnLedger(placement), Told::Ledger(Answer::Written(ledger))) => {
                 self.ready = ledger.state == ServerState::Ready;
-                self.stage = Stage::OnSeat(stamp);
-                Next::Ask(Ask::WriteSeat(SeatWrite::Connect { server: self.server.clone(), stamp }))
+                self.stage = Stage::OnSeat(placement);
+                Next::Ask(Ask::WriteSeat(SeatWrite::Connect { server: self.server.clone(), placement }))
             }
             (Stage::OnLedger(_), Told::Ledger(Answer::Refused(image))) => Next::Done(self.why_not(image.as_ref())),
-            (Stage::OnSeat(stamp), Told::Seat(Answer::Written(_))) => Next::Done(Connected::Inside(stamp)),
-            (Stage::OnSeat(stamp), Told::Seat(Answer::Refused(seat))) => {
+            (Stage::OnSeat(placement), Told::Seat(Answer::Written(_))) => Next::Done(Connected::Inside(placement)),
+            (Stage::OnSeat(placement), Told::Seat(Answer::Refused(seat))) => {
                 let elsewhere = matches!(seat, Some(Seat::At(place)) if place.server != self.server);
                 let outcome = if elsewhere { Connected::PlacedElsewhere } else { Connected::NoClaim };
-                self.undo(stamp, outcome)
+                self.undo(placement, outcome)
             }
             // It has begun to drain in between, and must not wait for somebody who is not inside.
-            (Stage::Undoing(stamp, outcome), Told::Ledger(Answer::Refused(Some(ledger))))
+            (Stage::Undoing(placement, outcome), Told::Ledger(Answer::Refused(Some(ledger))))
                 if self.ready && ledger.state == ServerState::Draining =>
             {
                 self.ready = false;
-                self.undo(stamp, outcome)
+                self.undo(placement, outcome)
             }
             (Stage::Undoing(_, outcome), Told::Ledger(_)) => Next::Done(outcome),
             _ => Next::Done(Connected::NoClaim),
@@ -142,7 +142,7 @@ mod tests {
     use crate::{
         Span,
         fixtures::{
-            NOW, TICK, connected, draining, player, ready, reserved, seat, server, stamp, starting, stopped, token,
+            NOW, TICK, connected, draining, placement, player, ready, reserved, seat, server, starting, stopped, token,
         },
     };
 
@@ -151,11 +151,11 @@ mod tests {
     }
 
     fn ticket(expires: Time) -> Option<PresentedTicket> {
-        Some(PresentedTicket { stamp: stamp(1_000), expires })
+        Some(PresentedTicket { placement: placement(1_000), expires })
     }
 
     fn on_ledger(reserved: bool) -> Next<Connected> {
-        let write = LedgerWrite::Connect { by: token(), player: player("a"), stamp: stamp(1_000), reserved };
+        let write = LedgerWrite::Connect { by: token(), player: player("a"), placement: placement(1_000), reserved };
         Next::Ask(Ask::WriteLedger(server("s"), write))
     }
 
@@ -164,10 +164,10 @@ mod tests {
         let mut connect = connect(ticket(NOW + TICK));
         assert_eq!(connect.next(NOW, Told::Start), on_ledger(true));
         let written = Answer::Written(ready(&[("a", connected(1_000))]));
-        let on_seat = SeatWrite::Connect { server: server("s"), stamp: stamp(1_000) };
+        let on_seat = SeatWrite::Connect { server: server("s"), placement: placement(1_000) };
         assert_eq!(connect.next(NOW, Told::Ledger(written)), Next::Ask(Ask::WriteSeat(on_seat)));
         let written = Answer::Written(seat("s", connected(1_000)));
-        assert_eq!(connect.next(NOW, Told::Seat(written)), Next::Done(Connected::Inside(stamp(1_000))));
+        assert_eq!(connect.next(NOW, Told::Seat(written)), Next::Done(Connected::Inside(placement(1_000))));
     }
 
     #[test]

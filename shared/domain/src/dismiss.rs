@@ -3,16 +3,16 @@
 //! 1. A reservation is given up exactly as the player would ([`GiveUp`]): the seat decides whether the operator was faster
 //!    than the server that is registering the player.
 //! 2. A connected seat is moved by its server's goodbye, or once that server is over. So the ledger is looked at, and as
-//!    long as it holds the connection under the seat's stamp, **nothing is changed**: the player may well be inside, and a
+//!    long as it holds the connection under the seat's placement, **nothing is changed**: the player may well be inside, and a
 //!    seat that was void would let another server take them in. Who must act all the same ends the server, which frees
 //!    everybody on it.
 //! 3. Where the ledger does not hold it (the server is stopped, its ledger is gone, or a goodbye got no further than the
 //!    ledger), the player can be inside nowhere, and the seat is made void: the second half of a goodbye, bound to the
-//!    exact stamp.
+//!    exact placement.
 
 use super::{
-    Answer, Ask, GiveUp, Ledger, Mark, Next, Place, PlayerId, Protocol, Seat, SeatWrite, ServerId, ServerState, Stamp,
-    Time, Told,
+    Answer, Ask, GiveUp, Ledger, Mark, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    ServerState, Time, Told,
 };
 
 /// How a release ends.
@@ -32,8 +32,8 @@ pub enum Dismissed {
 enum Stage {
     Start,
     Reading,
-    GivingUp { stamp: Stamp, give_up: GiveUp },
-    ReadingAgain { stamp: Stamp },
+    GivingUp { placement: Placement, give_up: GiveUp },
+    ReadingAgain { placement: Placement },
     Looking(Place),
     Voiding(Place),
     Over,
@@ -47,7 +47,7 @@ pub struct Dismiss {
 }
 
 impl Place {
-    /// Whether the ledger of the server says so too: connected, under this very stamp, and not over.
+    /// Whether the ledger of the server says so too: connected, under this very placement, and not over.
     pub fn is_inside(&self, ledger: Option<&Ledger>, player: &PlayerId) -> bool {
         let ledger = ledger.filter(|ledger| ledger.state != ServerState::Stopped);
         self.mark.is_connected() && ledger.is_some_and(|ledger| ledger.claims.get(player) == Some(&self.mark))
@@ -66,15 +66,15 @@ impl Dismiss {
         Next::Ask(Ask::ReadLedger(server))
     }
 
-    fn give_up(&mut self, stamp: Stamp, mut give_up: GiveUp, now: Time, told: Told) -> Next<Dismissed> {
+    fn give_up(&mut self, placement: Placement, mut give_up: GiveUp, now: Time, told: Told) -> Next<Dismissed> {
         match give_up.next(now, told) {
             Next::Ask(ask) => {
-                self.stage = Stage::GivingUp { stamp, give_up };
+                self.stage = Stage::GivingUp { placement, give_up };
                 Next::Ask(ask)
             }
             // Which does not say whether the server was faster.
             Next::Done(()) => {
-                self.stage = Stage::ReadingAgain { stamp };
+                self.stage = Stage::ReadingAgain { placement };
                 Next::Ask(Ask::ReadSeat)
             }
         }
@@ -92,12 +92,16 @@ impl Protocol for Dismiss {
             }
             (Stage::Reading, Told::SeatIs(None)) => Next::Done(Dismissed::Unknown),
             (Stage::Reading, Told::SeatIs(Some(Seat::At(place)))) => match place.mark {
-                Mark::Reserved(stamp) => self.give_up(stamp, GiveUp::new(self.player.clone()), now, Told::Start),
+                Mark::Reserved(placement) => {
+                    self.give_up(placement, GiveUp::new(self.player.clone()), now, Told::Start)
+                }
                 Mark::Connected(_) => self.look(place),
             },
-            (Stage::GivingUp { stamp, give_up }, told) => self.give_up(stamp, give_up, now, told),
+            (Stage::GivingUp { placement, give_up }, told) => self.give_up(placement, give_up, now, told),
             // Connected in the meantime. A newer placement is another one, which nobody has asked to end.
-            (Stage::ReadingAgain { stamp }, Told::SeatIs(Some(Seat::At(place)))) if place.mark.stamp() == stamp => {
+            (Stage::ReadingAgain { placement }, Told::SeatIs(Some(Seat::At(place))))
+                if place.mark.placement() == placement =>
+            {
                 if place.mark.is_connected() {
                     self.look(place)
                 } else {
@@ -116,7 +120,7 @@ impl Protocol for Dismiss {
             (Stage::Voiding(_), Told::Seat(Answer::Written(_))) => Next::Done(Dismissed::Free),
             // That placement was over before; whatever stands now is another one.
             (Stage::Voiding(place), Told::Seat(Answer::Refused(seat))) => {
-                let same = matches!(seat, Some(Seat::At(at)) if at.mark.stamp() == place.mark.stamp());
+                let same = matches!(seat, Some(Seat::At(at)) if at.mark.placement() == place.mark.placement());
                 Next::Done(if same { Dismissed::Busy } else { Dismissed::Free })
             }
             _ => Next::Done(Dismissed::Busy),
@@ -129,7 +133,7 @@ mod tests {
     use super::*;
     use crate::{
         LedgerWrite,
-        fixtures::{NOW, connected, player, ready, reserved, seat, server, stamp, stopped},
+        fixtures::{NOW, connected, placement, player, ready, reserved, seat, server, stopped},
     };
 
     /// A release of a player whose seat is this, up to the second question.
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn who_is_placed_nowhere_is_free_and_who_never_was_is_unknown() {
         assert_eq!(begun(None).1, Next::Done(Dismissed::Unknown));
-        assert_eq!(begun(Some(Seat::Void(stamp(1_000)))).1, Next::Done(Dismissed::Free));
+        assert_eq!(begun(Some(Seat::Void(placement(1_000)))).1, Next::Done(Dismissed::Free));
     }
 
     #[test]
@@ -154,7 +158,7 @@ mod tests {
             (Some(reservation.clone()), Next::Done(Dismissed::Busy)),
             (Some(seat("s", reserved(1_001))), Next::Done(Dismissed::Free)),
             (Some(seat("s", connected(1_001))), Next::Done(Dismissed::Free)),
-            (Some(Seat::Void(stamp(1_000))), Next::Done(Dismissed::Free)),
+            (Some(Seat::Void(placement(1_000))), Next::Done(Dismissed::Free)),
             (None, Next::Done(Dismissed::Free)),
         ];
         for (seat, end) in after {
@@ -165,7 +169,7 @@ mod tests {
             assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
             let (player, mark) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Release { by: None, player, mark, ready: true };
-            let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Void(stamp(1_000)))));
+            let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Void(placement(1_000)))));
             assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
             assert_eq!(dismiss.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), Next::Ask(Ask::ReadSeat));
             assert_eq!(dismiss.next(NOW, Told::SeatIs(seat.clone())), end, "{seat:?}");
@@ -191,10 +195,10 @@ mod tests {
             Some(ready(&[("a", reserved(1_000))])),
         ];
         let answers = [
-            (Answer::Written(Seat::Void(stamp(1_000))), Dismissed::Free),
+            (Answer::Written(Seat::Void(placement(1_000))), Dismissed::Free),
             (Answer::Refused(Some(seat("s", connected(1_000)))), Dismissed::Busy),
             (Answer::Refused(Some(seat("s", connected(1_001)))), Dismissed::Free),
-            (Answer::Refused(Some(Seat::Void(stamp(1_000)))), Dismissed::Free),
+            (Answer::Refused(Some(Seat::Void(placement(1_000)))), Dismissed::Free),
             (Answer::Refused(None), Dismissed::Free),
         ];
         for ledger in ledgers {

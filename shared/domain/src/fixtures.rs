@@ -1,8 +1,8 @@
 //! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
 
 use super::{
-    Launch, Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span,
-    Stamp, TaskPlacement, Time, TokenHash,
+    Launch, Ledger, Mark, Place, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState,
+    Span, TaskPlacement, Time, TokenHash,
 };
 
 /// The time of a test.
@@ -27,16 +27,16 @@ pub(super) fn token() -> TokenHash {
     TokenHash::of("token")
 }
 
-pub(super) fn stamp(stamp: i64) -> Stamp {
-    Stamp::new(stamp).unwrap()
+pub(super) fn placement(placement: i64) -> Placement {
+    Placement::new(placement).unwrap()
 }
 
 pub(super) fn reserved(of: i64) -> Mark {
-    Mark::Reserved(stamp(of))
+    Mark::Reserved(placement(of))
 }
 
 pub(super) fn connected(of: i64) -> Mark {
-    Mark::Connected(stamp(of))
+    Mark::Connected(placement(of))
 }
 
 /// The seat of a player who is placed on a server of the pool `p`.

@@ -1,12 +1,12 @@
 //! The end of a placement: the server's goodbye for a player, and a player giving a reservation up.
 //!
-//! A goodbye goes first to the ledger, then to the seat, each for the exact stamp only, so a late one cannot touch a
+//! A goodbye goes first to the ledger, then to the seat, each for the exact placement only, so a late one cannot touch a
 //! player who has come back since. With a grace period it is the other way round (the seat and then the ledger get a new
-//! stamp, reserved), because the seat decides which stamp that is.
+//! placement, reserved), because the seat decides which placement that is.
 
 use super::{
-    Answer, Ask, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, Protocol, Seat, SeatWrite, ServerId, ServerState,
-    Span, Stamp, Time, TokenHash, Told,
+    Answer, Ask, Ledger, LedgerWrite, Mark, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    ServerState, Span, Time, TokenHash, Told,
 };
 
 /// How a goodbye ends.
@@ -28,10 +28,10 @@ pub enum Left {
 enum Stage {
     Start,
     Reading,
-    Releasing { stamp: Stamp, ready: bool },
+    Releasing { placement: Placement, ready: bool },
     Voiding,
-    HoldingSeat { from: Stamp, hold: Span, ready: bool },
-    HoldingLedger { to: Stamp, hold: Span },
+    HoldingSeat { from: Placement, hold: Span, ready: bool },
+    HoldingLedger { to: Placement, hold: Span },
     Over,
 }
 
@@ -41,7 +41,7 @@ pub struct Goodbye {
     by: TokenHash,
     server: ServerId,
     player: PlayerId,
-    placement: Option<Stamp>,
+    placement: Option<Placement>,
     grace: Option<Span>,
     stage: Stage,
 }
@@ -53,7 +53,7 @@ impl Goodbye {
         by: TokenHash,
         server: ServerId,
         player: PlayerId,
-        placement: Option<Stamp>,
+        placement: Option<Placement>,
         grace: Option<Span>,
     ) -> Self {
         Self { by, server, player, placement, grace, stage: Stage::Start }
@@ -64,16 +64,16 @@ impl Goodbye {
         Next::Ask(Ask::ReadLedger(self.server.clone()))
     }
 
-    fn release(&mut self, stamp: Stamp, ready: bool) -> Next<Left> {
-        self.stage = Stage::Releasing { stamp, ready };
+    fn release(&mut self, placement: Placement, ready: bool) -> Next<Left> {
+        self.stage = Stage::Releasing { placement, ready };
         let (by, player) = (Some(self.by), self.player.clone());
-        let write = LedgerWrite::Release { by, player, mark: Mark::Connected(stamp), ready };
+        let write = LedgerWrite::Release { by, player, mark: Mark::Connected(placement), ready };
         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
     }
 
-    fn void(&mut self, stamp: Stamp) -> Next<Left> {
+    fn void(&mut self, placement: Placement) -> Next<Left> {
         self.stage = Stage::Voiding;
-        let (server, mark) = (self.server.clone(), Mark::Connected(stamp));
+        let (server, mark) = (self.server.clone(), Mark::Connected(placement));
         Next::Ask(Ask::WriteSeat(SeatWrite::Void { server, mark }))
     }
 
@@ -93,18 +93,18 @@ impl Goodbye {
             return Next::Done(Left::UnknownServer);
         };
         let held = ledger.claims.get(&self.player).copied();
-        let named = |mark: &Mark| self.placement.is_none_or(|placement| placement == mark.stamp());
+        let named = |mark: &Mark| self.placement.is_none_or(|placement| placement == mark.placement());
         let ready = ledger.state == ServerState::Ready;
         match (held.filter(named), self.grace) {
             (Some(Mark::Connected(from)), Some(grace)) => {
-                // A reservation ends `hold` after its stamp, so the stamp is what sets the end.
-                let to = Stamp::next(now + grace - ledger.hold, Some(from));
+                // A reservation ends `hold` after its placement, so the placement is what sets the end.
+                let to = Placement::next(now + grace - ledger.hold, Some(from));
                 self.stage = Stage::HoldingSeat { from, hold: ledger.hold, ready };
                 let server = self.server.clone();
                 Next::Ask(Ask::WriteSeat(SeatWrite::Hold { server, from, to }))
             }
             (Some(mark @ Mark::Reserved(_)), Some(_)) => Next::Done(Left::Held(ledger.expires(mark).unwrap_or(now))),
-            (Some(mark), None) => self.release(mark.stamp(), ready),
+            (Some(mark), None) => self.release(mark.placement(), ready),
             // The ledger has forgotten this placement: the seat may not have.
             (None, _) => match self.placement {
                 Some(placement) => self.void(placement),
@@ -124,16 +124,18 @@ impl Protocol for Goodbye {
                 _ => self.read(),
             },
             (Stage::Reading, Told::LedgerIs(ledger)) => self.on_image(ledger, now),
-            (Stage::Releasing { stamp, .. }, Told::Ledger(Answer::Written(_))) => self.void(stamp),
-            (Stage::Releasing { stamp, ready }, Told::Ledger(Answer::Refused(image))) => {
+            (Stage::Releasing { placement, .. }, Told::Ledger(Answer::Written(_))) => self.void(placement),
+            (Stage::Releasing { placement, ready }, Told::Ledger(Answer::Refused(image))) => {
                 if let Some(refusal) = self.refusal(image.as_ref()) {
                     return Next::Done(refusal);
                 }
                 let held = image.as_ref().and_then(|ledger| ledger.claims.get(&self.player));
                 let is_ready = image.as_ref().is_some_and(|ledger| ledger.state == ServerState::Ready);
                 match held {
-                    Some(mark) if mark.stamp() == stamp && is_ready != ready => self.release(stamp, is_ready),
-                    _ => self.void(stamp),
+                    Some(mark) if mark.placement() == placement && is_ready != ready => {
+                        self.release(placement, is_ready)
+                    }
+                    _ => self.void(placement),
                 }
             }
             (Stage::Voiding, Told::Seat(_)) => Next::Done(Left::Gone),
@@ -227,12 +229,12 @@ impl Protocol for GiveUp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{NOW, connected, draining, player, ready, reserved, seat, server, stamp, token};
+    use crate::fixtures::{NOW, connected, draining, placement, player, ready, reserved, seat, server, token};
 
     const GRACE: Span = Span::seconds(10);
 
-    fn goodbye(placement: Option<i64>, grace: Option<Span>) -> Goodbye {
-        Goodbye::new(token(), server("s"), player("a"), placement.map(stamp), grace)
+    fn goodbye(of: Option<i64>, grace: Option<Span>) -> Goodbye {
+        Goodbye::new(token(), server("s"), player("a"), of.map(placement), grace)
     }
 
     fn release(of: i64, ready: bool) -> Next<Left> {
@@ -294,21 +296,22 @@ mod tests {
         let mut goodbye = goodbye(Some(1_000), Some(GRACE));
         assert_eq!(goodbye.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
         let ledger = ready(&[("a", connected(1_000))]);
-        let to = Stamp::new((NOW + GRACE - ledger.hold).0).unwrap();
-        let write = SeatWrite::Hold { server: server("s"), from: stamp(1_000), to };
+        let to = Placement::new((NOW + GRACE - ledger.hold).0).unwrap();
+        let write = SeatWrite::Hold { server: server("s"), from: placement(1_000), to };
         assert_eq!(goodbye.next(NOW, Told::LedgerIs(Some(ledger))), Next::Ask(Ask::WriteSeat(write)));
         goodbye
     }
 
     #[test]
-    fn with_grace_the_slot_is_held_under_the_stamp_that_the_seat_says() {
+    fn with_grace_the_slot_is_held_under_the_placement_that_the_seat_says() {
         let by_another_run = 1_500_000;
         for (answer, to) in [
             (Answer::Written(seat("s", reserved(1_950_000))), 1_950_000),
             (Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
         ] {
             let mut goodbye = held();
-            let write = LedgerWrite::Hold { by: token(), player: player("a"), from: stamp(1_000), to: stamp(to) };
+            let write =
+                LedgerWrite::Hold { by: token(), player: player("a"), from: placement(1_000), to: placement(to) };
             assert_eq!(goodbye.next(NOW, Told::Seat(answer)), Next::Ask(Ask::WriteLedger(server("s"), write)));
             let until = Time(to) + ready(&[]).hold;
             assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(Left::Held(until)));
@@ -319,7 +322,7 @@ mod tests {
     fn with_grace_a_seat_that_has_moved_on_leaves_nothing_to_hold() {
         let elsewhere = [
             None,
-            Some(Seat::Void(stamp(1_001))),
+            Some(Seat::Void(placement(1_001))),
             Some(seat("another", reserved(1_500_000))),
             Some(seat("s", reserved(1_000))),
             Some(seat("s", connected(1_500_000))),

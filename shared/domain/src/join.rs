@@ -1,4 +1,4 @@
-//! Placing a player: seat first, then the claim under the seat's stamp.
+//! Placing a player: seat first, then the claim under the seat's placement.
 //!
 //! 1. Find a server that may have room: a ready one from the index, else the one that the frontier fills.
 //! 2. Write the seat, if it is absent or void. A refusal returns the seat that stands: go there first, because a player
@@ -17,8 +17,8 @@
 //! [`NoSlot::Busy`].
 
 use super::{
-    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, PlayerId, PoolName, Protocol, Seat, SeatWrite,
-    ServerId, ServerState, Slot, Span, Stamp, Time, Told,
+    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, Placement, PlayerId, PoolName, Protocol, Seat,
+    SeatWrite, ServerId, ServerState, Slot, Span, Time, Told,
     teeth::{self, Mistake},
 };
 
@@ -116,7 +116,7 @@ enum Stage {
     /// `anew`: only as a further claim on the server, not in the place of an older one of the player's.
     Claiming {
         server: ServerId,
-        stamp: Stamp,
+        placement: Placement,
         anew: bool,
     },
     /// A server that takes nobody is taken out of the index.
@@ -149,8 +149,8 @@ pub struct Join {
     /// Whether it is this very call that has written the seat. Of many calls about one player only that one may take a
     /// slot or start a server.
     mine: bool,
-    /// The last stamp that the player is known to have had.
-    last: Option<Stamp>,
+    /// The last placement that the player is known to have had.
+    last: Option<Placement>,
     /// A frontier has given a slot on this server, and no claim stands for it yet.
     taken: Option<ServerId>,
     /// The frontier was seen used up: the index is asked anew before a server is started.
@@ -214,47 +214,47 @@ impl Join {
     fn on_slot(&mut self, server: ServerId, now: Time) -> Next<Joined> {
         self.taken = Some(server.clone());
         match &self.seat {
-            Before::Exactly { server: seated, mark: Mark::Reserved(stamp) } if *seated == server => {
-                let stamp = *stamp;
-                self.claim_slot(server, stamp, now)
+            Before::Exactly { server: seated, mark: Mark::Reserved(placement) } if *seated == server => {
+                let placement = *placement;
+                self.claim_slot(server, placement, now)
             }
             _ => self.sit(server, false, now),
         }
     }
 
-    /// Writes the seat with a new stamp that names `server`, of the pool in which a slot is looked for.
+    /// Writes the seat with a new placement that names `server`, of the pool in which a slot is looked for.
     fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
         self.sit_in(self.pool.clone(), server, from_frontier, now)
     }
 
     fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
-        let stamp = Stamp::next(now, self.last);
-        self.last = Some(stamp);
-        let write = SeatWrite::Place { from: self.seat.clone(), server: server.clone(), pool, stamp };
+        let placement = Placement::next(now, self.last);
+        self.last = Some(placement);
+        let write = SeatWrite::Place { from: self.seat.clone(), server: server.clone(), pool, placement };
         self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeat(write))
     }
 
     /// The seat carries this mark for this server; nothing else does yet.
     fn seated(&mut self, server: ServerId, mark: Mark, mine: bool) {
         self.mine = mine;
-        self.last = Some(mark.stamp());
+        self.last = Some(mark.placement());
         self.seat = Before::Exactly { server, mark };
     }
 
-    fn claim(&mut self, server: ServerId, stamp: Stamp, now: Time) -> Next<Joined> {
+    fn claim(&mut self, server: ServerId, placement: Placement, now: Time) -> Next<Joined> {
         let seen_by = now + self.late_after;
-        let write = LedgerWrite::Claim { player: self.player.clone(), stamp, now, seen_by };
-        self.ask(Stage::Claiming { server: server.clone(), stamp, anew: false }, Ask::WriteLedger(server, write))
+        let write = LedgerWrite::Claim { player: self.player.clone(), placement, now, seen_by };
+        self.ask(Stage::Claiming { server: server.clone(), placement, anew: false }, Ask::WriteLedger(server, write))
     }
 
     /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many, which
     /// only the claim itself can tell.
-    fn claim_slot(&mut self, server: ServerId, stamp: Stamp, now: Time) -> Next<Joined> {
-        self.claim_anew(server, self.capacity, Vec::new(), stamp, now)
+    fn claim_slot(&mut self, server: ServerId, placement: Placement, now: Time) -> Next<Joined> {
+        self.claim_anew(server, self.capacity, Vec::new(), placement, now)
     }
 
-    fn claim_evicting(&mut self, ledger: &Ledger, stamp: Stamp, now: Time) -> Next<Joined> {
-        self.claim_anew(ledger.id.clone(), ledger.capacity, ledger.evictable(now), stamp, now)
+    fn claim_evicting(&mut self, ledger: &Ledger, placement: Placement, now: Time) -> Next<Joined> {
+        self.claim_anew(ledger.id.clone(), ledger.capacity, ledger.evictable(now), placement, now)
     }
 
     fn claim_anew(
@@ -262,13 +262,13 @@ impl Join {
         server: ServerId,
         capacity: u32,
         evict: Vec<(PlayerId, Mark)>,
-        stamp: Stamp,
+        placement: Placement,
         now: Time,
     ) -> Next<Joined> {
         let players = vec![(self.player.clone(), None)];
         let seen_by = now + self.late_after;
-        let write = LedgerWrite::ClaimExactly { players, stamp, now, seen_by, evict, capacity };
-        self.ask(Stage::Claiming { server: server.clone(), stamp, anew: true }, Ask::WriteLedger(server, write))
+        let write = LedgerWrite::ClaimExactly { players, placement, now, seen_by, evict, capacity };
+        self.ask(Stage::Claiming { server: server.clone(), placement, anew: true }, Ask::WriteLedger(server, write))
     }
 
     /// Another call was faster; starts over at `next`, a bounded number of times.
@@ -359,7 +359,7 @@ impl Join {
 
     /// The seat is not as believed, or was not known before.
     fn on_seat(&mut self, seat: Option<Seat>, otherwise: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
-        self.last = seat.as_ref().map(Seat::stamp).max(self.last);
+        self.last = seat.as_ref().map(Seat::placement).max(self.last);
         match seat {
             Some(Seat::At(place)) => self.look(place),
             Some(Seat::Void(_)) | None => {
@@ -375,7 +375,7 @@ impl Join {
         let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
             return self.find();
         };
-        let (stamp, claim) = (place.mark.stamp(), ledger.claims.get(&self.player).copied());
+        let (placement, claim) = (place.mark.placement(), ledger.claims.get(&self.player).copied());
         let is_live = |mark: Mark| !ledger.is_over(mark, now);
         let kept = ledger.kept(&self.player, place.mark, now);
         if self.asked.as_ref().is_some_and(|asked| *asked != ledger.pool) {
@@ -392,26 +392,26 @@ impl Join {
             };
         }
         if teeth::has(Mistake::ReserveAgain) && kept.is_some_and(Mark::is_connected) {
-            return self.claim(place.server, stamp, now);
+            return self.claim(place.server, placement, now);
         }
         if let Some(mark) = kept {
             return self.placed(ledger, mark, now);
         }
         match claim {
-            Some(mark) if mark.stamp() > stamp => self.raced(Self::read_seat),
+            Some(mark) if mark.placement() > placement => self.raced(Self::read_seat),
             _ if place.mark.is_connected() || !ledger.takes_claims(now) => self.find(),
-            // The reservation ran out and nobody took the slot: the same server, under a new stamp.
+            // The reservation ran out and nobody took the slot: the same server, under a new placement.
             Some(_) if !is_live(place.mark) => self.sit_in(ledger.pool, place.server, false, now),
             // The seat was written and the claim never came: finish what was begun.
             None if !is_live(place.mark) || ledger.is_full() => self.find(),
-            _ => self.claim(place.server, stamp, now),
+            _ => self.claim(place.server, placement, now),
         }
     }
 
     fn on_refused_claim(
         &mut self,
         server: ServerId,
-        stamp: Stamp,
+        placement: Placement,
         anew: bool,
         image: Option<Ledger>,
         now: Time,
@@ -420,11 +420,11 @@ impl Join {
             return self.move_on(server);
         };
         match ledger.claims.get(&self.player).copied() {
-            Some(mark) if mark == Mark::Connected(stamp) => return self.placed(ledger, mark, now),
-            Some(mark) if mark.stamp() > stamp => return self.raced(Self::read_seat),
+            Some(mark) if mark == Mark::Connected(placement) => return self.placed(ledger, mark, now),
+            Some(mark) if mark.placement() > placement => return self.raced(Self::read_seat),
             // An earlier try of this write took, or another call about the player has finished what this one began. If that
             // was so long ago that its time is up, the seat says what to do next.
-            Some(mark) if mark == Mark::Reserved(stamp) => {
+            Some(mark) if mark == Mark::Reserved(placement) => {
                 if anew {
                     self.taken = None;
                 }
@@ -435,7 +435,7 @@ impl Join {
                 };
             }
             // Renewing that one takes no room, and a frontier's slot is one too many.
-            Some(_) if ledger.takes_claims(now) => return self.raced(|join| join.claim(server, stamp, now)),
+            Some(_) if ledger.takes_claims(now) => return self.raced(|join| join.claim(server, placement, now)),
             Some(_) => {}
             // The slot will do for a claim that does not look so exactly.
             None => self.taken = None,
@@ -447,10 +447,10 @@ impl Join {
             return if ledger.evictable(now).is_empty() {
                 self.move_on(server)
             } else {
-                self.raced(|join| join.claim_evicting(&ledger, stamp, now))
+                self.raced(|join| join.claim_evicting(&ledger, placement, now))
             };
         }
-        self.raced(|join| join.claim(server, stamp, now))
+        self.raced(|join| join.claim(server, placement, now))
     }
 }
 
@@ -469,14 +469,14 @@ impl Join {
             }
             (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
             (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
-                let stamp = seat.stamp();
-                self.seated(server.clone(), Mark::Reserved(stamp), true);
+                let placement = seat.placement();
+                self.seated(server.clone(), Mark::Reserved(placement), true);
                 if from_frontier {
                     self.take_slot(now)
                 } else if self.taken.as_ref() == Some(&server) {
-                    self.claim_slot(server, stamp, now)
+                    self.claim_slot(server, placement, now)
                 } else {
-                    self.claim(server, stamp, now)
+                    self.claim(server, placement, now)
                 }
             }
             (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => {
@@ -489,14 +489,14 @@ impl Join {
                 self.find()
             }
             (Stage::TakingSlot, Told::Slot(Slot::No(reason))) => Self::no(reason),
-            (Stage::Claiming { server, stamp, anew }, Told::Ledger(Answer::Written(ledger))) => {
+            (Stage::Claiming { server, placement, anew }, Told::Ledger(Answer::Written(ledger))) => {
                 if anew {
                     self.taken.take_if(|taken| *taken == server);
                 }
-                self.placed(ledger, Mark::Reserved(stamp), now)
+                self.placed(ledger, Mark::Reserved(placement), now)
             }
-            (Stage::Claiming { server, stamp, anew }, Told::Ledger(Answer::Refused(image))) => {
-                self.on_refused_claim(server, stamp, anew, image, now)
+            (Stage::Claiming { server, placement, anew }, Told::Ledger(Answer::Refused(image))) => {
+                self.on_refused_claim(server, placement, anew, image, now)
             }
             // Another claim has just crossed another mark, and its write came first.
             (Stage::Finishing(placed), Told::Ledger(Answer::Refused(Some(image)))) => {
@@ -547,7 +547,7 @@ mod tests {
     use super::*;
     use crate::{
         Fill,
-        fixtures::{NOW, TICK, connected, draining, player, pool, ready, reserved, seat, server, stamp, starting},
+        fixtures::{NOW, TICK, connected, draining, placement, player, pool, ready, reserved, seat, server, starting},
     };
 
     const BEAT: Span = Span::seconds(10);
@@ -562,17 +562,17 @@ mod tests {
     }
 
     /// A join that knows of no server at all, up to a slot that the frontier has given on `s`: its claim is under way.
-    fn claiming() -> (Join, Stamp) {
+    fn claiming() -> (Join, Placement) {
         let mut join = join(None);
         assert!(is_find(&join.next(NOW, Told::Start)));
         assert_eq!(join.next(NOW, Told::Found(Hint::Unknown)), Next::Ask(Ask::ReadSeat));
         let take = Next::Ask(Ask::TakeSlots { slots: 1, may_start: false });
         assert_eq!(join.next(NOW, Told::SeatIs(None)), take);
         let next = join.next(NOW, Told::Slot(Slot::On(server("s"))));
-        let Next::Ask(Ask::WriteSeat(SeatWrite::Place { stamp, .. })) = next else { panic!("{next:?}") };
-        let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(stamp)))));
+        let Next::Ask(Ask::WriteSeat(SeatWrite::Place { placement, .. })) = next else { panic!("{next:?}") };
+        let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(placement)))));
         assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
-        (join, stamp)
+        (join, placement)
     }
 
     #[test]
@@ -597,12 +597,12 @@ mod tests {
 
     #[test]
     fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_goes_back() {
-        let (mut join, stamp) = claiming();
+        let (mut join, placement) = claiming();
         let full = starting(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(full))));
-        let Next::Ask(Ask::WriteLedger(_, LedgerWrite::Claim { stamp: of, .. })) = next else { panic!("{next:?}") };
-        assert_eq!(of, stamp, "renewing takes no room");
-        let renewed = starting(&[("a", Mark::Reserved(stamp)), ("b", reserved(1_000))]);
+        let Next::Ask(Ask::WriteLedger(_, LedgerWrite::Claim { placement: of, .. })) = next else { panic!("{next:?}") };
+        assert_eq!(of, placement, "renewing takes no room");
+        let renewed = starting(&[("a", Mark::Reserved(placement)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Told::Ledger(Answer::Written(renewed.clone())));
         assert_eq!(next, Next::Ask(Ask::GiveBack(Box::new(renewed))));
         assert!(matches!(join.next(NOW, Told::Noted), Next::Done(Joined::Placed(_))));
@@ -610,8 +610,8 @@ mod tests {
 
     #[test]
     fn a_claim_that_took_before_is_the_players_unless_its_time_is_up() {
-        let (mut join, stamp) = claiming();
-        let took = starting(&[("a", Mark::Reserved(stamp)), ("b", reserved(1_000))]);
+        let (mut join, placement) = claiming();
+        let took = starting(&[("a", Mark::Reserved(placement)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(took))));
         assert!(matches!(next, Next::Done(Joined::Placed(_))), "{next:?}");
         // The same of a claim on a server of the index, whose answer came so late that it is over.
@@ -620,8 +620,8 @@ mod tests {
             let mut join = self::join(None);
             join.next(NOW, Told::Start);
             join.next(NOW, Told::Found(Hint::Listed(server("s"))));
-            join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(stamp)))));
-            let took = Ledger { capacity: 1, ..ready(&[("a", Mark::Reserved(stamp))]) };
+            join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(placement)))));
+            let took = Ledger { capacity: 1, ..ready(&[("a", Mark::Reserved(placement))]) };
             let next = join.next(now, Told::Ledger(Answer::Refused(Some(took))));
             assert_eq!(next == Next::Ask(Ask::ReadSeat), over, "{next:?}");
             assert_eq!(matches!(next, Next::Done(Joined::Placed(_))), !over, "{next:?}");
@@ -672,7 +672,7 @@ mod tests {
             assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
             let (player, mark) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Release { by: None, player, mark, ready: is_ready };
-            let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Void(stamp(1_000)))));
+            let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Void(placement(1_000)))));
             assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
             let next = join.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));
             assert_eq!(is_find(&next), is_ready, "a frontier's slot goes back first: {next:?}");

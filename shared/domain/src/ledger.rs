@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    PlayerId, PoolLimits, PoolName, ServerId, Span, Stamp, Time, TokenHash,
+    Placement, PlayerId, PoolLimits, PoolName, ServerId, Span, Time, TokenHash,
     teeth::{self, Mistake},
 };
 
@@ -54,20 +54,20 @@ impl ServerState {
     }
 }
 
-/// A stamp with its sign: `+stamp` is a reservation, `-stamp` a connection.
+/// A placement with its sign: `+placement` is a reservation, `-placement` a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mark {
     /// The slot is held for a player who has not come yet.
-    Reserved(Stamp),
+    Reserved(Placement),
     /// The server has registered the player.
-    Connected(Stamp),
+    Connected(Placement),
 }
 
 impl Mark {
-    /// The stamp without its sign.
-    pub const fn stamp(self) -> Stamp {
+    /// The placement without its sign.
+    pub const fn placement(self) -> Placement {
         match self {
-            Self::Reserved(stamp) | Self::Connected(stamp) => stamp,
+            Self::Reserved(placement) | Self::Connected(placement) => placement,
         }
     }
 
@@ -79,18 +79,18 @@ impl Mark {
     /// The number that stands for it in the table.
     pub const fn number(self) -> i64 {
         match self {
-            Self::Reserved(stamp) => stamp.get(),
-            Self::Connected(stamp) => -stamp.get(),
+            Self::Reserved(placement) => placement.get(),
+            Self::Connected(placement) => -placement.get(),
         }
     }
 
     /// The mark that a number stands for; `None` for 0.
     pub const fn from_number(number: i64) -> Option<Self> {
-        if let Some(stamp) = Stamp::new(number) {
-            return Some(Self::Reserved(stamp));
+        if let Some(placement) = Placement::new(number) {
+            return Some(Self::Reserved(placement));
         }
-        match Stamp::new(number.saturating_neg()) {
-            Some(stamp) => Some(Self::Connected(stamp)),
+        match Placement::new(number.saturating_neg()) {
+            Some(placement) => Some(Self::Connected(placement)),
             None => None,
         }
     }
@@ -312,7 +312,7 @@ impl Ledger {
     /// starting.
     pub fn expires(&self, mark: Mark) -> Option<Time> {
         match (mark, self.ready_at) {
-            (Mark::Reserved(stamp), Some(ready_at)) => Some(stamp.time().max(ready_at) + self.hold),
+            (Mark::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.hold),
             _ => None,
         }
     }
@@ -370,16 +370,19 @@ impl Ledger {
     }
 
     /// Players that the ledger holds as connected and that are not in `inside`.
-    pub fn connected_but_not<'a>(&'a self, inside: &'a [PlayerId]) -> impl Iterator<Item = (&'a PlayerId, Stamp)> + 'a {
+    pub fn connected_but_not<'a>(
+        &'a self,
+        inside: &'a [PlayerId],
+    ) -> impl Iterator<Item = (&'a PlayerId, Placement)> + 'a {
         let connected = self.claims.iter().filter(|(_, mark)| mark.is_connected());
-        connected.filter(|(player, _)| !inside.contains(player)).map(|(player, mark)| (player, mark.stamp()))
+        connected.filter(|(player, _)| !inside.contains(player)).map(|(player, mark)| (player, mark.placement()))
     }
 
     /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
     /// whose ledger does not say connected is a goodbye that got half way: the placement is over.
     pub fn kept(&self, player: &PlayerId, seat: Mark, now: Time) -> Option<Mark> {
         self.claims.get(player).copied().filter(|mark| {
-            let agree = mark.stamp() == seat.stamp() && (mark.is_connected() || !seat.is_connected());
+            let agree = mark.placement() == seat.placement() && (mark.is_connected() || !seat.is_connected());
             agree && !self.is_over(*mark, now)
         })
     }
@@ -439,12 +442,12 @@ pub enum StopBy {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LedgerWrite {
     /// Reserves a slot for a player, or renews the player's older claim. Refused if the server takes no claims, has
-    /// no room, or holds a newer claim of the player, or one of this very stamp that is connected by now.
+    /// no room, or holds a newer claim of the player, or one of this very placement that is connected by now.
     Claim {
         /// The player.
         player: PlayerId,
-        /// The placement's stamp, which the seat carries already.
-        stamp: Stamp,
+        /// The placement, which the seat carries already.
+        placement: Placement,
         /// The time of the request.
         now: Time,
         /// The last heartbeat may be at most this: later means that this write is a late one.
@@ -455,8 +458,8 @@ pub enum LedgerWrite {
     ClaimExactly {
         /// The players, at least one, and the claim that each has on this server, if any.
         players: Vec<(PlayerId, Option<Mark>)>,
-        /// The placement's stamp, later than any of those claims'.
-        stamp: Stamp,
+        /// The placement, later than any of those claims'.
+        placement: Placement,
         /// The time of the request.
         now: Time,
         /// As in [`LedgerWrite::Claim`].
@@ -466,14 +469,14 @@ pub enum LedgerWrite {
         /// The capacity that was seen: a condition cannot add, so the limit goes out as a number.
         capacity: u32,
     },
-    /// The server registers a player: reserved → connected under exactly this stamp. Done already is done.
+    /// The server registers a player: reserved → connected under exactly this placement. Done already is done.
     Connect {
         /// The server's token.
         by: TokenHash,
         /// The player.
         player: PlayerId,
-        /// The exact stamp.
-        stamp: Stamp,
+        /// The exact placement.
+        placement: Placement,
         /// Whether a reservation will do; false when the ticket's time is up, so that only a repeat succeeds.
         reserved: bool,
     },
@@ -483,21 +486,21 @@ pub enum LedgerWrite {
         by: Option<TokenHash>,
         /// The player.
         player: PlayerId,
-        /// `Reserved` frees only a reservation, `Connected` the placement of that stamp in either state.
+        /// `Reserved` frees only a reservation, `Connected` that placement in either state.
         mark: Mark,
         /// Whether the server is ready, and so belongs into the index. Refused if it is not as said.
         ready: bool,
     },
-    /// connected → reserved under a new stamp, for a reconnect.
+    /// connected → reserved under a new placement, for a reconnect.
     Hold {
         /// The server's token.
         by: TokenHash,
         /// The player.
         player: PlayerId,
-        /// The stamp of the connection that ended.
-        from: Stamp,
-        /// The stamp of the reservation.
-        to: Stamp,
+        /// The placement of the connection that ended.
+        from: Placement,
+        /// The placement of the reservation.
+        to: Placement,
     },
     /// starting → ready.
     Register {
@@ -619,21 +622,21 @@ impl LedgerWrite {
         let mut new = old.clone();
         let knows = |by: &TokenHash| *by == old.token_hash;
         match self {
-            Self::Claim { player, stamp, now, seen_by } => {
+            Self::Claim { player, placement, now, seen_by } => {
                 let slot = match old.claims.get(player) {
                     None => !old.is_full(),
                     Some(mark) => {
-                        let mine = *mark == Mark::Reserved(*stamp) || teeth::has(Mistake::ReserveAgain);
-                        mark.stamp() < *stamp || mark.stamp() == *stamp && mine
+                        let mine = *mark == Mark::Reserved(*placement) || teeth::has(Mistake::ReserveAgain);
+                        mark.placement() < *placement || mark.placement() == *placement && mine
                     }
                 };
                 (old.is_open(*now, *seen_by) && slot).then(|| {
-                    new.claims.insert(player.clone(), Mark::Reserved(*stamp));
+                    new.claims.insert(player.clone(), Mark::Reserved(*placement));
                     new.idle_since = None;
                     new
                 })
             }
-            Self::ClaimExactly { players, stamp, now, seen_by, evict, capacity } => {
+            Self::ClaimExactly { players, placement, now, seen_by, evict, capacity } => {
                 let added = players.iter().filter(|(_, held)| held.is_none()).count();
                 let room = old.claims.len() + added <= *capacity as usize + evict.len();
                 let exact = old.holds_exactly(evict)
@@ -643,27 +646,27 @@ impl LedgerWrite {
                         new.claims.remove(player);
                     }
                     for (player, _) in players {
-                        new.claims.insert(player.clone(), Mark::Reserved(*stamp));
+                        new.claims.insert(player.clone(), Mark::Reserved(*placement));
                     }
                     new.idle_since = None;
                     new
                 })
             }
-            Self::Connect { by, player, stamp, reserved } => {
+            Self::Connect { by, player, placement, reserved } => {
                 let held = match old.claims.get(player) {
-                    Some(Mark::Connected(held)) => held == stamp,
-                    Some(Mark::Reserved(held)) => *reserved && held == stamp,
+                    Some(Mark::Connected(held)) => held == placement,
+                    Some(Mark::Reserved(held)) => *reserved && held == placement,
                     None => false,
                 };
                 let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
                 (knows(by) && registered && held).then(|| {
-                    new.claims.insert(player.clone(), Mark::Connected(*stamp));
+                    new.claims.insert(player.clone(), Mark::Connected(*placement));
                     new
                 })
             }
             Self::Release { by, player, mark, ready } => {
                 let held = old.claims.get(player).is_some_and(|held| {
-                    let same = held == mark || (mark.is_connected() && held.stamp() == mark.stamp());
+                    let same = held == mark || (mark.is_connected() && held.placement() == mark.placement());
                     same || teeth::has(Mistake::ReleaseAnyStamp)
                 });
                 let as_said = (old.state == ServerState::Ready) == *ready;
@@ -843,7 +846,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::fixtures::{
-        NOW, TICK, connected, draining, launch, player, ready, reserved, stamp, starting, stopped, token,
+        NOW, TICK, connected, draining, launch, placement, player, ready, reserved, starting, stopped, token,
     };
 
     #[test]
@@ -903,7 +906,7 @@ mod tests {
         assert_eq!(count(NOW + ledger.hold), (1, 1, 2));
         assert_eq!(ledger.evictable(NOW + ledger.hold), [(player("b"), reserved(1_000))]);
         let inside = [player("b")];
-        assert_eq!(ledger.connected_but_not(&inside).collect::<Vec<_>>(), [(&player("a"), stamp(1_000))]);
+        assert_eq!(ledger.connected_but_not(&inside).collect::<Vec<_>>(), [(&player("a"), placement(1_000))]);
         assert_eq!(ledger.connected_but_not(&[player("a")]).count(), 0);
     }
 
@@ -986,7 +989,7 @@ mod tests {
 
     #[test]
     fn a_claim_needs_an_open_server_and_a_slot_or_an_older_claim() {
-        let claim = LedgerWrite::Claim { player: player("a"), stamp: stamp(7), now: NOW, seen_by: NOW };
+        let claim = LedgerWrite::Claim { player: player("a"), placement: placement(7), now: NOW, seen_by: NOW };
         let open = [starting(&[]), ready(&[]), draining(&[]), stopped()];
         assert_eq!(takes(&claim, open), [true, true, false, false]);
         let full = |mark| ready(&[("a", mark), ("b", connected(1))]);
@@ -1009,7 +1012,7 @@ mod tests {
     fn an_exact_claim_needs_everything_as_it_was_seen() {
         let claim = |evict: &[(&str, Mark)], held, capacity| LedgerWrite::ClaimExactly {
             players: vec![(player("a"), held), (player("b"), None)],
-            stamp: stamp(7),
+            placement: placement(7),
             now: NOW,
             seen_by: NOW,
             evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
@@ -1030,8 +1033,9 @@ mod tests {
     }
 
     #[test]
-    fn a_player_connects_under_the_very_stamp_of_the_claim() {
-        let connect = |reserved| LedgerWrite::Connect { by: token(), player: player("a"), stamp: stamp(7), reserved };
+    fn a_player_connects_under_the_very_placement_of_the_claim() {
+        let connect =
+            |reserved| LedgerWrite::Connect { by: token(), player: player("a"), placement: placement(7), reserved };
         let claims = [reserved(7), connected(7), reserved(8), connected(8)];
         assert_eq!(takes(&connect(true), claims.map(|mark| ready(&[("a", mark)]))), [true, true, false, false]);
         assert_eq!(takes(&connect(false), claims.map(|mark| ready(&[("a", mark)]))), [false, true, false, false]);
@@ -1060,8 +1064,8 @@ mod tests {
     }
 
     #[test]
-    fn only_who_is_inside_under_that_stamp_is_held() {
-        let hold = |by| LedgerWrite::Hold { by, player: player("a"), from: stamp(7), to: stamp(9) };
+    fn only_who_is_inside_under_that_placement_is_held() {
+        let hold = |by| LedgerWrite::Hold { by, player: player("a"), from: placement(7), to: placement(9) };
         let claims = [connected(7), reserved(7), connected(8)].map(|mark| ready(&[("a", mark)]));
         assert_eq!(takes(&hold(token()), claims.clone()), [true, false, false]);
         assert_eq!(takes(&hold(TokenHash::of("another")), claims), [false, false, false]);

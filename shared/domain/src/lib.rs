@@ -48,4 +48,4 @@ pub use party::{Party, PartyJoined, Together};
 pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
 pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
 pub use seat::{Before, Place, Seat, SeatWrite};
-pub use time::{Span, Stamp, Time};
+pub use time::{Placement, Span, Time};

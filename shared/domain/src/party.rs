@@ -17,8 +17,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, NoSlot, PlayerId, PoolName, Protocol, Seat, SeatWrite,
-    ServerId, Slot, Span, Stamp, Time, Told, join::Tries,
+    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, NoSlot, Placement, PlayerId, PoolName, Protocol, Seat,
+    SeatWrite, ServerId, Slot, Span, Time, Told, join::Tries,
 };
 
 /// Everybody's slots.
@@ -52,9 +52,9 @@ struct Member {
 }
 
 impl Member {
-    /// Whether the seat is the reservation of this stamp on this server.
-    fn is_at(&self, server: &ServerId, stamp: Stamp) -> bool {
-        matches!(&self.seat, Some(Seat::At(place)) if place.server == *server && place.mark == Mark::Reserved(stamp))
+    /// Whether the seat is the reservation of this placement on this server.
+    fn is_at(&self, server: &ServerId, placement: Placement) -> bool {
+        matches!(&self.seat, Some(Seat::At(place)) if place.server == *server && place.mark == Mark::Reserved(placement))
     }
 }
 
@@ -87,8 +87,8 @@ pub struct Party {
     late_after: Span,
     /// The ledgers that the seats name, as they were seen.
     seen: BTreeMap<ServerId, Ledger>,
-    /// The stamp of this placement, once the seats carry it.
-    stamp: Option<Stamp>,
+    /// This placement, once the seats carry it.
+    placement: Option<Placement>,
     /// The server that the seats name.
     seated: Option<ServerId>,
     /// A frontier has given slots on this server, and the seats name another.
@@ -110,7 +110,7 @@ impl Party {
             capacity,
             late_after: heartbeat.times(2),
             seen: BTreeMap::new(),
-            stamp: None,
+            placement: None,
             seated: None,
             slots_on: None,
             apart: Vec::new(),
@@ -149,7 +149,7 @@ impl Party {
     }
 
     fn read_seats(&mut self) -> Next<PartyJoined> {
-        (self.seated, self.stamp, self.slots_on) = (None, None, None);
+        (self.seated, self.placement, self.slots_on) = (None, None, None);
         self.seen.clear();
         let players = self.members.iter().map(|member| member.player.clone()).collect();
         self.ask(Stage::ReadingSeats, Ask::ReadSeats(players))
@@ -193,7 +193,7 @@ impl Party {
         }
         let Some(home) = self.home().cloned() else {
             return match self.begun(now) {
-                Some((stamp, server)) => self.sit_under(stamp, server, false, now),
+                Some((placement, server)) => self.sit_under(placement, server, false, now),
                 None => self.find(),
             };
         };
@@ -219,24 +219,25 @@ impl Party {
 
     /// What another call has begun for some of them: seats that name a server of the pool with room for all, and no claim
     /// yet. It is finished, not undone, so that two calls about the same party come to one placement; of several the
-    /// newest, which is the same one for everybody who looks. A seat that has moved on past it ends it: no seat's stamp may
+    /// newest, which is the same one for everybody who looks. A seat that has moved on past it ends it: no seat's placement may
     /// go back.
-    fn begun(&self, now: Time) -> Option<(Stamp, ServerId)> {
+    fn begun(&self, now: Time) -> Option<(Placement, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
             Some(Seat::At(place)) if !place.mark.is_connected() => {
                 let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.pool)?;
-                let unclaimed = ledger.claims.get(&member.player).is_none_or(|held| held.stamp() < place.mark.stamp());
+                let unclaimed =
+                    ledger.claims.get(&member.player).is_none_or(|held| held.placement() < place.mark.placement());
                 let open = unclaimed && !ledger.is_over(place.mark, now) && self.room_on(ledger, now);
-                open.then(|| (place.mark.stamp(), place.server.clone()))
+                open.then(|| (place.mark.placement(), place.server.clone()))
             }
             _ => None,
         });
-        seats.max().filter(|(stamp, _)| Some(*stamp) >= self.last_stamp())
+        seats.max().filter(|(placement, _)| Some(*placement) >= self.last_placement())
     }
 
-    /// The newest stamp that any of them has had.
-    fn last_stamp(&self) -> Option<Stamp> {
-        self.members.iter().filter_map(|member| member.seat.as_ref().map(Seat::stamp)).max()
+    /// The newest placement that any of them has had.
+    fn last_placement(&self) -> Option<Placement> {
+        self.members.iter().filter_map(|member| member.seat.as_ref().map(Seat::placement)).max()
     }
 
     /// Whether all who stand fit on this server, as it was seen.
@@ -269,20 +270,26 @@ impl Party {
         self.ask(Stage::TakingSlots, Ask::TakeSlots { slots, may_start })
     }
 
-    /// Writes the seats of all who stand, with one new stamp.
+    /// Writes the seats of all who stand, with one new placement.
     fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<PartyJoined> {
-        self.sit_under(Stamp::next(now, self.last_stamp()), server, from_frontier, now)
+        self.sit_under(Placement::next(now, self.last_placement()), server, from_frontier, now)
     }
 
-    /// Writes the seats that do not carry this stamp for this server yet.
-    fn sit_under(&mut self, stamp: Stamp, server: ServerId, from_frontier: bool, now: Time) -> Next<PartyJoined> {
-        self.stamp = Some(stamp);
-        let writes = self.standing().filter(|member| !member.is_at(&server, stamp)).map(|member| {
+    /// Writes the seats that do not carry this placement for this server yet.
+    fn sit_under(
+        &mut self,
+        placement: Placement,
+        server: ServerId,
+        from_frontier: bool,
+        now: Time,
+    ) -> Next<PartyJoined> {
+        self.placement = Some(placement);
+        let writes = self.standing().filter(|member| !member.is_at(&server, placement)).map(|member| {
             let from = match &member.seat {
                 Some(Seat::At(place)) => Before::Exactly { server: place.server.clone(), mark: place.mark },
                 Some(Seat::Void(_)) | None => Before::Free,
             };
-            let write = SeatWrite::Place { from, server: server.clone(), pool: self.pool.clone(), stamp };
+            let write = SeatWrite::Place { from, server: server.clone(), pool: self.pool.clone(), placement };
             (member.player.clone(), write)
         });
         let writes = writes.collect::<Vec<_>>();
@@ -299,9 +306,10 @@ impl Party {
         answers: Vec<Answer<Seat>>,
         now: Time,
     ) -> Next<PartyJoined> {
-        let (mut all, stamp) = (true, self.stamp);
-        let asked =
-            |member: &&mut Member| member.sits.is_none() && stamp.is_some_and(|stamp| !member.is_at(&server, stamp));
+        let (mut all, placement) = (true, self.placement);
+        let asked = |member: &&mut Member| {
+            member.sits.is_none() && placement.is_some_and(|placement| !member.is_at(&server, placement))
+        };
         for (member, answer) in self.members.iter_mut().filter(asked).zip(answers) {
             match answer {
                 Answer::Written(seat) => member.seat = Some(seat),
@@ -316,16 +324,16 @@ impl Party {
     }
 
     fn claim(&mut self, server: ServerId, now: Time) -> Next<PartyJoined> {
-        let Some(stamp) = self.stamp else { return Self::no(NoSlot::Busy) };
+        let Some(placement) = self.placement else { return Self::no(NoSlot::Busy) };
         let seen = self.seen.get(&server);
         let held = |player: &PlayerId| seen.and_then(|ledger| ledger.claims.get(player).copied());
         // A player has been placed anew since the seats were read: late loses.
-        if self.standing().any(|member| held(&member.player).is_some_and(|mark| mark.stamp() >= stamp)) {
+        if self.standing().any(|member| held(&member.player).is_some_and(|mark| mark.placement() >= placement)) {
             return self.raced();
         }
         let write = LedgerWrite::ClaimExactly {
             players: self.standing().map(|member| (member.player.clone(), held(&member.player))).collect(),
-            stamp,
+            placement,
             now,
             seen_by: now + self.late_after,
             evict: seen.map(|ledger| self.evictable(ledger, now)).unwrap_or_default(),
@@ -341,13 +349,13 @@ impl Party {
                 None => self.move_on(server),
             };
         };
-        let stamp = self.stamp;
-        let held = |member: &Member| ledger.claims.get(&member.player).map(|mark| mark.stamp());
-        if self.standing().all(|member| held(member) == stamp) {
+        let placement = self.placement;
+        let held = |member: &Member| ledger.claims.get(&member.player).map(|mark| mark.placement());
+        if self.standing().all(|member| held(member) == placement) {
             // An earlier try of the same write took, and its answer was lost.
             return self.placed(ledger, now);
         }
-        if self.standing().any(|member| held(member) >= stamp) {
+        if self.standing().any(|member| held(member) >= placement) {
             return self.raced();
         }
         if self.room_on(&ledger, now) {
@@ -464,7 +472,7 @@ mod tests {
     use super::*;
     use crate::{
         fill,
-        fixtures::{NOW, connected, draining, player, pool, ready, reserved, seat, server, stamp},
+        fixtures::{NOW, connected, draining, placement, player, pool, ready, reserved, seat, server},
     };
 
     fn party(names: &[&str]) -> Party {
@@ -492,11 +500,11 @@ mod tests {
         Next::Done(PartyJoined::Elsewhere(names.iter().map(|name| player(name)).collect()))
     }
 
-    /// Whose seats are written, and for which stamp.
-    fn sits(next: &Next<PartyJoined>) -> Vec<(PlayerId, Stamp)> {
+    /// Whose seats are written, and for which placement.
+    fn sits(next: &Next<PartyJoined>) -> Vec<(PlayerId, Placement)> {
         let Next::Ask(Ask::WriteSeats(writes)) = next else { return Vec::new() };
         let of = |(player, write): &(PlayerId, SeatWrite)| match write {
-            SeatWrite::Place { stamp, .. } => Some((player.clone(), *stamp)),
+            SeatWrite::Place { placement, .. } => Some((player.clone(), *placement)),
             _ => None,
         };
         writes.iter().filter_map(of).collect()
@@ -625,7 +633,7 @@ mod tests {
     fn only_a_reservation_that_can_still_be_claimed_is_a_beginning() {
         let begins = |mark, ledger: Ledger| {
             let (_, next) = looked(&["a", "b"], &[Some(seat("s", mark)), None], &[ledger]);
-            let begun = sits(&next) == [(player("b"), stamp(1_000))];
+            let begun = sits(&next) == [(player("b"), placement(1_000))];
             assert_eq!(matches!(next, Next::Ask(Ask::Find { .. })), !begun, "{next:?}");
             begun
         };
@@ -675,12 +683,15 @@ mod tests {
             assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
             party.next(NOW, Told::LedgerIs(Some(ready(&[]))))
         };
-        for others in [None, Some(Seat::Void(stamp(999))), Some(seat("gone", reserved(999)))] {
+        for others in [None, Some(Seat::Void(placement(999))), Some(seat("gone", reserved(999)))] {
             let next = begun(others);
             let Next::Ask(Ask::WriteSeats(writes)) = next else { panic!("{next:?}") };
-            assert!(matches!(&*writes, [(_, SeatWrite::Place { stamp: of, .. })] if *of == stamp(1_000)), "{writes:?}");
+            assert!(
+                matches!(&*writes, [(_, SeatWrite::Place { placement: of, .. })] if *of == placement(1_000)),
+                "{writes:?}"
+            );
         }
-        for others in [Some(Seat::Void(stamp(1_001))), Some(seat("gone", reserved(1_001)))] {
+        for others in [Some(Seat::Void(placement(1_001))), Some(seat("gone", reserved(1_001)))] {
             let next = begun(others);
             assert!(matches!(next, Next::Ask(Ask::Find { .. })), "{next:?}");
         }

@@ -1,10 +1,10 @@
 //! The seat: the one item of a player, which names the server on which the player is placed.
 //!
 //! The seat is the truth of which server a player may be inside. Only compare-and-swap changes it, and only on the
-//! exact stamp that was seen; a connected seat is moved by its server's goodbye alone, or once that server is stopped.
+//! exact placement that was seen; a connected seat is moved by its server's goodbye alone, or once that server is stopped.
 
 use super::{
-    Mark, PoolName, ServerId, Stamp,
+    Mark, Placement, PoolName, ServerId,
     teeth::{self, Mistake},
 };
 
@@ -15,25 +15,25 @@ pub struct Place {
     pub server: ServerId,
     /// Its pool.
     pub pool: PoolName,
-    /// The placement's stamp, and whether the server has registered the player.
+    /// The placement, and whether the server has registered the player.
     pub mark: Mark,
 }
 
-/// The image of a seat. A void seat names no server and still remembers the last stamp, so stamps never go back.
+/// The image of a seat. A void seat names no server and still remembers the last placement, so placements never go back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seat {
-    /// Nowhere; the last stamp that the player had.
-    Void(Stamp),
+    /// Nowhere; the last placement that the player had.
+    Void(Placement),
     /// Placed.
     At(Place),
 }
 
 impl Seat {
-    /// The last stamp that the player had.
-    pub const fn stamp(&self) -> Stamp {
+    /// The last placement that the player had.
+    pub const fn placement(&self) -> Placement {
         match self {
-            Self::Void(stamp) => *stamp,
-            Self::At(place) => place.mark.stamp(),
+            Self::Void(placement) => *placement,
+            Self::At(place) => place.mark.placement(),
         }
     }
 }
@@ -41,13 +41,13 @@ impl Seat {
 /// What a seat must be for a new placement to be written on it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Before {
-    /// Absent, or void with an older stamp.
+    /// Absent, or void with an older placement.
     Free,
     /// Exactly this placement.
     Exactly {
         /// The server that the seat must name.
         server: ServerId,
-        /// The stamp and sign that it must carry.
+        /// The placement and sign that it must carry.
         mark: Mark,
     },
 }
@@ -55,7 +55,7 @@ pub enum Before {
 /// One conditional write on a seat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SeatWrite {
-    /// Places the player: reserved, with a new stamp.
+    /// Places the player: reserved, with a new placement.
     Place {
         /// What the seat must be.
         from: Before,
@@ -63,32 +63,32 @@ pub enum SeatWrite {
         server: ServerId,
         /// Its pool.
         pool: PoolName,
-        /// The new stamp, later than any before.
-        stamp: Stamp,
+        /// The new placement, later than any before.
+        placement: Placement,
     },
-    /// reserved → connected, if the seat names this server with this stamp. Done already is done.
+    /// reserved → connected, if the seat names this server with this placement. Done already is done.
     Connect {
         /// The server.
         server: ServerId,
-        /// The exact stamp.
-        stamp: Stamp,
+        /// The exact placement.
+        placement: Placement,
     },
     /// The placement is over. `Reserved` voids a reservation only; `Connected` is the server's goodbye and voids the
-    /// placement of that stamp in either state.
+    /// placement of that placement in either state.
     Void {
         /// The server.
         server: ServerId,
-        /// The exact stamp.
+        /// The exact placement.
         mark: Mark,
     },
-    /// connected → reserved under a new stamp: the slot is kept for a reconnect.
+    /// connected → reserved under a new placement: the slot is kept for a reconnect.
     Hold {
         /// The server.
         server: ServerId,
-        /// The stamp of the connection that ended.
-        from: Stamp,
-        /// The stamp of the reservation.
-        to: Stamp,
+        /// The placement of the connection that ended.
+        from: Placement,
+        /// The placement of the reservation.
+        to: Placement,
     },
 }
 
@@ -100,27 +100,27 @@ impl SeatWrite {
             _ => None,
         };
         match self {
-            Self::Place { from, server, pool, stamp } => {
+            Self::Place { from, server, pool, placement } => {
                 let allowed = match (from, seat) {
                     (Before::Free, None) => true,
-                    (Before::Free, Some(Seat::Void(last))) => last < stamp,
+                    (Before::Free, Some(Seat::Void(last))) => last < placement,
                     (Before::Exactly { server, mark }, Some(Seat::At(place))) => {
                         place.server == *server && place.mark == *mark
                     }
                     _ => false,
                 };
-                let mark = Mark::Reserved(*stamp);
+                let mark = Mark::Reserved(*placement);
                 allowed.then(|| Seat::At(Place { server: server.clone(), pool: pool.clone(), mark }))
             }
-            Self::Connect { server, stamp } => {
-                let place = names(server).filter(|place| place.mark.stamp() == *stamp)?;
-                let mark = if teeth::has(Mistake::ReadOnlySeat) { place.mark } else { Mark::Connected(*stamp) };
+            Self::Connect { server, placement } => {
+                let place = names(server).filter(|place| place.mark.placement() == *placement)?;
+                let mark = if teeth::has(Mistake::ReadOnlySeat) { place.mark } else { Mark::Connected(*placement) };
                 Some(Seat::At(Place { mark, ..place.clone() }))
             }
             Self::Void { server, mark } => {
                 let place = names(server)?;
-                let over = place.mark == *mark || (mark.is_connected() && place.mark.stamp() == mark.stamp());
-                over.then(|| Seat::Void(mark.stamp()))
+                let over = place.mark == *mark || (mark.is_connected() && place.mark.placement() == mark.placement());
+                over.then(|| Seat::Void(mark.placement()))
             }
             Self::Hold { server, from, to } => {
                 let place = names(server).filter(|place| place.mark == Mark::Connected(*from))?;
@@ -133,7 +133,7 @@ impl SeatWrite {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{connected, pool, reserved, seat, server, stamp};
+    use crate::fixtures::{connected, placement, pool, reserved, seat, server};
 
     fn takes<const N: usize>(write: &SeatWrite, seats: [Option<Seat>; N]) -> [bool; N] {
         seats.map(|seat| write.apply(seat.as_ref()).is_some())
@@ -141,9 +141,9 @@ mod tests {
 
     #[test]
     fn a_player_is_seated_where_there_is_no_seat_or_exactly_the_one_that_was_seen() {
-        let place = |from| SeatWrite::Place { from, server: server("t"), pool: pool("p"), stamp: stamp(7) };
+        let place = |from| SeatWrite::Place { from, server: server("t"), pool: pool("p"), placement: placement(7) };
         let free = place(Before::Free);
-        let void = |of| Some(Seat::Void(stamp(of)));
+        let void = |of| Some(Seat::Void(placement(of)));
         assert_eq!(takes(&free, [None, void(6), void(7), void(8)]), [true, true, false, false]);
         assert_eq!(takes(&free, [Some(seat("s", reserved(1)))]), [false]);
         let moved = place(Before::Exactly { server: server("s"), mark: reserved(1) });
@@ -154,28 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn every_other_change_is_for_that_server_and_that_stamp_only() {
+    fn every_other_change_is_for_that_server_and_that_placement_only() {
         let seats = || {
             let some = [("s", reserved(7)), ("s", connected(7)), ("s", reserved(8)), ("t", reserved(7))];
             some.map(|(on, mark)| Some(seat(on, mark)))
         };
-        let connect = SeatWrite::Connect { server: server("s"), stamp: stamp(7) };
+        let connect = SeatWrite::Connect { server: server("s"), placement: placement(7) };
         assert_eq!(takes(&connect, seats()), [true, true, false, false]);
         assert_eq!(connect.apply(Some(&seat("s", reserved(7)))), Some(seat("s", connected(7))));
         let void = |mark| SeatWrite::Void { server: server("s"), mark };
         assert_eq!(takes(&void(connected(7)), seats()), [true, true, false, false]);
         assert_eq!(takes(&void(reserved(7)), seats()), [true, false, false, false], "connected by now");
-        assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Void(stamp(7))));
-        let hold = SeatWrite::Hold { server: server("s"), from: stamp(7), to: stamp(9) };
+        assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Void(placement(7))));
+        let hold = SeatWrite::Hold { server: server("s"), from: placement(7), to: placement(9) };
         assert_eq!(takes(&hold, seats()), [false, true, false, false]);
         assert_eq!(hold.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
         for write in [connect, void(connected(7)), hold] {
-            assert_eq!(takes(&write, [None, Some(Seat::Void(stamp(7)))]), [false, false]);
+            assert_eq!(takes(&write, [None, Some(Seat::Void(placement(7)))]), [false, false]);
         }
     }
 
     #[test]
-    fn a_seat_remembers_its_last_stamp() {
-        assert_eq!([seat("s", connected(7)), Seat::Void(stamp(7))].map(|seat| seat.stamp()), [stamp(7); 2]);
+    fn a_seat_remembers_its_last_placement() {
+        assert_eq!([seat("s", connected(7)), Seat::Void(placement(7))].map(|seat| seat.placement()), [placement(7); 2]);
     }
 }

@@ -8,7 +8,7 @@
 pub enum Mistake {
     /// A second join of a connected player turns `connected` back into `reserved`.
     ReserveAgain,
-    /// A release does not compare the stamp.
+    /// A release does not compare the placement.
     ReleaseAnyStamp,
     /// Register-player only reads the seat.
     ReadOnlySeat,
@@ -44,7 +44,7 @@ impl Mistake {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReserveAgain => "a second join turns connected back into reserved",
-            Self::ReleaseAnyStamp => "a release does not compare the stamp",
+            Self::ReleaseAnyStamp => "a release does not compare the placement",
             Self::ReadOnlySeat => "register-player only reads the seat",
             Self::EvictInexactly => "expired claims are removed without their exact value",
             Self::FreeUnlisted => "a freed slot is not listed",

@@ -1,4 +1,4 @@
-//! Instants, spans and stamps: whole milliseconds, never a float, never an overflow.
+//! Instants, spans and placements: whole milliseconds, never a float, never an overflow.
 
 use std::ops::{Add, Sub};
 
@@ -62,28 +62,28 @@ impl Sub for Time {
 }
 
 /// The number of one placement of one player: the time of the placement in milliseconds, or one more than the
-/// player's previous stamp, whichever is later. Always positive. Newer wins, late loses.
+/// player's previous placement, whichever is later. Always positive. Newer wins, late loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stamp(i64);
+pub struct Placement(i64);
 
-impl Stamp {
-    /// The stamp that `value` stands for; `None` unless it is positive.
+impl Placement {
+    /// The placement that `value` stands for; `None` unless it is positive.
     pub const fn new(value: i64) -> Option<Self> {
         if value > 0 { Some(Self(value)) } else { None }
     }
 
-    /// The stamp of a placement made `now` by a player whose last one was `previous`.
+    /// The placement made `now` by a player whose last one was `previous`.
     pub fn next(now: Time, previous: Option<Self>) -> Self {
-        let after = previous.map_or(1, |stamp| stamp.0.saturating_add(1));
+        let after = previous.map_or(1, |placement| placement.0.saturating_add(1));
         Self(now.0.max(after))
     }
 
-    /// The stamp as a number.
+    /// The placement as a number.
     pub const fn get(self) -> i64 {
         self.0
     }
 
-    /// The instant that the stamp counts from.
+    /// The instant that the placement counts from.
     pub const fn time(self) -> Time {
         Time(self.0)
     }
@@ -94,12 +94,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_is_now_unless_the_clock_is_behind_the_last_one() {
-        let first = Stamp::next(Time(1_000), None);
+    fn a_placement_is_now_unless_the_clock_is_behind_the_last_one() {
+        let first = Placement::next(Time(1_000), None);
         assert_eq!(first.get(), 1_000);
-        assert_eq!(Stamp::next(Time(2_000), Some(first)).get(), 2_000);
-        assert_eq!(Stamp::next(Time(400), Some(first)).get(), 1_001);
-        assert_eq!(Stamp::next(Time(-5), None).get(), 1);
+        assert_eq!(Placement::next(Time(2_000), Some(first)).get(), 2_000);
+        assert_eq!(Placement::next(Time(400), Some(first)).get(), 1_001);
+        assert_eq!(Placement::next(Time(-5), None).get(), 1);
     }
 
     #[test]
@@ -117,6 +117,6 @@ mod tests {
         assert_eq!((Span::seconds(2), Span(5).times(3)), (Span(2_000), Span(15)));
         assert_eq!((Time(i64::MAX) + Span(1), Time(i64::MIN) - Span(1)), (Time(i64::MAX), Time(i64::MIN)));
         assert_eq!((Time(i64::MAX) - Time(-1), Span(i64::MAX).times(2)), (Span(i64::MAX), Span(i64::MAX)));
-        assert_eq!([0, -1, 1].map(|value| Stamp::new(value).map(Stamp::time)), [None, None, Some(Time(1))]);
+        assert_eq!([0, -1, 1].map(|value| Placement::new(value).map(Placement::time)), [None, None, Some(Time(1))]);
     }
 }

@@ -70,7 +70,7 @@ pub fn starting(server: &ServerId, expires: Time, retry_after_seconds: i64) -> R
 pub fn claim(ledger: &Ledger, mark: Mark, now: Time) -> Value {
     json!({
         "state": if mark.is_connected() { "connected" } else { "reserved" },
-        "placement": mark.stamp().get(),
+        "placement": mark.placement().get(),
         "live": !ledger.is_over(mark, now),
         "expiresAt": ledger.expires(mark).map(timestamp),
     })

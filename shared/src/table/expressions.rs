@@ -13,8 +13,8 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, PlayerId, Rank, SPARE_AT_MOST, SeatWrite, ServerState,
-    Span, Stamp, StopBy, Time,
+    Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, Placement, PlayerId, Rank, SPARE_AT_MOST, SeatWrite,
+    ServerState, Span, StopBy, Time,
     teeth::{self, Mistake},
 };
 
@@ -59,14 +59,14 @@ impl Expression {
         self
     }
 
-    /// The claims of these players become `:stamp`, and they are exactly as they were seen. Ends in a list of what is
+    /// The claims of these players become `:placement`, and they are exactly as they were seen. Ends in a list of what is
     /// removed.
     fn place(&mut self, players: &[(PlayerId, Option<Mark>)], condition: &mut String) -> String {
         let mut update = "SET ".to_owned();
         for (i, (player, held)) in players.iter().enumerate() {
             let comma = if i == 0 { "" } else { ", " };
             // Writing to a string cannot fail.
-            let _ = write!(update, "{comma}#claims.#p{i} = :stamp");
+            let _ = write!(update, "{comma}#claims.#p{i} = :placement");
             self.renamed.push((format!("#p{i}"), player.to_string()));
             match held {
                 None => {
@@ -120,19 +120,19 @@ impl Expression {
 const OPEN: &str = "(#state = :starting OR (#state = :ready AND #lease >= :now AND #seen <= :seenBy))";
 /// The player has no claim and there is room, or the claim that stands is an older one, or this very reservation.
 const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#claims) < #cap) \
-                            OR #claims.#player BETWEEN :older AND :stamp)";
+                            OR #claims.#player BETWEEN :older AND :placement)";
 /// There is room for all once the expired claims are gone. The capacity is pinned.
 const ROOM_FOR_ALL: &str = "#cap = :cap AND size(#claims) <= :limit";
 /// The slot becomes the player's, and the server is not idle.
-const CLAIM: &str = "SET #claims.#player = :stamp REMOVE #idle";
+const CLAIM: &str = "SET #claims.#player = :placement REMOVE #idle";
 /// The caller is the server itself.
 const BY_SERVER: &str = "#hash = :hash";
 /// The server has registered and is not stopped.
 const REGISTERED: &str = "#state IN (:ready, :draining)";
-/// The player's claim is connected under this stamp.
+/// The player's claim is connected under this placement.
 const CONNECTED: &str = "#claims.#player = :connected";
-/// The player's claim carries this stamp, reserved or connected.
-const STAMPED: &str = "#claims.#player IN (:reserved, :connected)";
+/// The player's claim carries this placement, reserved or connected.
+const OF_PLACEMENT: &str = "#claims.#player IN (:reserved, :connected)";
 /// The slot is free.
 const FREE: &str = "REMOVE #claims.#player";
 /// The slot is free, and the server is in the index with it: as it was, or else among the fullest.
@@ -165,12 +165,12 @@ fn rank(generation: u32, fill: Fill) -> AttributeValue {
     n(Rank { generation, fill }.number())
 }
 
-fn reserved(stamp: Stamp) -> AttributeValue {
-    n(Mark::Reserved(stamp).number())
+fn reserved(placement: Placement) -> AttributeValue {
+    n(Mark::Reserved(placement).number())
 }
 
-fn connected(stamp: Stamp) -> AttributeValue {
-    n(Mark::Connected(stamp).number())
+fn connected(placement: Placement) -> AttributeValue {
+    n(Mark::Connected(placement).number())
 }
 
 /// `condition`, and also that the caller is the server whose token this is, if it is a server that calls.
@@ -185,7 +185,7 @@ fn by(hash: Option<&crate::domain::TokenHash>, condition: &str, expression: Expr
 /// A write on a ledger.
 pub fn ledger(write: &LedgerWrite) -> Expression {
     match write {
-        LedgerWrite::Claim { player, stamp, now, seen_by } => Expression::new(
+        LedgerWrite::Claim { player, placement, now, seen_by } => Expression::new(
             CLAIM,
             format!("{OPEN} AND {ROOM_OR_MINE}"),
             [
@@ -193,12 +193,12 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":ready", state(ServerState::Ready)),
                 (":now", n(now.0)),
                 (":seenBy", n(seen_by.0)),
-                (":older", n(if teeth::has(Mistake::ReserveAgain) { 0 } else { 1 } - stamp.get())),
-                (":stamp", reserved(*stamp)),
+                (":older", n(if teeth::has(Mistake::ReserveAgain) { 0 } else { 1 } - placement.get())),
+                (":placement", reserved(*placement)),
             ],
         )
         .about(player),
-        LedgerWrite::ClaimExactly { players, stamp, now, seen_by, evict, capacity } => {
+        LedgerWrite::ClaimExactly { players, placement, now, seen_by, evict, capacity } => {
             let mut condition = format!("{OPEN} AND {ROOM_FOR_ALL}");
             let added = players.iter().filter(|(_, held)| held.is_none()).count();
             let count = |n: usize| i64::try_from(n).unwrap_or(i64::from(u32::MAX));
@@ -211,7 +211,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                     (":ready", state(ServerState::Ready)),
                     (":now", n(now.0)),
                     (":seenBy", n(seen_by.0)),
-                    (":stamp", reserved(*stamp)),
+                    (":placement", reserved(*placement)),
                     (":cap", n(*capacity)),
                     (":limit", n(limit)),
                 ],
@@ -220,20 +220,20 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             expression.evict(evict, &mut update, &mut condition);
             Expression { update: update.into(), condition: condition.into(), ..expression }
         }
-        LedgerWrite::Connect { by: hash, player, stamp, reserved: reserved_will_do } => {
-            let held = if *reserved_will_do { STAMPED } else { CONNECTED };
+        LedgerWrite::Connect { by: hash, player, placement, reserved: reserved_will_do } => {
+            let held = if *reserved_will_do { OF_PLACEMENT } else { CONNECTED };
             let expression = Expression::new(
                 "SET #claims.#player = :connected",
                 "",
                 [
                     (":ready", state(ServerState::Ready)),
                     (":draining", state(ServerState::Draining)),
-                    (":connected", connected(*stamp)),
+                    (":connected", connected(*placement)),
                 ],
             )
             .about(player);
             let expression =
-                if *reserved_will_do { expression.with(":reserved", reserved(*stamp)) } else { expression };
+                if *reserved_will_do { expression.with(":reserved", reserved(*placement)) } else { expression };
             by(Some(hash), &format!("{REGISTERED} AND {held}"), expression)
         }
         LedgerWrite::Release { by: hash, player, mark, ready } => {
@@ -243,19 +243,19 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 false => (FREE, "#state <> :ready"),
             };
             let held = match mark {
-                // Holds for every stamp there is.
+                // Holds for every placement there is.
                 _ if teeth::has(Mistake::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
-                Mark::Connected(_) => STAMPED,
+                Mark::Connected(_) => OF_PLACEMENT,
                 Mark::Reserved(_) => "#claims.#player = :reserved",
             };
             let mut expression = Expression::new(
                 update,
                 "",
-                [(":ready", state(ServerState::Ready)), (":reserved", reserved(mark.stamp()))],
+                [(":ready", state(ServerState::Ready)), (":reserved", reserved(mark.placement()))],
             )
             .about(player);
             if mark.is_connected() {
-                expression = expression.with(":connected", connected(mark.stamp()));
+                expression = expression.with(":connected", connected(mark.placement()));
             }
             if teeth::has(Mistake::ReleaseAnyStamp) {
                 expression = expression.with(":connected", n(i64::MIN)).with(":reserved", n(i64::MAX));
@@ -462,55 +462,64 @@ pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#re
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {
-    const PLACE: &str = "SET #server = :server, #pool = :pool, #stamp = :stamp, #ttl = :ttl";
-    const VOID: &str = "SET #stamp = :reserved, #ttl = :ttl REMOVE #server, #pool";
-    let ttl = |stamp: Stamp| seconds(stamp.time() + KEEP);
+    const PLACE: &str = "SET #server = :server, #pool = :pool, #placement = :placement, #ttl = :ttl";
+    const VOID: &str = "SET #placement = :reserved, #ttl = :ttl REMOVE #server, #pool";
+    let ttl = |placement: Placement| seconds(placement.time() + KEEP);
     match write {
-        SeatWrite::Place { from, server, pool, stamp } => {
+        SeatWrite::Place { from, server, pool, placement } => {
             let values = [
                 (":server", s(server.as_str())),
                 (":pool", s(pool.as_str())),
-                (":stamp", reserved(*stamp)),
-                (":ttl", ttl(*stamp)),
+                (":placement", reserved(*placement)),
+                (":ttl", ttl(*placement)),
             ];
             match from {
                 Before::Free => Expression::new(
                     PLACE,
-                    "attribute_not_exists(#server) AND (attribute_not_exists(#stamp) OR #stamp < :stamp)",
+                    "attribute_not_exists(#server) AND (attribute_not_exists(#placement) OR #placement < :placement)",
                     values,
                 ),
                 Before::Exactly { server, mark } => {
-                    Expression::new(PLACE, "#server = :wasServer AND #stamp = :was", values)
+                    Expression::new(PLACE, "#server = :wasServer AND #placement = :was", values)
                         .with(":wasServer", s(server.as_str()))
                         .with(":was", n(mark.number()))
                 }
             }
         }
-        SeatWrite::Connect { server, stamp } if teeth::has(Mistake::ReadOnlySeat) => Expression::new(
+        SeatWrite::Connect { server, placement } if teeth::has(Mistake::ReadOnlySeat) => Expression::new(
             "SET #server = :server",
-            "#server = :server AND #stamp IN (:reserved, :connected)",
-            [(":server", s(server.as_str())), (":reserved", reserved(*stamp)), (":connected", connected(*stamp))],
+            "#server = :server AND #placement IN (:reserved, :connected)",
+            [
+                (":server", s(server.as_str())),
+                (":reserved", reserved(*placement)),
+                (":connected", connected(*placement)),
+            ],
         ),
         // A connected seat has no TTL: it must outlast the visit.
-        SeatWrite::Connect { server, stamp } => Expression::new(
-            "SET #stamp = :connected REMOVE #ttl",
-            "#server = :server AND #stamp IN (:reserved, :connected)",
-            [(":server", s(server.as_str())), (":reserved", reserved(*stamp)), (":connected", connected(*stamp))],
+        SeatWrite::Connect { server, placement } => Expression::new(
+            "SET #placement = :connected REMOVE #ttl",
+            "#server = :server AND #placement IN (:reserved, :connected)",
+            [
+                (":server", s(server.as_str())),
+                (":reserved", reserved(*placement)),
+                (":connected", connected(*placement)),
+            ],
         ),
         SeatWrite::Void { server, mark } => {
-            let stamp = mark.stamp();
-            let values = [(":server", s(server.as_str())), (":reserved", reserved(stamp)), (":ttl", ttl(stamp))];
+            let placement = mark.placement();
+            let values =
+                [(":server", s(server.as_str())), (":reserved", reserved(placement)), (":ttl", ttl(placement))];
             match mark {
-                Mark::Reserved(_) => Expression::new(VOID, "#server = :server AND #stamp = :reserved", values),
+                Mark::Reserved(_) => Expression::new(VOID, "#server = :server AND #placement = :reserved", values),
                 Mark::Connected(_) => {
-                    Expression::new(VOID, "#server = :server AND #stamp IN (:reserved, :connected)", values)
-                        .with(":connected", connected(stamp))
+                    Expression::new(VOID, "#server = :server AND #placement IN (:reserved, :connected)", values)
+                        .with(":connected", connected(placement))
                 }
             }
         }
         SeatWrite::Hold { server, from, to } => Expression::new(
-            "SET #stamp = :to, #ttl = :ttl",
-            "#server = :server AND #stamp = :connected",
+            "SET #placement = :to, #ttl = :ttl",
+            "#server = :server AND #placement = :connected",
             [
                 (":server", s(server.as_str())),
                 (":connected", connected(*from)),

@@ -215,9 +215,9 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
 
 /// A seat, read.
 pub fn read_seat(item: &Attributes) -> Result<Seat, Malformed> {
-    let mark = mark(item.get(keys::STAMP).ok_or(Malformed(keys::STAMP))?, keys::STAMP)?;
+    let mark = mark(item.get(keys::PLACEMENT).ok_or(Malformed(keys::PLACEMENT))?, keys::PLACEMENT)?;
     Ok(match opt_text(item, keys::SERVER)? {
-        None => Seat::Void(mark.stamp()),
+        None => Seat::Void(mark.placement()),
         Some(server) => Seat::At(Place {
             server: ServerId::parse(server).map_err(|_| Malformed(keys::SERVER))?,
             pool: PoolName::parse(text(item, keys::POOL)?).map_err(|_| Malformed(keys::POOL))?,
@@ -230,11 +230,11 @@ pub fn read_seat(item: &Attributes) -> Result<Seat, Malformed> {
 pub fn write_seat(player: &PlayerId, seat: &Seat) -> Attributes {
     let mut item = keys::seat(player);
     match seat {
-        Seat::Void(stamp) => {
-            item.insert(keys::STAMP.into(), n(stamp.get()));
+        Seat::Void(placement) => {
+            item.insert(keys::PLACEMENT.into(), n(placement.get()));
         }
         Seat::At(place) => {
-            item.insert(keys::STAMP.into(), n(place.mark.number()));
+            item.insert(keys::PLACEMENT.into(), n(place.mark.number()));
             item.insert(keys::SERVER.into(), s(place.server.as_str()));
             item.insert(keys::POOL.into(), s(place.pool.as_str()));
         }

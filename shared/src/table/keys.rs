@@ -83,8 +83,8 @@ pub const TOP: &str = "top";
 pub const SERVER: &str = "server";
 /// Seat: the server's pool.
 pub const POOL: &str = "pool";
-/// Seat: the stamp, negative when connected.
-pub const STAMP: &str = "stamp";
+/// Seat: the placement, negative when connected.
+pub const PLACEMENT: &str = "placement";
 
 /// Frontier: slots left.
 pub const REMAINING: &str = "remaining";

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::domain::{Answer, FrontierWrite, Ledger, LedgerWrite, Mark, PlayerId, ServerId, Span, Stamp};
+use shared::domain::{Answer, FrontierWrite, Ledger, LedgerWrite, Mark, Placement, PlayerId, ServerId, Span};
 use tokio::task::JoinSet;
 
 use crate::support::{World, limits, seconds};
@@ -101,7 +101,7 @@ async fn every_other_call_has_its_count() {
     count("register-player without the ticket", 3);
     hand.beat(&world, Some(&["alice"])).await.is(200);
     count("heartbeat", 1);
-    let placement = world.ledger(&server).await.claims.values().next().unwrap().stamp().get();
+    let placement = world.ledger(&server).await.claims.values().next().unwrap().placement().get();
     meter.reset();
     hand.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
     count("deregister-player with the placement", 2);
@@ -142,14 +142,14 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
     let mut last = 0.0;
     println!("| capacity | units of a claim | claims a second on one item | units of a heartbeat |");
     for capacity in [1, 25, 50, 100, 200, 500, 1_000] {
-        let stamp = Stamp::next(now, None);
-        let claims = (1..capacity).map(|i| (name(i), Mark::Connected(stamp)));
+        let placement = Placement::next(now, None);
+        let claims = (1..capacity).map(|i| (name(i), Mark::Connected(placement)));
         let ledger = Ledger { capacity, claims: claims.collect(), ..template.clone() };
         let put = world.stack.dynamodb().put_item().table_name(&world.table);
         put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
         let mut units = Vec::new();
         for write in [
-            LedgerWrite::Claim { player: name(0), stamp, now, seen_by: now + Span(60_000) },
+            LedgerWrite::Claim { player: name(0), placement, now, seen_by: now + Span(60_000) },
             LedgerWrite::Beat { by: ledger.token_hash, now },
         ] {
             world.stack.meter().reset();

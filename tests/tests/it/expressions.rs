@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::{
     domain::{
         Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
-        Place, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, Stamp,
-        StopBy, Time, TokenHash, UNTIL_RESUMED,
+        Place, Placement, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState,
+        Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
     table::{items, keys},
 };
@@ -24,16 +24,16 @@ fn player(name: &str) -> PlayerId {
     PlayerId::parse(name).unwrap()
 }
 
-fn stamp(n: i64) -> Stamp {
-    Stamp::new(n).unwrap()
+fn placement(n: i64) -> Placement {
+    Placement::new(n).unwrap()
 }
 
 fn reserved(n: i64) -> Mark {
-    Mark::Reserved(stamp(n))
+    Mark::Reserved(placement(n))
 }
 
 fn connected(n: i64) -> Mark {
-    Mark::Connected(stamp(n))
+    Mark::Connected(placement(n))
 }
 
 fn hash() -> TokenHash {
@@ -80,7 +80,7 @@ fn listed(fill: Option<i64>, ledger: Ledger) -> Ledger {
 }
 
 fn claim(name: &str, n: i64) -> LedgerWrite {
-    LedgerWrite::Claim { player: player(name), stamp: stamp(n), now: NOW, seen_by: NOW + Span(20_000) }
+    LedgerWrite::Claim { player: player(name), placement: placement(n), now: NOW, seen_by: NOW + Span(20_000) }
 }
 
 fn evicting(name: &str, evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
@@ -90,7 +90,7 @@ fn evicting(name: &str, evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
 fn together(players: &[(&str, Option<Mark>)], evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
     LedgerWrite::ClaimExactly {
         players: players.iter().map(|(name, held)| (player(name), *held)).collect(),
-        stamp: stamp(50),
+        placement: placement(50),
         now: NOW,
         seen_by: NOW + Span(20_000),
         evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
@@ -107,7 +107,7 @@ fn unlist(was: Fill) -> LedgerWrite {
 }
 
 fn connect(by: TokenHash, n: i64, reserved: bool) -> LedgerWrite {
-    LedgerWrite::Connect { by, player: player("a"), stamp: stamp(n), reserved }
+    LedgerWrite::Connect { by, player: player("a"), placement: placement(n), reserved }
 }
 
 fn release(by: Option<TokenHash>, mark: Mark, ready: bool) -> LedgerWrite {
@@ -217,19 +217,19 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (Ledger { word_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW + Span(1), drain_by: None }),
         (
             ready(&[("a", connected(5))]),
-            LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
+            LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
         ),
         (
             ready(&[("a", reserved(5))]),
-            LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
+            LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
         ),
         (
             ready(&[("a", connected(6))]),
-            LedgerWrite::Hold { by: hash(), player: player("a"), from: stamp(5), to: stamp(7) },
+            LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
         ),
         (
             ready(&[("a", connected(5))]),
-            LedgerWrite::Hold { by: other, player: player("a"), from: stamp(5), to: stamp(7) },
+            LedgerWrite::Hold { by: other, player: player("a"), from: placement(5), to: placement(7) },
         ),
     ];
     let idle = |since: i64| Ledger { idle_since: Some(Time(since)), ..ready(&[]) };
@@ -359,7 +359,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connected_claim_is_not_reserved_again_under_its_stamp() {
+async fn a_connected_claim_is_not_reserved_again_under_its_placement() {
     // Said in so many words, as below.
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
@@ -398,23 +398,23 @@ async fn every_write_on_a_seat_does_what_apply_says() {
     let at = |server: &str, mark: Mark| Some(Seat::At(Place { server: id(server), pool: pool("p"), mark }));
     let seats = [
         None,
-        Some(Seat::Void(stamp(4))),
-        Some(Seat::Void(stamp(9))),
+        Some(Seat::Void(placement(4))),
+        Some(Seat::Void(placement(9))),
         at("s1", reserved(5)),
         at("s1", connected(5)),
         at("s1", reserved(6)),
         at("s2", reserved(5)),
         at("s2", connected(5)),
     ];
-    let place = |from: Before| SeatWrite::Place { from, server: id("s3"), pool: pool("p"), stamp: stamp(9) };
+    let place = |from: Before| SeatWrite::Place { from, server: id("s3"), pool: pool("p"), placement: placement(9) };
     let writes = [
         place(Before::Free),
         place(Before::Exactly { server: id("s1"), mark: reserved(5) }),
         place(Before::Exactly { server: id("s1"), mark: connected(5) }),
-        SeatWrite::Connect { server: id("s1"), stamp: stamp(5) },
+        SeatWrite::Connect { server: id("s1"), placement: placement(5) },
         SeatWrite::Void { server: id("s1"), mark: reserved(5) },
         SeatWrite::Void { server: id("s1"), mark: connected(5) },
-        SeatWrite::Hold { server: id("s1"), from: stamp(5), to: stamp(7) },
+        SeatWrite::Hold { server: id("s1"), from: placement(5), to: placement(7) },
     ];
     let alice = player("alice");
     let mut seen = Seen::default();

@@ -128,8 +128,8 @@ async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
         put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
         let now = world.stack.owmm().time();
         let player = shared::domain::PlayerId::parse(&format!("player-{i}")).unwrap();
-        let stamp = shared::domain::Stamp::next(now, None);
-        let claim = LedgerWrite::Claim { player, stamp, now, seen_by: now + Span(60_000) };
+        let placement = shared::domain::Placement::next(now, None);
+        let claim = LedgerWrite::Claim { player, placement, now, seen_by: now + Span(60_000) };
         let drain = ledger.scale_in(Span(0), now).unwrap();
         let id = &ledger.id;
         let (claim, drain) = if i % 2 == 0 {

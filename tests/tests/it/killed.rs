@@ -31,8 +31,8 @@ use shared::{
     clock::{Clock, Dice},
     config::{Config, assemble, timeouts},
     domain::{
-        Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Mark, PlayerId, Pool, PoolLimits, Rollout, ServerId,
-        ServerState, Span, Stamp, TaskPlacement, Time, TokenHash,
+        Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Mark, Placement, PlayerId, Pool, PoolLimits, Rollout,
+        ServerId, ServerState, Span, TaskPlacement, Time, TokenHash,
     },
     table::{create_table, items, keys},
 };
@@ -274,7 +274,7 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
 /// A server that is up, with a player inside, and needs nothing.
 fn ready(name: &str, now: Time) -> Ledger {
     let ago = |seconds: u32| now - Span::seconds(seconds);
-    let mark = Mark::Connected(Stamp::new(ago(900).0).unwrap());
+    let mark = Mark::Connected(Placement::new(ago(900).0).unwrap());
     let limits = PoolLimits { capacity: 4, ..PoolLimits::DEFAULT };
     Ledger {
         generation: 1,
@@ -292,7 +292,7 @@ fn ready(name: &str, now: Time) -> Ledger {
 /// A server that is starting, with a player who waits.
 fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
     let up = ready(name, now);
-    let waits = |mark: &Mark| Mark::Reserved(mark.stamp());
+    let waits = |mark: &Mark| Mark::Reserved(mark.placement());
     let launch = Launch {
         token: format!("token-of-{name}"),
         call_at: now - Span(1),
@@ -334,7 +334,7 @@ async fn one_of_everything(ground: &Ground) {
     };
     let mut expired = Ledger { listed: None, ..ready("expired-claims", now) };
     for i in 0..3 {
-        let mark = Mark::Reserved(Stamp::new(ago(800).0).unwrap());
+        let mark = Mark::Reserved(Placement::new(ago(800).0).unwrap());
         expired.claims.insert(PlayerId::parse(&format!("late-{i}")).unwrap(), mark);
     }
     let ledgers = vec![

@@ -10,7 +10,7 @@ fn player(id: &str) -> PlayerId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_that_is_repeated_gives_the_same_slot_and_the_same_stamp() {
+async fn a_join_that_is_repeated_gives_the_same_slot_and_the_same_placement() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let (first, second) = (world.join("alice").await.is(200), world.join("alice").await.is(200));
@@ -29,7 +29,7 @@ async fn a_connected_player_who_joins_again_stays_connected() {
     assert_eq!(again.server(), server.id);
     let mark = world.ledger(&server.id).await.claims[&player("alice")];
     assert!(mark.is_connected(), "a second join must not turn connected back into reserved");
-    assert_eq!(mark.stamp().get(), placement);
+    assert_eq!(mark.placement().get(), placement);
     // With the fresh ticket the server lets the same placement in again: a reconnect after a drop.
     let back = server.connect(&world, "alice", Some(again.ticket())).await.is(200);
     assert_eq!(back.body["placement"], placement);
@@ -48,7 +48,7 @@ async fn a_late_release_does_not_touch_a_player_who_has_come_back() {
     // The goodbye of the first visit arrives once more, late.
     server.goodbye(&world, "alice", &format!("?placement={old}")).await.is(204);
     let mark = world.ledger(&server.id).await.claims[&player("alice")];
-    assert_eq!((mark.is_connected(), mark.stamp().get()), (true, new));
+    assert_eq!((mark.is_connected(), mark.placement().get()), (true, new));
     assert_eq!(world.audit().await, 1);
     world.end().await;
 }
@@ -62,7 +62,7 @@ async fn a_goodbye_is_repeated_safely_and_frees_the_slot_once() {
     for _ in 0..3 {
         server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
     }
-    assert!(matches!(world.seat("alice").await, Some(Seat::Void(stamp)) if stamp.get() == placement));
+    assert!(matches!(world.seat("alice").await, Some(Seat::Void(last)) if last.get() == placement));
     // The slot that was freed is found, though the server was full and so in no index.
     assert_eq!(world.join_for_good("bob").await.is(200).server(), server.id);
     // Without a placement the goodbye is to whoever is there; with nobody there it is to nobody.
@@ -156,7 +156,7 @@ async fn a_slot_is_held_for_a_reconnect_as_long_as_the_server_says() {
     let held = world.ledger(&server.id).await.claims[&player("alice")];
     server.goodbye(&world, "alice", &path).await.is(204);
     assert_eq!(world.ledger(&server.id).await.claims[&player("alice")], held);
-    assert!(!held.is_connected() && held.stamp().get() > placement);
+    assert!(!held.is_connected() && held.placement().get() > placement);
     let ledger = world.ledger(&server.id).await;
     let left = ledger.expires(held).unwrap() - world.stack.owmm().time();
     assert!((100_000..=120_000).contains(&left.0), "held for {left:?}");
@@ -232,13 +232,13 @@ async fn a_claim_whose_seat_has_moved_is_released_and_not_let_in() {
     let world = World::new(limits(2, 2)).await;
     let server = world.ready_server("alice").await;
     let ledger = world.ledger(&server.id).await;
-    let Mark::Reserved(stamp) = ledger.claims[&player("alice")] else { panic!("reserved") };
+    let Mark::Reserved(placement) = ledger.claims[&player("alice")] else { panic!("reserved") };
     let elsewhere = shared::domain::ServerId::parse("elsewhere").unwrap();
     let write = shared::domain::SeatWrite::Place {
-        from: shared::domain::Before::Exactly { server: ledger.id.clone(), mark: Mark::Reserved(stamp) },
+        from: shared::domain::Before::Exactly { server: ledger.id.clone(), mark: Mark::Reserved(placement) },
         server: elsewhere,
         pool: ledger.pool.clone(),
-        stamp: shared::domain::Stamp::next(world.stack.owmm().time(), Some(stamp)),
+        placement: shared::domain::Placement::next(world.stack.owmm().time(), Some(placement)),
     };
     world.stack.owmm().table().write_seat(&player("alice"), &write).await.unwrap();
     server.connect(&world, "alice", None).await.problem(409, "placed_elsewhere");

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use demo::player::{Joined, Player, Ready};
 use shared::{
-    domain::{Ledger, Mark, PlayerId, ServerId, ServerState, Stamp},
+    domain::{Ledger, Mark, Placement, PlayerId, ServerId, ServerState},
     ticket,
 };
 use tokio::{
@@ -24,7 +24,7 @@ async fn one_slot(grace_seconds: u32) -> World {
         limits(1, 1)(options);
         // Beats often, so that a hold that has ended is soon seen.
         options.limits.lease = seconds(3);
-        // A stamp only ever grows, so a slot is held for at least this long after the placement that it was.
+        // A placement only ever grows, so a slot is held for at least this long after the placement that it was.
         options.limits.reservation = seconds(5);
         let grace = format!("OWMM_DEMO_GRACE_SECONDS={grace_seconds}");
         let program = env!("CARGO_BIN_EXE_stack");
@@ -55,9 +55,9 @@ fn mark(ledger: &Ledger, player: &str) -> Option<Mark> {
     ledger.claims.get(&PlayerId::parse(player).unwrap()).copied()
 }
 
-fn stamp(ledger: &Ledger, player: &str, ready: &Ready) -> Stamp {
+fn placement(ledger: &Ledger, player: &str, ready: &Ready) -> Placement {
     let (server, player) = (ServerId::parse(&ready.server).unwrap(), PlayerId::parse(player).unwrap());
-    ticket::read(&ledger.token_hash, &server, &player, ready.ticket.expose()).unwrap().stamp
+    ticket::read(&ledger.token_hash, &server, &player, ready.ticket.expose()).unwrap().placement
 }
 
 async fn join(player: &Player) -> Ready {
@@ -76,25 +76,25 @@ async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_
     let connected = world.ledger(&first.server).await;
     let before = mark(&connected, "alice").unwrap();
     assert!(before.is_connected());
-    assert_eq!(stamp(&connected, "alice", &first), before.stamp());
+    assert_eq!(placement(&connected, "alice", &first), before.placement());
 
     assert!(signal("KILL", &client.id().unwrap().to_string()));
     let held = |ledger: &Ledger| matches!(mark(ledger, "alice"), Some(Mark::Reserved(_)));
     let ledger = world.until(&first.server, "the server has noticed, and holds the slot", held).await;
     let held = mark(&ledger, "alice").unwrap();
-    assert!(held.stamp() > before.stamp());
+    assert!(held.placement() > before.placement());
     world.join("bob").await.problem(503, "pool_full");
 
     let again = join(&alice).await;
     assert_eq!(again.server, first.server);
-    assert_eq!(stamp(&ledger, "alice", &again), held.stamp(), "the ticket is of the placement that stands");
+    assert_eq!(placement(&ledger, "alice", &again), held.placement(), "the ticket is of the placement that stands");
     assert_ne!(again.ticket, first.ticket);
     // The old one is of a placement that is over.
     let refused = alice.connect(&first).await.unwrap_err();
     assert!(matches!(refused, demo::player::Error::Refused { .. }), "{refused:?}");
     let mut visit = alice.connect(&again).await.unwrap();
     assert_eq!(visit.say("back").await.unwrap(), "back");
-    assert_eq!(mark(&world.ledger(&first.server).await, "alice"), Some(Mark::Connected(held.stamp())));
+    assert_eq!(mark(&world.ledger(&first.server).await, "alice"), Some(Mark::Connected(held.placement())));
     assert_eq!(world.audit().await, 1);
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
     world.end().await;

@@ -156,7 +156,7 @@ async fn each_call_of_a_function_is_told_with_its_outcome_and_its_cost() {
     assert_eq!((value(&refused, metrics::WRITE_UNITS), value(&refused, metrics::ERRORS)), (0.0, 0.0));
     // Our mistake: an item of the table that nobody can have written.
     let mut seat = shared::table::keys::seat(&PlayerId::parse("alice").unwrap());
-    seat.insert("stamp".into(), aws_sdk_dynamodb::types::AttributeValue::S("late".into()));
+    seat.insert("placement".into(), aws_sdk_dynamodb::types::AttributeValue::S("late".into()));
     world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(seat)).send().await.unwrap();
     let failed = told("POST", "").await;
     assert_eq!((&failed["Outcome"], &failed["Code"]), (&json!("failed"), &json!("internal")));

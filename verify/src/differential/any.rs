@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::domain::{
     Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark, Place,
-    PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, Stamp, StopBy, Time,
-    TokenHash,
+    Placement, PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, StopBy,
+    Time, TokenHash,
 };
 
 const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
@@ -78,14 +78,14 @@ impl Any {
         Time(1_000_000 + self.number(-2, 2))
     }
 
-    fn stamp(&mut self) -> Stamp {
+    fn placement(&mut self) -> Placement {
         let n = self.number(1, 5);
-        known(Stamp::new(n))
+        known(Placement::new(n))
     }
 
     fn mark(&mut self) -> Mark {
-        let stamp = self.stamp();
-        if self.below(2) == 0 { Mark::Reserved(stamp) } else { Mark::Connected(stamp) }
+        let placement = self.placement();
+        if self.below(2) == 0 { Mark::Reserved(placement) } else { Mark::Connected(placement) }
     }
 
     fn fill(&mut self) -> Fill {
@@ -185,13 +185,13 @@ impl Any {
             return LedgerWrite::Idle { now: self.time() };
         };
         let (player, mark) = self.held(ledger);
-        let (now, stamp) = (self.time(), mark.stamp());
+        let (now, placement) = (self.time(), mark.placement());
         let by = self.mostly(ledger.token_hash, Self::hash);
         let attempt = self.mostly(ledger.attempt, |any| 1 + any.count(1));
         let ready = self.mostly(ledger.state == ServerState::Ready, |any| any.below(2) == 0);
         let listed = self.mostly(ledger.listed, |any| any.maybe(Self::fill));
         match self.below(20) {
-            0 => LedgerWrite::Claim { player, stamp: self.stamp(), now, seen_by: self.time() },
+            0 => LedgerWrite::Claim { player, placement: self.placement(), now, seen_by: self.time() },
             1 => {
                 let mut players = BTreeMap::new();
                 for _ in 0..=self.below(2) {
@@ -204,16 +204,16 @@ impl Any {
                 let evict = self.evict(ledger, &names);
                 LedgerWrite::ClaimExactly {
                     players: players.into_iter().collect(),
-                    stamp: self.stamp(),
+                    placement: self.placement(),
                     now,
                     seen_by: self.time(),
                     evict,
                     capacity: self.mostly(ledger.capacity, |any| 1 + any.count(3)),
                 }
             }
-            2 => LedgerWrite::Connect { by, player, stamp, reserved: self.below(2) == 0 },
+            2 => LedgerWrite::Connect { by, player, placement, reserved: self.below(2) == 0 },
             3 => LedgerWrite::Release { by: self.maybe(|_| by), player, mark, ready },
-            4 => LedgerWrite::Hold { by, player, from: stamp, to: self.stamp() },
+            4 => LedgerWrite::Hold { by, player, from: placement, to: self.placement() },
             5 => {
                 let registration = Registration {
                     endpoint: self.endpoint(),
@@ -264,7 +264,7 @@ impl Any {
     pub(super) fn seat(&mut self) -> Option<Seat> {
         match self.below(5) {
             0 => None,
-            1 => Some(Seat::Void(self.stamp())),
+            1 => Some(Seat::Void(self.placement())),
             _ => Some(Seat::At(self.place())),
         }
     }
@@ -279,11 +279,11 @@ impl Any {
         match self.below(4) {
             0 => {
                 let from = if self.below(2) == 0 { Before::Free } else { Before::Exactly { server, mark } };
-                SeatWrite::Place { from, server: self.server(), pool: self.pool(), stamp: self.stamp() }
+                SeatWrite::Place { from, server: self.server(), pool: self.pool(), placement: self.placement() }
             }
-            1 => SeatWrite::Connect { server, stamp: mark.stamp() },
+            1 => SeatWrite::Connect { server, placement: mark.placement() },
             2 => SeatWrite::Void { server, mark },
-            _ => SeatWrite::Hold { server, from: mark.stamp(), to: self.stamp() },
+            _ => SeatWrite::Hold { server, from: mark.placement(), to: self.placement() },
         }
     }
 

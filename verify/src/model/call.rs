@@ -1,8 +1,8 @@
 //! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
 
 use shared::domain::{
-    Ask, Connect, Connected, Goodbye, Joined, Ledger, Mark, Next, PartyJoined, PlayerId, PresentedTicket, Protocol,
-    Span, Stamp, Time, TokenHash, Told,
+    Ask, Connect, Connected, Goodbye, Joined, Ledger, Mark, Next, PartyJoined, Placement, PlayerId, PresentedTicket,
+    Protocol, Span, Time, TokenHash, Told,
 };
 
 use super::{
@@ -30,7 +30,12 @@ pub(super) fn token() -> TokenHash {
 fn promise(ledger: &Ledger, mark: Mark, now: Time) -> Promise {
     let hold = now + ledger.hold;
     let until = ledger.endpoint.as_ref().and_then(|_| ledger.expires(mark)).unwrap_or(hold);
-    Promise { server: small(server_of(&ledger.id)), stamp: mark.stamp(), until, ready: ledger.endpoint.is_some() }
+    Promise {
+        server: small(server_of(&ledger.id)),
+        placement: mark.placement(),
+        until,
+        ready: ledger.endpoint.is_some(),
+    }
 }
 
 fn step<P: Protocol>(protocol: &mut P, now: Time, told: Told, done: impl FnOnce(P::Outcome) -> To) -> To {
@@ -48,10 +53,10 @@ impl Call {
     }
 
     /// A server's goodbye to a player.
-    pub fn goodbye(server: u8, player: u8, stamp: Stamp, grace: Option<Span>) -> Self {
+    pub fn goodbye(server: u8, player: u8, placement: Placement, grace: Option<Span>) -> Self {
         let (id, about) = (Scope::server(server), Scope::player(player));
-        let goodbye = Goodbye::new(token(), id, about, Some(stamp), grace);
-        Self::Goodbye { server, player, stamp, grace, awaited: true, goodbye }
+        let goodbye = Goodbye::new(token(), id, about, Some(placement), grace);
+        Self::Goodbye { server, player, placement, grace, awaited: true, goodbye }
     }
 
     /// The player whose seat the call is about, if it is one player's.
@@ -72,10 +77,10 @@ impl Call {
             Self::Connect { server, player, ticket, awaited: true, .. } if world.process(*server) == Process::Up => {
                 Some(Self::connect(*server, *player, *ticket))
             }
-            Self::Goodbye { server, player, stamp, grace, awaited: true, .. }
+            Self::Goodbye { server, player, placement, grace, awaited: true, .. }
                 if world.process(*server) == Process::Up =>
             {
-                Some(Self::goodbye(*server, *player, *stamp, *grace))
+                Some(Self::goodbye(*server, *player, *placement, *grace))
             }
             _ => None,
         }
@@ -119,8 +124,8 @@ impl Call {
             }),
             Self::Connect { server, player, awaited, connect, .. } => {
                 step(connect, now, told, |outcome| match outcome {
-                    Connected::Inside(stamp) if *awaited => {
-                        To::Inside(Inside { server: *server, player: *player, stamp })
+                    Connected::Inside(placement) if *awaited => {
+                        To::Inside(Inside { server: *server, player: *player, placement })
                     }
                     _ => To::Nothing,
                 })

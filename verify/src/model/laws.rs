@@ -35,7 +35,7 @@ fn one_place(_: &Scope, world: &World) -> bool {
         let once = world.inside.iter().filter(|other| other.player == inside.player).count() == 1;
         let Some(ledger) = world.ledger(inside.server) else { return false };
         let stopped = ledger.state == ServerState::Stopped;
-        let mark = Mark::Connected(inside.stamp);
+        let mark = Mark::Connected(inside.placement);
         let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&mark);
         let seat = world.seats.get(usize::from(inside.player)).and_then(Option::as_deref);
         let seated =
@@ -101,8 +101,8 @@ fn kept_word(_: &Scope, world: &World) -> bool {
         let Some(ledger) = world.ledger(promise.server) else { return true };
         let seat = world.seats.get(usize::from(player)).and_then(Option::as_deref);
         let stands =
-            matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.mark.stamp() == promise.stamp);
-        let held = ledger.claims.get(&Scope::player(player)).is_some_and(|mark| mark.stamp() == promise.stamp);
+            matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.mark.placement() == promise.placement);
+        let held = ledger.claims.get(&Scope::player(player)).is_some_and(|mark| mark.placement() == promise.placement);
         !stands || held || ledger.state == ServerState::Stopped
     })
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use shared::domain::{
     Answer, Ask, Care, Connect, Dismiss, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join,
-    Ledger, LedgerWrite, Mark, NoSlot, Party, PlayerId, Pool, PoolLimits, PresentedTicket, Registration, Seat,
-    SeatWrite, ServerId, ServerState, Slot, Span, Stamp, TaskSight, Time, Told,
+    Ledger, LedgerWrite, Mark, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PresentedTicket, Registration,
+    Seat, SeatWrite, ServerId, ServerState, Slot, Span, TaskSight, Time, Told,
     teeth::{self, Mistake},
 };
 
@@ -44,14 +44,14 @@ pub enum Process {
 pub struct Inside {
     pub server: u8,
     pub player: u8,
-    pub stamp: Stamp,
+    pub placement: Placement,
 }
 
 /// What a player was told last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Promise {
     pub server: u8,
-    pub stamp: Stamp,
+    pub placement: Placement,
     /// Until when the slot is held.
     pub until: Time,
     /// Whether there was an address to go to, and a ticket.
@@ -75,7 +75,7 @@ pub enum Call {
     Goodbye {
         server: u8,
         player: u8,
-        stamp: Stamp,
+        placement: Placement,
         grace: Option<Span>,
         awaited: bool,
         goodbye: Goodbye,
@@ -422,10 +422,10 @@ impl World {
     }
 
     fn goodbye(&mut self, scope: &Scope, inside: Inside, grace: Option<Span>, what: What, steps: &mut Vec<Step>) {
-        let Inside { server, player, stamp } = inside;
+        let Inside { server, player, placement } = inside;
         self.inside.retain(|other| *other != inside);
         self.forget_promise(player);
-        let call = Call::goodbye(server, player, stamp, grace);
+        let call = Call::goodbye(server, player, placement, grace);
         self.clone().begin(scope, call, what, steps);
     }
 
@@ -454,14 +454,14 @@ impl World {
                 world.begin(scope, call, What::DismissalBegins { player }, steps);
             }
             if let Some(Some(promise)) = self.promises.get(usize::from(player)) {
-                let Promise { server, stamp, ready, .. } = *promise;
+                let Promise { server, placement, ready, .. } = *promise;
                 let free = ready && !self.awaits(server, player) && !self.is_inside(server, player);
-                let expires = self.ledger(server).and_then(|it| it.expires(Mark::Reserved(stamp)));
+                let expires = self.ledger(server).and_then(|it| it.expires(Mark::Reserved(placement)));
                 if free
                     && self.process(server) == Process::Up
                     && let (Some(world), Some(expires)) = (spend(self, |left| &mut left.arrivals), expires)
                 {
-                    let call = Call::connect(server, player, PresentedTicket { stamp, expires });
+                    let call = Call::connect(server, player, PresentedTicket { placement, expires });
                     world.begin(scope, call, What::PlayerArrives { player }, steps);
                 }
             }
@@ -558,12 +558,12 @@ impl World {
         if let Some(write) = beaten.listing_fix(self.now()) {
             self.send(beaten.id.clone(), write);
         }
-        for (id, stamp) in beaten.connected_but_not(&[]) {
+        for (id, placement) in beaten.connected_but_not(&[]) {
             let player = small(player_of(id));
             if !self.is_inside(server, player) && !self.awaits(server, player) {
                 self.forget_promise(player);
                 let mut begun = Vec::new();
-                self.clone().begin(scope, Call::goodbye(server, player, stamp, None), What::Tick, &mut begun);
+                self.clone().begin(scope, Call::goodbye(server, player, placement, None), What::Tick, &mut begun);
                 if let Some(step) = begun.pop() {
                     *self = step.to;
                 }

@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use serde_json::Value;
 use shared::{
     domain::{
-        Fleet, Frontier, Ledger, Mark, PlayerId, Pool, Seat, ServerId, ServerState, Span, Stamp, Time, TokenHash,
+        Fleet, Frontier, Ledger, Mark, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, Time, TokenHash,
     },
     table::{
         items,
@@ -143,7 +143,7 @@ pub(super) struct Checks {
     skew: Span,
     pub(super) pools: BTreeMap<String, Pool>,
     known: BTreeMap<ServerId, Known>,
-    inside: BTreeMap<PlayerId, BTreeMap<ServerId, Stamp>>,
+    inside: BTreeMap<PlayerId, BTreeMap<ServerId, Placement>>,
     tasks: BTreeMap<(ServerId, String), u32>,
     promises: BTreeMap<PlayerId, Promise>,
     /// Players to whom a server is saying goodbye.
@@ -235,8 +235,8 @@ impl Checks {
                 let Some(player) = pk.strip_prefix("PLAYER#").and_then(|id| PlayerId::parse(id).ok()) else { return };
                 let Some(seat) = self.read(change, items::read_seat) else { return };
                 let before = self.seats.insert(player.clone(), seat.clone());
-                let forward = before.is_none_or(|before| before.stamp() <= seat.stamp());
-                self.hold(Invariant::OnePlace, forward, || format!("the stamp of {player}'s seat goes back"));
+                let forward = before.is_none_or(|before| before.placement() <= seat.placement());
+                self.hold(Invariant::OnePlace, forward, || format!("the placement of {player}'s seat goes back"));
                 let theirs = match by {
                     Caller::Player(caller) => *caller == player,
                     Caller::Backend(callers) => callers.contains(&player),
@@ -313,10 +313,10 @@ impl Checks {
             };
             for (player, mark) in &added {
                 self.hold(Invariant::Authority, theirs(player), || format!("{by:?} has claimed for {player} on {id}"));
-                if let (Mark::Reserved(stamp), true) = (mark, after.ready_at.is_some()) {
+                if let (Mark::Reserved(placement), true) = (mark, after.ready_at.is_some()) {
                     let grace = Span::seconds(LONGEST_GRACE_SECONDS as u32);
                     let latest = now + after.hold.max(grace) + CLOCKS + Span(50);
-                    let ends = after.expires(Mark::Reserved(*stamp)).is_some_and(|end| end <= latest);
+                    let ends = after.expires(Mark::Reserved(*placement)).is_some_and(|end| end <= latest);
                     self.hold(Invariant::NoLeak, ends, || format!("{player}'s {mark:?} on {id} ends too late"));
                 }
             }
@@ -376,8 +376,8 @@ impl Checks {
             self.known(&after.id).died || silent || overdue || starting
         };
         // Another call of the player, under way at the same time, has moved the seat on since: its answer is the newer one.
-        let held = before.and_then(|before| before.claims.get(player)).map(|mark| mark.stamp());
-        let moved = self.seats.get(player).map(Seat::stamp) > held;
+        let held = before.and_then(|before| before.claims.get(player)).map(|mark| mark.placement());
+        let moved = self.seats.get(player).map(Seat::placement) > held;
         let kept = over || gives_up || died || moved;
         self.hold(Invariant::KeptWord, kept, || {
             format!(
@@ -439,9 +439,9 @@ impl Checks {
     }
 
     /// A server lets a player in.
-    pub(super) fn let_in(&mut self, now: Time, server: &ServerId, player: &PlayerId, stamp: Stamp) {
+    pub(super) fn let_in(&mut self, now: Time, server: &ServerId, player: &PlayerId, placement: Placement) {
         self.now = now;
-        self.inside.entry(player.clone()).or_default().insert(server.clone(), stamp);
+        self.inside.entry(player.clone()).or_default().insert(server.clone(), placement);
         let inside = self.inside.values().filter(|servers| servers.contains_key(server)).count();
         let capacity = self.ledgers.get(server).map_or(0, |ledger| ledger.capacity as usize);
         self.hold(Invariant::Capacity, inside <= capacity, || format!("{inside} inside {server} of {capacity} slots"));
@@ -459,17 +459,17 @@ impl Checks {
     fn look_inside(&mut self, player: &PlayerId) {
         let servers = self.inside.get(player).cloned().unwrap_or_default();
         let mut places = 0;
-        for (server, stamp) in servers {
+        for (server, placement) in servers {
             let Some(ledger) = self.ledgers.get(&server).filter(|ledger| ledger.state != ServerState::Stopped) else {
                 continue;
             };
             places += 1;
             let claim = ledger.claims.get(player).copied();
             let seat = self.seats.get(player).cloned();
-            let seated = matches!(&seat, Some(Seat::At(place)) if place.server == server && place.mark == Mark::Connected(stamp));
-            let agree = claim == Some(Mark::Connected(stamp)) && seated;
+            let seated = matches!(&seat, Some(Seat::At(place)) if place.server == server && place.mark == Mark::Connected(placement));
+            let agree = claim == Some(Mark::Connected(placement)) && seated;
             self.hold(Invariant::OnePlace, agree, || {
-                format!("{player} is inside {server} under {stamp:?}; the ledger says {claim:?}, the seat {seat:?}")
+                format!("{player} is inside {server} under {placement:?}; the ledger says {claim:?}, the seat {seat:?}")
             });
         }
         if places > 0 {

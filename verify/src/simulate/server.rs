@@ -13,7 +13,7 @@ use std::{
 
 use ecs::{Order, SimulatedTask};
 use serde_json::{Value, json};
-use shared::domain::{PlayerId, ServerId, ServerState, Stamp, TokenHash};
+use shared::domain::{Placement, PlayerId, ServerId, ServerState, TokenHash};
 use tokio::{
     sync::{Mutex as Turn, OwnedMutexGuard, mpsc::UnboundedReceiver, oneshot, watch},
     time::{Instant, sleep, timeout},
@@ -39,7 +39,7 @@ const FIRST_PORT: u64 = 10_000;
 #[derive(Debug, Default)]
 struct Roster {
     turns: BTreeMap<PlayerId, Arc<Turn<()>>>,
-    inside: BTreeMap<PlayerId, (u64, Stamp)>,
+    inside: BTreeMap<PlayerId, (u64, Placement)>,
 }
 
 /// A game server's process.
@@ -288,7 +288,7 @@ impl GameServer {
     fn dismiss(self: &Arc<Self>, beat: &Reply) {
         for one in beat.body.get("unknown").and_then(Value::as_array).into_iter().flatten() {
             let player = one.get("player").and_then(Value::as_str).and_then(|id| PlayerId::parse(id).ok());
-            let placement = one.get("placement").and_then(Value::as_i64).and_then(Stamp::new);
+            let placement = one.get("placement").and_then(Value::as_i64).and_then(Placement::new);
             let (Some(player), Some(placement)) = (player, placement) else { continue };
             let server = Arc::clone(self);
             self.spawn(async move {
@@ -301,7 +301,7 @@ impl GameServer {
         }
     }
 
-    async fn goodbye(&self, player: &PlayerId, placement: Stamp, grace: Option<u64>) {
+    async fn goodbye(&self, player: &PlayerId, placement: Placement, grace: Option<u64>) {
         self.world.check(|checks| checks.goodbye(&self.id, player));
         let grace = grace.map_or_else(String::new, |seconds| format!("&grace={seconds}"));
         self.until_answered("DELETE", &format!("/players/{player}?placement={}{grace}", placement.get()), None).await;
@@ -328,7 +328,7 @@ impl GameServer {
         let turn = self.turn(&player).await;
         let body = self.chance.hit(900).then(|| json!({ "ticket": ticket }));
         let reply = self.until_answered("PUT", &format!("/players/{player}"), body).await;
-        let placement = reply.body.get("placement").and_then(Value::as_i64).and_then(Stamp::new);
+        let placement = reply.body.get("placement").and_then(Value::as_i64).and_then(Placement::new);
         let Some(placement) = placement.filter(|_| reply.status == 200) else {
             // The player may be gone.
             let _ = admit.send(false);

@@ -44,7 +44,7 @@ impl Players {
         let placement = self.owmm.register_player(&pass.player, ticket).await?;
         let again = turn.is_inside();
         let stay = turn.let_in();
-        info!(player = pass.player, ticket_stamp = pass.stamp, placement, again, "player in");
+        info!(player = pass.player, ticket_placement = pass.placement, placement, again, "player in");
         Ok(Visit { player: pass.player, placement, stay })
     }
 

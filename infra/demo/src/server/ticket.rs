@@ -17,8 +17,8 @@ use crate::{Secret, http::is_id};
 pub(super) struct Pass {
     /// Whom it lets in.
     pub(super) player: String,
-    /// The stamp of the placement that it was made for.
-    pub(super) stamp: u64,
+    /// the placement that it was made for.
+    pub(super) placement: u64,
 }
 
 /// Why a ticket is worth nothing here.
@@ -28,8 +28,8 @@ pub(super) enum BadTicket {
     Jwt(#[from] jsonwebtoken::errors::Error),
     #[error("`sub` is not a player id")]
     Player,
-    #[error("`jti` is not a stamp")]
-    Stamp,
+    #[error("`jti` is not a placement")]
+    Placement,
 }
 
 pub(super) struct TicketCheck {
@@ -58,8 +58,8 @@ impl TicketCheck {
         if !is_id(&claims.sub, 128, "._:|@=+-") {
             return Err(BadTicket::Player);
         }
-        let stamp = claims.jti.parse().map_err(|_| BadTicket::Stamp)?;
-        Ok(Pass { player: claims.sub, stamp })
+        let placement = claims.jti.parse().map_err(|_| BadTicket::Placement)?;
+        Ok(Pass { player: claims.sub, placement })
     }
 }
 
@@ -103,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn a_good_ticket_names_player_and_stamp() {
-        assert_eq!(check(&ticket(&good())).unwrap(), Pass { player: "auth0|ann".into(), stamp: 1_760_000_000_123 });
+    fn a_good_ticket_names_player_and_placement() {
+        assert_eq!(check(&ticket(&good())).unwrap(), Pass { player: "auth0|ann".into(), placement: 1_760_000_000_123 });
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_without_a_proper_player_or_stamp_is_refused() {
+    fn a_ticket_without_a_proper_player_or_placement_is_refused() {
         for sub in [json!(""), json!("a/b"), json!(".."), json!("x".repeat(129)), json!(7), Value::Null] {
             assert!(check(&but("sub", sub.clone())).is_err(), "{sub}");
         }
