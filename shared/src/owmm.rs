@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Ask, Connect, Connected, Dismiss, Dismissed, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp,
-        Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Mark, Next, NoLaunch, NoSlot, Party, PartyJoined,
-        Placement, PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, SPARE_AT_MOST, Seat,
-        ServerId, ServerState, Slot as TakenSlot, Span, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
+        Answer, Ask, Claim, Connect, Connected, Dismiss, Dismissed, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp,
+        Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Party, PartyJoined, Placement,
+        PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, SPARE_AT_MOST, Seat, ServerId,
+        ServerState, Slot as TakenSlot, Span, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
@@ -557,7 +557,7 @@ impl Owmm {
                 Joined::No(reason) => return Ok(Place::No(reason)),
                 Joined::Placed(placed) => {
                     if placed.ledger.due(self.clock.now()).is_none() {
-                        return Ok(Place::Slot(self.slot(player, &placed.ledger, placed.mark, begun)?));
+                        return Ok(Place::Slot(self.slot(player, &placed.ledger, placed.claim, begun)?));
                     }
                     // Whatever comes of it, the promise is made from the ledger as it is then.
                     self.launcher.tend(&placed.ledger).await?;
@@ -585,8 +585,8 @@ impl Owmm {
                 PartyJoined::Placed(together) => {
                     let Together { ledger, players } = *together;
                     if ledger.due(self.clock.now()).is_none() {
-                        let slots = players.into_iter().map(|(player, mark)| {
-                            let slot = self.slot(&player, &ledger, mark, begun)?;
+                        let slots = players.into_iter().map(|(player, claim)| {
+                            let slot = self.slot(&player, &ledger, claim, begun)?;
                             Ok::<_, Failure>((player, slot))
                         });
                         return Ok(PartyPlace::Slots(slots.collect::<Result<_, _>>()?));
@@ -603,7 +603,7 @@ impl Owmm {
     }
 
     /// The slot that a claim on `ledger`, as it was seen some time after `begun`, stands for.
-    fn slot(&self, player: &PlayerId, ledger: &Ledger, mark: Mark, begun: Time) -> Result<Slot, Failure> {
+    fn slot(&self, player: &PlayerId, ledger: &Ledger, claim: Claim, begun: Time) -> Result<Slot, Failure> {
         let server = ledger.id.clone();
         let Some(endpoint) = &ledger.endpoint else {
             // If the server has registered since it was seen, the reservation runs from then on, which a function that was
@@ -612,8 +612,8 @@ impl Owmm {
             let expires = ledger.launch.as_ref().map_or(hold, |launch| launch.deadline.min(hold));
             return Ok(Slot::Starting { server, expires });
         };
-        let expires = ledger.expires(mark).unwrap_or_else(|| self.clock.now() + ledger.hold);
-        let ticket = ticket::issue(&ledger.token_hash, &server, player, mark.placement(), expires)?;
+        let expires = ledger.expires(claim).unwrap_or_else(|| self.clock.now() + ledger.hold);
+        let ticket = ticket::issue(&ledger.token_hash, &server, player, claim.placement(), expires)?;
         Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
     }
 

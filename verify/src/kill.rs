@@ -165,11 +165,11 @@ struct Stack {
     table: Table,
 }
 
-async fn start(options: &Options, file: &Path, port: u16, mark: &str) -> Result<Stack, String> {
+async fn start(options: &Options, file: &Path, port: u16, claim: &str) -> Result<Stack, String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let mut process = Command::new(&options.program)
         .env(AS_STACK, "1")
-        .env(MARK, mark)
+        .env(MARK, claim)
         .env("OWMM_LOG", "error")
         .arg("--no-demo")
         .args(["--port", &port.to_string()])
@@ -217,8 +217,8 @@ fn client(endpoint: &str) -> aws_sdk_dynamodb::Client {
 }
 
 /// The processes of a run, with whether each is a game server. Only where there is `/proc`; elsewhere none is found.
-fn processes(mark: &str) -> Vec<(Pid, bool)> {
-    let wanted = format!("{MARK}={mark}");
+fn processes(claim: &str) -> Vec<(Pid, bool)> {
+    let wanted = format!("{MARK}={claim}");
     let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let marked = numbers.filter_map(|number| {
@@ -230,8 +230,8 @@ fn processes(mark: &str) -> Vec<(Pid, bool)> {
     marked.collect()
 }
 
-fn game_servers(mark: &str) -> Vec<Pid> {
-    processes(mark).into_iter().filter(|(_, is_game_server)| *is_game_server).map(|(pid, _)| pid).collect()
+fn game_servers(claim: &str) -> Vec<Pid> {
+    processes(claim).into_iter().filter(|(_, is_game_server)| *is_game_server).map(|(pid, _)| pid).collect()
 }
 
 async fn until(mut is: impl AsyncFnMut() -> bool) -> bool {
@@ -276,11 +276,11 @@ async fn look_back(table: &Table, promised: BTreeMap<PlayerId, Slot>, killed_at:
 pub async fn kill(options: &Options, progress: &mut Progress) -> Result<Killed, String> {
     let words = |error: std::io::Error| error.to_string();
     let dice = Dice::system();
-    let mark = dice.token();
-    let folder = std::env::temp_dir().join(format!("owmm-kill-{mark}"));
+    let claim = dice.token();
+    let folder = std::env::temp_dir().join(format!("owmm-kill-{claim}"));
     std::fs::create_dir_all(&folder).map_err(words)?;
-    let killed = rounds(options, &folder, &mark, &dice, progress).await;
-    for (pid, _) in processes(&mark) {
+    let killed = rounds(options, &folder, &claim, &dice, progress).await;
+    for (pid, _) in processes(&claim) {
         // What is left was told of.
         let _ = kill_process(pid, Signal::KILL);
     }
@@ -291,7 +291,7 @@ pub async fn kill(options: &Options, progress: &mut Progress) -> Result<Killed, 
 async fn rounds(
     options: &Options,
     folder: &Path,
-    mark: &str,
+    claim: &str,
     dice: &Dice,
     told: &mut Progress,
 ) -> Result<Killed, String> {
@@ -300,7 +300,7 @@ async fn rounds(
     let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr());
     let port = port.map_err(|error| error.to_string())?.port();
     let file = folder.join("table");
-    let mut stack = start(options, &file, port, mark).await?;
+    let mut stack = start(options, &file, port, claim).await?;
     let http = demo::http_client().map_err(|error| error.to_string())?;
     let herd = Arc::new(Herd::default());
     let mut players = JoinSet::new();
@@ -312,19 +312,19 @@ async fn rounds(
     }
     for round in 1..=options.rounds {
         // Something must be going on for a kill to mean anything.
-        let busy = until(async || !herd.inside().is_empty() && !game_servers(mark).is_empty()).await;
+        let busy = until(async || !herd.inside().is_empty() && !game_servers(claim).is_empty()).await;
         if !busy {
             sum.violations.push(format!("round {round}: nobody got in"));
             break;
         }
         sleep(dice.jitter(Span::seconds(4))).await;
-        if let Some(pid) = game_servers(mark).first().filter(|_| round % 2 == 0) {
+        if let Some(pid) = game_servers(claim).first().filter(|_| round % 2 == 0) {
             // It may have ended by itself.
             let _ = kill_process(*pid, Signal::KILL);
             sum.servers += 1;
             sleep(dice.jitter(Span::seconds(2))).await;
         }
-        let orphans = game_servers(mark).len();
+        let orphans = game_servers(claim).len();
         stack.process.start_kill().map_err(|error| error.to_string())?;
         let killed_at = Clock::system().now();
         let promised = lock(&herd.slots).clone();
@@ -332,10 +332,10 @@ async fn rounds(
         stack.process.wait().await.map_err(|error| error.to_string())?;
         sum.stacks += 1;
         sum.orphaned += orphans as u64;
-        if !until(async || processes(mark).is_empty()).await {
-            sum.violations.push(format!("round {round}: these outlive their stack: {:?}", processes(mark)));
+        if !until(async || processes(claim).is_empty()).await {
+            sum.violations.push(format!("round {round}: these outlive their stack: {:?}", processes(claim)));
         }
-        stack = start(options, &file, port, mark).await?;
+        stack = start(options, &file, port, claim).await?;
         look_back(&stack.table, promised, killed_at, &mut sum).await;
         herd.paused.store(false, Ordering::SeqCst);
         told.say(|| format!("round {round} of {}: {orphans} game servers died with their stack", options.rounds));
@@ -352,14 +352,14 @@ async fn rounds(
         let ledgers = ledgers(&stack.table).await.unwrap_or_default();
         let claims = ledgers.iter().filter(|ledger| ledger.state != ServerState::Stopped);
         let claims =
-            claims.flat_map(|it| it.claims.iter().map(|(player, mark)| (player.clone(), it.id.clone(), *mark)));
+            claims.flat_map(|it| it.claims.iter().map(|(player, claim)| (player.clone(), it.id.clone(), *claim)));
         claims.collect::<Vec<_>>()
     };
     let only_who_is_inside = async || {
         let (held, inside) = (held().await, herd.inside());
         let there = held
             .iter()
-            .all(|(player, server, mark)| mark.is_connected() && inside.contains(&(player.clone(), server.clone())));
+            .all(|(player, server, claim)| claim.is_connected() && inside.contains(&(player.clone(), server.clone())));
         there && held.len() == inside.len()
     };
     if !until(only_who_is_inside).await {
@@ -375,8 +375,8 @@ async fn rounds(
     let pid = stack.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let stopped = pid.map(|pid| kill_process(pid, Signal::TERM));
     let ended = timeout(AT_LAST, stack.process.wait()).await;
-    if !until(async || processes(mark).is_empty()).await {
-        sum.violations.push(format!("left after {stopped:?} and {ended:?}: {:?}", processes(mark)));
+    if !until(async || processes(claim).is_empty()).await {
+        sum.violations.push(format!("left after {stopped:?} and {ended:?}: {:?}", processes(claim)));
     }
     sum.acknowledged = herd.acknowledged.load(Ordering::SeqCst);
     Ok(sum)

@@ -8,8 +8,8 @@ use shared::{
     Owmm, PlayerView,
     domain::{Dismissed, PlayerId, Seat, Time},
     http::{
-        Body, Code, Method, Problem, Request, Response, answer, claim, json, method_not_allowed, no_content, operator,
-        path,
+        Body, Code, Method, Problem, Request, Response, answer, claim_view, json, method_not_allowed, no_content,
+        operator, path,
     },
 };
 
@@ -53,7 +53,7 @@ fn unknown() -> Problem {
 fn shown(player: &PlayerId, PlayerView { seat, ledger }: &PlayerView, now: Time) -> Value {
     let (state, place) = match seat {
         Seat::Void(_) => ("void", None),
-        Seat::At(place) if place.mark.is_connected() => ("connected", Some(place)),
+        Seat::At(place) if place.claim.is_connected() => ("connected", Some(place)),
         Seat::At(place) => ("reserved", Some(place)),
     };
     let held = ledger.as_ref().and_then(|ledger| Some((ledger, *ledger.claims.get(player)?)));
@@ -66,6 +66,6 @@ fn shown(player: &PlayerId, PlayerView { seat, ledger }: &PlayerView, now: Time)
             "pool": place.map(|place| place.pool.as_str()),
         },
         "serverState": ledger.as_ref().map(|ledger| ledger.state.as_str()),
-        "claim": held.map(|(ledger, mark)| claim(ledger, mark, now)),
+        "claim": held.map(|(ledger, claim)| claim_view(ledger, claim, now)),
     })
 }

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use shared::{
     Owmm, ServerOutcome,
     domain::{Ledger, PoolName, ServerId, Time},
-    http::{Body, Problem, Request, Response, answer, claim, json, operator, path, query_text, resource, timestamp},
+    http::{
+        Body, Problem, Request, Response, answer, claim_view, json, operator, path, query_text, resource, timestamp,
+    },
 };
 
 /// Handles one request.
@@ -56,8 +58,8 @@ fn summary(ledger: &Ledger, now: Time) -> Value {
 
 fn whole(ledger: &Ledger, now: Time) -> Value {
     let mut server = summary(ledger, now);
-    let claims = ledger.claims.iter().map(|(player, mark)| {
-        let mut claim = claim(ledger, *mark, now);
+    let claims = ledger.claims.iter().map(|(player, claim)| {
+        let mut claim = claim_view(ledger, *claim, now);
         if let Some(claim) = claim.as_object_mut() {
             claim.insert("player".to_owned(), player.as_str().into());
         }

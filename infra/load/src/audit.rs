@@ -76,8 +76,8 @@ fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
             let (claims, capacity) = (ledger.claims.len(), ledger.capacity);
             audited.violations.push(format!("server {} has {claims} claims on {capacity} slots", ledger.id));
         }
-        for (player, mark) in ledger.claims.iter().filter(|(_, mark)| !ledger.is_over(**mark, now)) {
-            claims.entry(player).or_default().push((&ledger.id, mark.placement()));
+        for (player, claim) in ledger.claims.iter().filter(|(_, claim)| !ledger.is_over(**claim, now)) {
+            claims.entry(player).or_default().push((&ledger.id, claim.placement()));
         }
     }
     let mut known = HashSet::new();
@@ -93,7 +93,7 @@ fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
         audited.placed += 1;
         let kept = match (books.seats.get(&player.id), held) {
             (Some(Seat::At(place)), [(on, placement)]) => {
-                place.server == **on && on.as_str() == server && place.mark.placement() == *placement
+                place.server == **on && on.as_str() == server && place.claim.placement() == *placement
             }
             _ => false,
         };

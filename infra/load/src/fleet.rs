@@ -15,7 +15,7 @@ use shared::{
     Owmm,
     clock::{Clock, Dice},
     domain::{
-        Endpoint, Fill, Fleet, Ledger, Mark, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerState,
+        Claim, Endpoint, Fill, Fleet, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerState,
         Span, Time, TokenHash,
     },
     table::{items, keys},
@@ -152,13 +152,13 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
 }
 
 fn ready(pool: &Pool, players: u32, now: Time, dice: &Dice) -> Result<Ledger, Error> {
-    let mark = Placement::new(now.0).map(Mark::Connected);
-    let inside = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, mark)));
+    let claim = Placement::new(now.0).map(Claim::Connected);
+    let inside = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, claim)));
     let inside = inside.collect::<Result<Vec<_>, Error>>()?;
     let ledger = Ledger::new(dice.server_id(now), pool.name.clone(), &pool.limits, TokenHash::of(&dice.token()));
     Ok(Ledger {
         state: ServerState::Ready,
-        claims: inside.into_iter().filter_map(|(player, mark)| Some((player, mark?))).collect(),
+        claims: inside.into_iter().filter_map(|(player, claim)| Some((player, claim?))).collect(),
         lease_until: Some(now + LONG),
         seen: Some(now),
         ready_at: Some(now),

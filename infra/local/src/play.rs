@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use demo::player::{Joined, Player, Ready, Visit};
 use serde_json::Value;
-use shared::domain::{Ledger, Mark, PlayerId, ServerId, ServerState};
+use shared::domain::{Claim, Ledger, PlayerId, ServerId, ServerState};
 use tokio::sync::broadcast::Receiver;
 
 use crate::Stack;
@@ -146,7 +146,7 @@ async fn registered(
     number: u8,
 ) -> Result<(), Missed> {
     let name = PlayerId::parse(&player.id).map_err(|bad| Missed::Otherwise(bad.to_string()))?;
-    seen(stack, id, number, |ledger| matches!(ledger.claims.get(&name), Some(Mark::Connected(_)))).await?;
+    seen(stack, id, number, |ledger| matches!(ledger.claims.get(&name), Some(Claim::Connected(_)))).await?;
     steps.step(number, "the game server has registered the player: PUT /servers/{serverId}/players/{playerId}");
     Ok(())
 }

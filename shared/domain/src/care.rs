@@ -77,7 +77,7 @@ impl Ledger {
 
     /// Whether somebody is inside.
     pub fn has_players(&self) -> bool {
-        self.claims.values().any(|mark| mark.is_connected())
+        self.claims.values().any(|claim| claim.is_connected())
     }
 
     /// Whether its lease has been over for long.

@@ -4,7 +4,7 @@
 //! is released again, by its exact placement; so nothing ever has to be undone on the seat.
 
 use super::{
-    Answer, Ask, Ledger, LedgerWrite, Mark, Next, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    Answer, Ask, Claim, Ledger, LedgerWrite, Next, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
     ServerState, Time, TokenHash, Told,
 };
 
@@ -72,8 +72,8 @@ impl Connect {
 
     fn undo(&mut self, placement: Placement, outcome: Connected) -> Next<Connected> {
         self.stage = Stage::Undoing(placement, outcome);
-        let (by, player, mark) = (Some(self.by), self.player.clone(), Mark::Connected(placement));
-        let write = LedgerWrite::Release { by, player, mark, ready: self.ready };
+        let (by, player, claim) = (Some(self.by), self.player.clone(), Claim::Connected(placement));
+        let write = LedgerWrite::Release { by, player, claim, ready: self.ready };
         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
     }
 
@@ -104,10 +104,10 @@ impl Protocol for Connect {
             },
             (Stage::Reading, Told::LedgerIs(ledger)) => {
                 let held = ledger.as_ref().filter(|ledger| ledger.token_hash == self.by).and_then(|ledger| {
-                    ledger.claims.get(&self.player).copied().filter(|mark| !ledger.is_over(*mark, now))
+                    ledger.claims.get(&self.player).copied().filter(|claim| !ledger.is_over(*claim, now))
                 });
                 match held {
-                    Some(mark) => self.on_ledger(mark.placement(), true),
+                    Some(claim) => self.on_ledger(claim.placement(), true),
                     None => Next::Done(self.why_not(ledger.as_ref())),
                 }
             }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_claim_whose_seat_names_another_placement_is_let_go_again() {
-        let here = |mark| Some(seat("s", mark));
+        let here = |claim| Some(seat("s", claim));
         let seats = [
             (Some(seat("another", reserved(1_001))), Connected::PlacedElsewhere),
             (here(reserved(1_001)), Connected::NoClaim),
@@ -224,7 +224,7 @@ mod tests {
                 let release = LedgerWrite::Release {
                     by: Some(token()),
                     player: player("a"),
-                    mark: connected(1_000),
+                    claim: connected(1_000),
                     ready: is_ready,
                 };
                 let next = connect.next(NOW, Told::Seat(Answer::Refused(seat.clone())));
@@ -236,7 +236,7 @@ mod tests {
                     let release = LedgerWrite::Release {
                         by: Some(token()),
                         player: player("a"),
-                        mark: connected(1_000),
+                        claim: connected(1_000),
                         ready: false,
                     };
                     assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));

@@ -11,7 +11,7 @@
 //!    exact placement.
 
 use super::{
-    Answer, Ask, GiveUp, Ledger, Mark, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    Answer, Ask, Claim, GiveUp, Ledger, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
     ServerState, Time, Told,
 };
 
@@ -50,7 +50,7 @@ impl Place {
     /// Whether the ledger of the server says so too: connected, under this very placement, and not over.
     pub fn is_inside(&self, ledger: Option<&Ledger>, player: &PlayerId) -> bool {
         let ledger = ledger.filter(|ledger| ledger.state != ServerState::Stopped);
-        self.mark.is_connected() && ledger.is_some_and(|ledger| ledger.claims.get(player) == Some(&self.mark))
+        self.claim.is_connected() && ledger.is_some_and(|ledger| ledger.claims.get(player) == Some(&self.claim))
     }
 }
 
@@ -91,18 +91,18 @@ impl Protocol for Dismiss {
                 Next::Ask(Ask::ReadSeat)
             }
             (Stage::Reading, Told::SeatIs(None)) => Next::Done(Dismissed::Unknown),
-            (Stage::Reading, Told::SeatIs(Some(Seat::At(place)))) => match place.mark {
-                Mark::Reserved(placement) => {
+            (Stage::Reading, Told::SeatIs(Some(Seat::At(place)))) => match place.claim {
+                Claim::Reserved(placement) => {
                     self.give_up(placement, GiveUp::new(self.player.clone()), now, Told::Start)
                 }
-                Mark::Connected(_) => self.look(place),
+                Claim::Connected(_) => self.look(place),
             },
             (Stage::GivingUp { placement, give_up }, told) => self.give_up(placement, give_up, now, told),
             // Connected in the meantime. A newer placement is another one, which nobody has asked to end.
             (Stage::ReadingAgain { placement }, Told::SeatIs(Some(Seat::At(place))))
-                if place.mark.placement() == placement =>
+                if place.claim.placement() == placement =>
             {
-                if place.mark.is_connected() {
+                if place.claim.is_connected() {
                     self.look(place)
                 } else {
                     Next::Done(Dismissed::Busy)
@@ -113,14 +113,14 @@ impl Protocol for Dismiss {
                 if place.is_inside(ledger.as_ref(), &self.player) {
                     return Next::Done(Dismissed::Inside(place.server));
                 }
-                let write = SeatWrite::Void { server: place.server.clone(), mark: place.mark };
+                let write = SeatWrite::Void { server: place.server.clone(), claim: place.claim };
                 self.stage = Stage::Voiding(place);
                 Next::Ask(Ask::WriteSeat(write))
             }
             (Stage::Voiding(_), Told::Seat(Answer::Written(_))) => Next::Done(Dismissed::Free),
             // That placement was over before; whatever stands now is another one.
             (Stage::Voiding(place), Told::Seat(Answer::Refused(seat))) => {
-                let same = matches!(seat, Some(Seat::At(at)) if at.mark.placement() == place.mark.placement());
+                let same = matches!(seat, Some(Seat::At(at)) if at.claim.placement() == place.claim.placement());
                 Next::Done(if same { Dismissed::Busy } else { Dismissed::Free })
             }
             _ => Next::Done(Dismissed::Busy),
@@ -164,11 +164,11 @@ mod tests {
         for (seat, end) in after {
             let (mut dismiss, next) = begun(Some(reservation.clone()));
             assert_eq!(next, Next::Ask(Ask::ReadSeat), "as the player would");
-            let void = SeatWrite::Void { server: server("s"), mark: reserved(1_000) };
+            let void = SeatWrite::Void { server: server("s"), claim: reserved(1_000) };
             let next = dismiss.next(NOW, Told::SeatIs(Some(reservation.clone())));
             assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
-            let (player, mark) = (player("a"), reserved(1_000));
-            let release = LedgerWrite::Release { by: None, player, mark, ready: true };
+            let (player, claim) = (player("a"), reserved(1_000));
+            let release = LedgerWrite::Release { by: None, player, claim, ready: true };
             let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Void(placement(1_000)))));
             assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
             assert_eq!(dismiss.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), Next::Ask(Ask::ReadSeat));
@@ -204,7 +204,7 @@ mod tests {
         for ledger in ledgers {
             for (answer, end) in answers.clone() {
                 let (mut dismiss, _) = begun(Some(seat("s", connected(1_000))));
-                let void = SeatWrite::Void { server: server("s"), mark: connected(1_000) };
+                let void = SeatWrite::Void { server: server("s"), claim: connected(1_000) };
                 let next = dismiss.next(NOW, Told::LedgerIs(ledger.clone()));
                 assert_eq!(next, Next::Ask(Ask::WriteSeat(void)), "{ledger:?}");
                 assert_eq!(dismiss.next(NOW, Told::Seat(answer.clone())), Next::Done(end), "{answer:?}");

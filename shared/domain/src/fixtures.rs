@@ -1,8 +1,8 @@
 //! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
 
 use super::{
-    Launch, Ledger, Mark, Place, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState,
-    Span, TaskPlacement, Time, TokenHash,
+    Claim, Launch, Ledger, Place, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId,
+    ServerState, Span, TaskPlacement, Time, TokenHash,
 };
 
 /// The time of a test.
@@ -31,23 +31,23 @@ pub(super) fn placement(placement: i64) -> Placement {
     Placement::new(placement).unwrap()
 }
 
-pub(super) fn reserved(of: i64) -> Mark {
-    Mark::Reserved(placement(of))
+pub(super) fn reserved(of: i64) -> Claim {
+    Claim::Reserved(placement(of))
 }
 
-pub(super) fn connected(of: i64) -> Mark {
-    Mark::Connected(placement(of))
+pub(super) fn connected(of: i64) -> Claim {
+    Claim::Connected(placement(of))
 }
 
 /// The seat of a player who is placed on a server of the pool `p`.
-pub(super) fn seat(on: &str, mark: Mark) -> Seat {
-    Seat::At(Place { server: server(on), pool: pool("p"), mark })
+pub(super) fn seat(on: &str, claim: Claim) -> Seat {
+    Seat::At(Place { server: server(on), pool: pool("p"), claim })
 }
 
 /// The server as the launcher makes it.
-pub(super) fn starting(claims: &[(&str, Mark)]) -> Ledger {
+pub(super) fn starting(claims: &[(&str, Claim)]) -> Ledger {
     let limits = PoolLimits { capacity: 2, ..PoolLimits::DEFAULT };
-    let claims = claims.iter().map(|(name, mark)| (player(name), *mark)).collect();
+    let claims = claims.iter().map(|(name, claim)| (player(name), *claim)).collect();
     Ledger { claims, ..Ledger::new(server("s"), pool("p"), &limits, token()) }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn launch() -> Launch {
 }
 
 /// The server once it has registered, its lease just about to end, the index silent about it.
-pub(super) fn ready(claims: &[(&str, Mark)]) -> Ledger {
+pub(super) fn ready(claims: &[(&str, Claim)]) -> Ledger {
     Ledger {
         state: ServerState::Ready,
         lease_until: Some(NOW),
@@ -73,7 +73,7 @@ pub(super) fn ready(claims: &[(&str, Mark)]) -> Ledger {
     }
 }
 
-pub(super) fn draining(claims: &[(&str, Mark)]) -> Ledger {
+pub(super) fn draining(claims: &[(&str, Claim)]) -> Ledger {
     Ledger { state: ServerState::Draining, ..ready(claims) }
 }
 

@@ -5,7 +5,7 @@
 //! placement, reserved), because the seat decides which placement that is.
 
 use super::{
-    Answer, Ask, Ledger, LedgerWrite, Mark, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    Answer, Ask, Claim, Ledger, LedgerWrite, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
     ServerState, Span, Time, TokenHash, Told,
 };
 
@@ -67,14 +67,14 @@ impl Goodbye {
     fn release(&mut self, placement: Placement, ready: bool) -> Next<Left> {
         self.stage = Stage::Releasing { placement, ready };
         let (by, player) = (Some(self.by), self.player.clone());
-        let write = LedgerWrite::Release { by, player, mark: Mark::Connected(placement), ready };
+        let write = LedgerWrite::Release { by, player, claim: Claim::Connected(placement), ready };
         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
     }
 
     fn void(&mut self, placement: Placement) -> Next<Left> {
         self.stage = Stage::Voiding;
-        let (server, mark) = (self.server.clone(), Mark::Connected(placement));
-        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server, mark }))
+        let (server, claim) = (self.server.clone(), Claim::Connected(placement));
+        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server, claim }))
     }
 
     fn refusal(&self, image: Option<&Ledger>) -> Option<Left> {
@@ -93,18 +93,18 @@ impl Goodbye {
             return Next::Done(Left::UnknownServer);
         };
         let held = ledger.claims.get(&self.player).copied();
-        let named = |mark: &Mark| self.placement.is_none_or(|placement| placement == mark.placement());
+        let named = |claim: &Claim| self.placement.is_none_or(|placement| placement == claim.placement());
         let ready = ledger.state == ServerState::Ready;
         match (held.filter(named), self.grace) {
-            (Some(Mark::Connected(from)), Some(grace)) => {
+            (Some(Claim::Connected(from)), Some(grace)) => {
                 // A reservation ends `hold` after its placement, so the placement is what sets the end.
                 let to = Placement::next(now + grace - ledger.hold, Some(from));
                 self.stage = Stage::HoldingSeat { from, hold: ledger.hold, ready };
                 let server = self.server.clone();
                 Next::Ask(Ask::WriteSeat(SeatWrite::Hold { server, from, to }))
             }
-            (Some(mark @ Mark::Reserved(_)), Some(_)) => Next::Done(Left::Held(ledger.expires(mark).unwrap_or(now))),
-            (Some(mark), None) => self.release(mark.placement(), ready),
+            (Some(claim @ Claim::Reserved(_)), Some(_)) => Next::Done(Left::Held(ledger.expires(claim).unwrap_or(now))),
+            (Some(claim), None) => self.release(claim.placement(), ready),
             // The ledger has forgotten this placement: the seat may not have.
             (None, _) => match self.placement {
                 Some(placement) => self.void(placement),
@@ -132,7 +132,7 @@ impl Protocol for Goodbye {
                 let held = image.as_ref().and_then(|ledger| ledger.claims.get(&self.player));
                 let is_ready = image.as_ref().is_some_and(|ledger| ledger.state == ServerState::Ready);
                 match held {
-                    Some(mark) if mark.placement() == placement && is_ready != ready => {
+                    Some(claim) if claim.placement() == placement && is_ready != ready => {
                         self.release(placement, is_ready)
                     }
                     _ => self.void(placement),
@@ -146,7 +146,9 @@ impl Protocol for Goodbye {
                 };
                 match seat {
                     // Held now, or by an earlier run of this goodbye whose answer was lost.
-                    Seat::At(Place { server, mark: Mark::Reserved(to), .. }) if server == self.server && to > from => {
+                    Seat::At(Place { server, claim: Claim::Reserved(to), .. })
+                        if server == self.server && to > from =>
+                    {
                         self.stage = Stage::HoldingLedger { to, hold };
                         let write = LedgerWrite::Hold { by: self.by, player: self.player.clone(), from, to };
                         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
@@ -165,8 +167,8 @@ impl Protocol for Goodbye {
 enum GivingUp {
     Start,
     Reading,
-    Voiding(ServerId, Mark),
-    Releasing { server: ServerId, mark: Mark, ready: bool },
+    Voiding(ServerId, Claim),
+    Releasing { server: ServerId, claim: Claim, ready: bool },
     GivingBack,
     Over,
 }
@@ -185,9 +187,9 @@ impl GiveUp {
         Self { player, stage: GivingUp::Start }
     }
 
-    fn release(&mut self, server: ServerId, mark: Mark, ready: bool) -> Next<()> {
-        let write = LedgerWrite::Release { by: None, player: self.player.clone(), mark, ready };
-        self.stage = GivingUp::Releasing { server: server.clone(), mark, ready };
+    fn release(&mut self, server: ServerId, claim: Claim, ready: bool) -> Next<()> {
+        let write = LedgerWrite::Release { by: None, player: self.player.clone(), claim, ready };
+        self.stage = GivingUp::Releasing { server: server.clone(), claim, ready };
         Next::Ask(Ask::WriteLedger(server, write))
     }
 }
@@ -201,11 +203,11 @@ impl Protocol for GiveUp {
                 self.stage = GivingUp::Reading;
                 Next::Ask(Ask::ReadSeat)
             }
-            (GivingUp::Reading, Told::SeatIs(Some(Seat::At(place)))) if !place.mark.is_connected() => {
-                self.stage = GivingUp::Voiding(place.server.clone(), place.mark);
-                Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: place.server, mark: place.mark }))
+            (GivingUp::Reading, Told::SeatIs(Some(Seat::At(place)))) if !place.claim.is_connected() => {
+                self.stage = GivingUp::Voiding(place.server.clone(), place.claim);
+                Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: place.server, claim: place.claim }))
             }
-            (GivingUp::Voiding(server, mark), Told::Seat(Answer::Written(_))) => self.release(server, mark, true),
+            (GivingUp::Voiding(server, claim), Told::Seat(Answer::Written(_))) => self.release(server, claim, true),
             // The frontier has counted this slot as given away; without this nobody could have it before the server is up.
             (GivingUp::Releasing { .. }, Told::Ledger(Answer::Written(ledger)))
                 if ledger.state == ServerState::Starting =>
@@ -213,10 +215,10 @@ impl Protocol for GiveUp {
                 self.stage = GivingUp::GivingBack;
                 Next::Ask(Ask::GiveBack(Box::new(ledger)))
             }
-            (GivingUp::Releasing { server, mark, ready: true }, Told::Ledger(Answer::Refused(Some(ledger)))) => {
-                let held = ledger.claims.get(&self.player) == Some(&mark);
+            (GivingUp::Releasing { server, claim, ready: true }, Told::Ledger(Answer::Refused(Some(ledger)))) => {
+                let held = ledger.claims.get(&self.player) == Some(&claim);
                 if held && ledger.state != ServerState::Ready {
-                    self.release(server, mark, false)
+                    self.release(server, claim, false)
                 } else {
                     Next::Done(())
                 }
@@ -239,11 +241,11 @@ mod tests {
 
     fn release(of: i64, ready: bool) -> Next<Left> {
         let (by, player) = (Some(token()), player("a"));
-        Next::Ask(Ask::WriteLedger(server("s"), LedgerWrite::Release { by, player, mark: connected(of), ready }))
+        Next::Ask(Ask::WriteLedger(server("s"), LedgerWrite::Release { by, player, claim: connected(of), ready }))
     }
 
     fn void(of: i64) -> Next<Left> {
-        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: server("s"), mark: connected(of) }))
+        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: server("s"), claim: connected(of) }))
     }
 
     fn not_ours() -> Ledger {

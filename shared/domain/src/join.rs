@@ -17,7 +17,7 @@
 //! [`NoSlot::Busy`].
 
 use super::{
-    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, Place, Placement, PlayerId, PoolName, Protocol, Seat,
+    Answer, Ask, Before, Claim, Hint, Ledger, LedgerWrite, Next, Place, Placement, PlayerId, PoolName, Protocol, Seat,
     SeatWrite, ServerId, ServerState, Slot, Span, Time, Told,
     teeth::{self, Mistake},
 };
@@ -85,7 +85,7 @@ pub struct Placed {
     /// The server's ledger with the player's claim in it.
     pub ledger: Ledger,
     /// The claim.
-    pub mark: Mark,
+    pub claim: Claim,
 }
 
 /// How a join ends.
@@ -214,7 +214,7 @@ impl Join {
     fn on_slot(&mut self, server: ServerId, now: Time) -> Next<Joined> {
         self.taken = Some(server.clone());
         match &self.seat {
-            Before::Exactly { server: seated, mark: Mark::Reserved(placement) } if *seated == server => {
+            Before::Exactly { server: seated, claim: Claim::Reserved(placement) } if *seated == server => {
                 let placement = *placement;
                 self.claim_slot(server, placement, now)
             }
@@ -234,11 +234,11 @@ impl Join {
         self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeat(write))
     }
 
-    /// The seat carries this mark for this server; nothing else does yet.
-    fn seated(&mut self, server: ServerId, mark: Mark, mine: bool) {
+    /// The seat carries this claim for this server; nothing else does yet.
+    fn seated(&mut self, server: ServerId, claim: Claim, mine: bool) {
         self.mine = mine;
-        self.last = Some(mark.placement());
-        self.seat = Before::Exactly { server, mark };
+        self.last = Some(claim.placement());
+        self.seat = Before::Exactly { server, claim };
     }
 
     fn claim(&mut self, server: ServerId, placement: Placement, now: Time) -> Next<Joined> {
@@ -261,7 +261,7 @@ impl Join {
         &mut self,
         server: ServerId,
         capacity: u32,
-        evict: Vec<(PlayerId, Mark)>,
+        evict: Vec<(PlayerId, Claim)>,
         placement: Placement,
         now: Time,
     ) -> Next<Joined> {
@@ -297,9 +297,9 @@ impl Join {
         self.ask(Stage::Looking(place), Ask::ReadLedger(server))
     }
 
-    fn placed(&mut self, ledger: Ledger, mark: Mark, now: Time) -> Next<Joined> {
+    fn placed(&mut self, ledger: Ledger, claim: Claim, now: Time) -> Next<Joined> {
         let fix = ledger.listing_fix_after_claim(1, now);
-        let placed = Box::new(Placed { mark, ledger });
+        let placed = Box::new(Placed { claim, ledger });
         match fix {
             Some(write) => {
                 let server = placed.ledger.id.clone();
@@ -371,39 +371,39 @@ impl Join {
 
     /// A player who has a seat goes there first.
     fn on_standing(&mut self, place: Place, ledger: Option<Ledger>, now: Time) -> Next<Joined> {
-        self.seated(place.server.clone(), place.mark, false);
+        self.seated(place.server.clone(), place.claim, false);
         let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
             return self.find();
         };
-        let (placement, claim) = (place.mark.placement(), ledger.claims.get(&self.player).copied());
-        let is_live = |mark: Mark| !ledger.is_over(mark, now);
-        let kept = ledger.kept(&self.player, place.mark, now);
+        let (placement, claim) = (place.claim.placement(), ledger.claims.get(&self.player).copied());
+        let is_live = |claim: Claim| !ledger.is_over(claim, now);
+        let kept = ledger.kept(&self.player, place.claim, now);
         if self.asked.as_ref().is_some_and(|asked| *asked != ledger.pool) {
             return match kept {
-                Some(Mark::Connected(_)) => Next::Done(Joined::Elsewhere(ledger.pool)),
+                Some(Claim::Connected(_)) => Next::Done(Joined::Elsewhere(ledger.pool)),
                 // Before there is another, as the answer may be that there is none: nothing is held then.
-                Some(mark) => {
+                Some(claim) => {
                     let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
-                    let release = LedgerWrite::Release { by: None, player, mark, ready };
-                    let void = SeatWrite::Void { server: place.server.clone(), mark };
+                    let release = LedgerWrite::Release { by: None, player, claim, ready };
+                    let void = SeatWrite::Void { server: place.server.clone(), claim };
                     self.ask(Stage::Leaving(place.server, release), Ask::WriteSeat(void))
                 }
                 None => self.find(),
             };
         }
-        if teeth::has(Mistake::ReserveAgain) && kept.is_some_and(Mark::is_connected) {
+        if teeth::has(Mistake::ReserveAgain) && kept.is_some_and(Claim::is_connected) {
             return self.claim(place.server, placement, now);
         }
-        if let Some(mark) = kept {
-            return self.placed(ledger, mark, now);
+        if let Some(claim) = kept {
+            return self.placed(ledger, claim, now);
         }
         match claim {
-            Some(mark) if mark.placement() > placement => self.raced(Self::read_seat),
-            _ if place.mark.is_connected() || !ledger.takes_claims(now) => self.find(),
+            Some(claim) if claim.placement() > placement => self.raced(Self::read_seat),
+            _ if place.claim.is_connected() || !ledger.takes_claims(now) => self.find(),
             // The reservation ran out and nobody took the slot: the same server, under a new placement.
-            Some(_) if !is_live(place.mark) => self.sit_in(ledger.pool, place.server, false, now),
+            Some(_) if !is_live(place.claim) => self.sit_in(ledger.pool, place.server, false, now),
             // The seat was written and the claim never came: finish what was begun.
-            None if !is_live(place.mark) || ledger.is_full() => self.find(),
+            None if !is_live(place.claim) || ledger.is_full() => self.find(),
             _ => self.claim(place.server, placement, now),
         }
     }
@@ -420,18 +420,18 @@ impl Join {
             return self.move_on(server);
         };
         match ledger.claims.get(&self.player).copied() {
-            Some(mark) if mark == Mark::Connected(placement) => return self.placed(ledger, mark, now),
-            Some(mark) if mark.placement() > placement => return self.raced(Self::read_seat),
+            Some(claim) if claim == Claim::Connected(placement) => return self.placed(ledger, claim, now),
+            Some(claim) if claim.placement() > placement => return self.raced(Self::read_seat),
             // An earlier try of this write took, or another call about the player has finished what this one began. If that
             // was so long ago that its time is up, the seat says what to do next.
-            Some(mark) if mark == Mark::Reserved(placement) => {
+            Some(claim) if claim == Claim::Reserved(placement) => {
                 if anew {
                     self.taken = None;
                 }
-                return if ledger.is_over(mark, now) {
+                return if ledger.is_over(claim, now) {
                     self.raced(Self::read_seat)
                 } else {
-                    self.placed(ledger, mark, now)
+                    self.placed(ledger, claim, now)
                 };
             }
             // Renewing that one takes no room, and a frontier's slot is one too many.
@@ -470,7 +470,7 @@ impl Join {
             (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
             (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
                 let placement = seat.placement();
-                self.seated(server.clone(), Mark::Reserved(placement), true);
+                self.seated(server.clone(), Claim::Reserved(placement), true);
                 if from_frontier {
                     self.take_slot(now)
                 } else if self.taken.as_ref() == Some(&server) {
@@ -493,12 +493,12 @@ impl Join {
                 if anew {
                     self.taken.take_if(|taken| *taken == server);
                 }
-                self.placed(ledger, Mark::Reserved(placement), now)
+                self.placed(ledger, Claim::Reserved(placement), now)
             }
             (Stage::Claiming { server, placement, anew }, Told::Ledger(Answer::Refused(image))) => {
                 self.on_refused_claim(server, placement, anew, image, now)
             }
-            // Another claim has just crossed another mark, and its write came first.
+            // Another claim has just changed the fill level again, and its write came first.
             (Stage::Finishing(placed), Told::Ledger(Answer::Refused(Some(image)))) => {
                 match image.listing_fix(now).filter(|_| image.is_full()) {
                     Some(write) if self.tries.race() => {
@@ -570,7 +570,7 @@ mod tests {
         assert_eq!(join.next(NOW, Told::SeatIs(None)), take);
         let next = join.next(NOW, Told::Slot(Slot::On(server("s"))));
         let Next::Ask(Ask::WriteSeat(SeatWrite::Place { placement, .. })) = next else { panic!("{next:?}") };
-        let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(placement)))));
+        let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Claim::Reserved(placement)))));
         assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
         (join, placement)
     }
@@ -602,7 +602,7 @@ mod tests {
         let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(full))));
         let Next::Ask(Ask::WriteLedger(_, LedgerWrite::Claim { placement: of, .. })) = next else { panic!("{next:?}") };
         assert_eq!(of, placement, "renewing takes no room");
-        let renewed = starting(&[("a", Mark::Reserved(placement)), ("b", reserved(1_000))]);
+        let renewed = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Told::Ledger(Answer::Written(renewed.clone())));
         assert_eq!(next, Next::Ask(Ask::GiveBack(Box::new(renewed))));
         assert!(matches!(join.next(NOW, Told::Noted), Next::Done(Joined::Placed(_))));
@@ -611,7 +611,7 @@ mod tests {
     #[test]
     fn a_claim_that_took_before_is_the_players_unless_its_time_is_up() {
         let (mut join, placement) = claiming();
-        let took = starting(&[("a", Mark::Reserved(placement)), ("b", reserved(1_000))]);
+        let took = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(took))));
         assert!(matches!(next, Next::Done(Joined::Placed(_))), "{next:?}");
         // The same of a claim on a server of the index, whose answer came so late that it is over.
@@ -620,8 +620,8 @@ mod tests {
             let mut join = self::join(None);
             join.next(NOW, Told::Start);
             join.next(NOW, Told::Found(Hint::Listed(server("s"))));
-            join.next(NOW, Told::Seat(Answer::Written(seat("s", Mark::Reserved(placement)))));
-            let took = Ledger { capacity: 1, ..ready(&[("a", Mark::Reserved(placement))]) };
+            join.next(NOW, Told::Seat(Answer::Written(seat("s", Claim::Reserved(placement)))));
+            let took = Ledger { capacity: 1, ..ready(&[("a", Claim::Reserved(placement))]) };
             let next = join.next(now, Told::Ledger(Answer::Refused(Some(took))));
             assert_eq!(next == Next::Ask(Ask::ReadSeat), over, "{next:?}");
             assert_eq!(matches!(next, Next::Done(Joined::Placed(_))), !over, "{next:?}");
@@ -651,12 +651,12 @@ mod tests {
     }
 
     /// A join into the pool `q` of a player who has a place in `p`: what it does about that.
-    fn from_another_pool(ledger: Ledger, mark: Mark) -> (Join, Next<Joined>) {
+    fn from_another_pool(ledger: Ledger, claim: Claim) -> (Join, Next<Joined>) {
         let mut join = join(Some("q"));
         assert!(is_find(&join.next(NOW, Told::Start)));
         let next = join.next(NOW, Told::Found(Hint::Listed(server("t"))));
         assert!(matches!(next, Next::Ask(Ask::WriteSeat(_))), "{next:?}");
-        let next = join.next(NOW, Told::Seat(Answer::Refused(Some(seat("s", mark)))));
+        let next = join.next(NOW, Told::Seat(Answer::Refused(Some(seat("s", claim)))));
         assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
         let next = join.next(NOW, Told::LedgerIs(Some(ledger)));
         (join, next)
@@ -668,10 +668,10 @@ mod tests {
             [(starting(&[("a", reserved(1_000))]), false), (ready(&[("a", reserved(1_000))]), true)]
         {
             let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
-            let void = SeatWrite::Void { server: server("s"), mark: reserved(1_000) };
+            let void = SeatWrite::Void { server: server("s"), claim: reserved(1_000) };
             assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
-            let (player, mark) = (player("a"), reserved(1_000));
-            let release = LedgerWrite::Release { by: None, player, mark, ready: is_ready };
+            let (player, claim) = (player("a"), reserved(1_000));
+            let release = LedgerWrite::Release { by: None, player, claim, ready: is_ready };
             let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Void(placement(1_000)))));
             assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
             let next = join.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));

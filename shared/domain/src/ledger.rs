@@ -56,14 +56,14 @@ impl ServerState {
 
 /// A placement with its sign: `+placement` is a reservation, `-placement` a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mark {
+pub enum Claim {
     /// The slot is held for a player who has not come yet.
     Reserved(Placement),
     /// The server has registered the player.
     Connected(Placement),
 }
 
-impl Mark {
+impl Claim {
     /// The placement without its sign.
     pub const fn placement(self) -> Placement {
         match self {
@@ -84,7 +84,7 @@ impl Mark {
         }
     }
 
-    /// The mark that a number stands for; `None` for 0.
+    /// The claim that a number stands for; `None` for 0.
     pub const fn from_number(number: i64) -> Option<Self> {
         if let Some(placement) = Placement::new(number) {
             return Some(Self::Reserved(placement));
@@ -246,7 +246,7 @@ pub struct Ledger {
     /// Its slots.
     pub capacity: u32,
     /// Who holds them.
-    pub claims: BTreeMap<PlayerId, Mark>,
+    pub claims: BTreeMap<PlayerId, Claim>,
     /// How long a reservation holds, as the pool said when the server was started.
     pub hold: Span,
     /// How long a heartbeat keeps the lease, likewise.
@@ -308,18 +308,18 @@ impl Ledger {
         }
     }
 
-    /// When a mark's time is up; `None` if it has no end of its own: the player is inside, or the server is still
+    /// When a claim's time is up; `None` if it has no end of its own: the player is inside, or the server is still
     /// starting.
-    pub fn expires(&self, mark: Mark) -> Option<Time> {
-        match (mark, self.ready_at) {
-            (Mark::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.hold),
+    pub fn expires(&self, claim: Claim) -> Option<Time> {
+        match (claim, self.ready_at) {
+            (Claim::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.hold),
             _ => None,
         }
     }
 
     /// Whether a claim is over: a reservation whose time is up, or any claim on a stopped server.
-    pub fn is_over(&self, mark: Mark, now: Time) -> bool {
-        self.state == ServerState::Stopped || self.expires(mark).is_some_and(|end| end <= now)
+    pub fn is_over(&self, claim: Claim, now: Time) -> bool {
+        self.state == ServerState::Stopped || self.expires(claim).is_some_and(|end| end <= now)
     }
 
     /// Slots that nobody holds on a server of that build that is still starting; 0 of any other.
@@ -350,23 +350,23 @@ impl Ledger {
 
     /// Claims that are not over.
     pub fn live_claims(&self, now: Time) -> usize {
-        self.claims.values().filter(|mark| !self.is_over(**mark, now)).count()
+        self.claims.values().filter(|claim| !self.is_over(**claim, now)).count()
     }
 
     /// Players who are inside.
     pub fn players(&self) -> usize {
-        self.claims.values().filter(|mark| mark.is_connected()).count()
+        self.claims.values().filter(|claim| claim.is_connected()).count()
     }
 
     /// Players who are on their way: reservations that are not over.
     pub fn reserved(&self, now: Time) -> usize {
-        self.claims.values().filter(|mark| !mark.is_connected() && !self.is_over(**mark, now)).count()
+        self.claims.values().filter(|claim| !claim.is_connected() && !self.is_over(**claim, now)).count()
     }
 
     /// The claims whose time is up, as the exact values to remove: at most [`MAX_EVICTIONS`].
-    pub fn evictable(&self, now: Time) -> Vec<(PlayerId, Mark)> {
-        let over = self.claims.iter().filter(|(_, mark)| self.is_over(**mark, now));
-        over.take(MAX_EVICTIONS).map(|(player, mark)| (player.clone(), *mark)).collect()
+    pub fn evictable(&self, now: Time) -> Vec<(PlayerId, Claim)> {
+        let over = self.claims.iter().filter(|(_, claim)| self.is_over(**claim, now));
+        over.take(MAX_EVICTIONS).map(|(player, claim)| (player.clone(), *claim)).collect()
     }
 
     /// Players that the ledger holds as connected and that are not in `inside`.
@@ -374,16 +374,16 @@ impl Ledger {
         &'a self,
         inside: &'a [PlayerId],
     ) -> impl Iterator<Item = (&'a PlayerId, Placement)> + 'a {
-        let connected = self.claims.iter().filter(|(_, mark)| mark.is_connected());
-        connected.filter(|(player, _)| !inside.contains(player)).map(|(player, mark)| (player, mark.placement()))
+        let connected = self.claims.iter().filter(|(_, claim)| claim.is_connected());
+        connected.filter(|(player, _)| !inside.contains(player)).map(|(player, claim)| (player, claim.placement()))
     }
 
     /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
     /// whose ledger does not say connected is a goodbye that got half way: the placement is over.
-    pub fn kept(&self, player: &PlayerId, seat: Mark, now: Time) -> Option<Mark> {
-        self.claims.get(player).copied().filter(|mark| {
-            let agree = mark.placement() == seat.placement() && (mark.is_connected() || !seat.is_connected());
-            agree && !self.is_over(*mark, now)
+    pub fn kept(&self, player: &PlayerId, seat: Claim, now: Time) -> Option<Claim> {
+        self.claims.get(player).copied().filter(|claim| {
+            let agree = claim.placement() == seat.placement() && (claim.is_connected() || !seat.is_connected());
+            agree && !self.is_over(*claim, now)
         })
     }
 
@@ -402,7 +402,7 @@ impl Ledger {
         }
     }
 
-    /// The same for whoever has just claimed `slots` slots here: only the claim that crosses a mark puts the index right,
+    /// The same for whoever has just claimed `slots` slots here: only the claim that changes the fill level updates the index,
     /// not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
     pub fn listing_fix_after_claim(&self, slots: usize, now: Time) -> Option<LedgerWrite> {
         let live = self.live_claims(now);
@@ -457,7 +457,7 @@ pub enum LedgerWrite {
     /// one player who needs the slot of a claim whose time is up, and for a party.
     ClaimExactly {
         /// The players, at least one, and the claim that each has on this server, if any.
-        players: Vec<(PlayerId, Option<Mark>)>,
+        players: Vec<(PlayerId, Option<Claim>)>,
         /// The placement, later than any of those claims'.
         placement: Placement,
         /// The time of the request.
@@ -465,7 +465,7 @@ pub enum LedgerWrite {
         /// As in [`LedgerWrite::Claim`].
         seen_by: Time,
         /// Claims of others to remove, because their time is up.
-        evict: Vec<(PlayerId, Mark)>,
+        evict: Vec<(PlayerId, Claim)>,
         /// The capacity that was seen: a condition cannot add, so the limit goes out as a number.
         capacity: u32,
     },
@@ -487,7 +487,7 @@ pub enum LedgerWrite {
         /// The player.
         player: PlayerId,
         /// `Reserved` frees only a reservation, `Connected` that placement in either state.
-        mark: Mark,
+        claim: Claim,
         /// Whether the server is ready, and so belongs into the index. Refused if it is not as said.
         ready: bool,
     },
@@ -532,14 +532,14 @@ pub enum LedgerWrite {
         /// The lease must have ended before that.
         silent_since: Time,
         /// The claims, exactly as they were seen; `None` where they do not matter, because there is no task to be inside of.
-        claims: Option<BTreeMap<PlayerId, Mark>>,
+        claims: Option<BTreeMap<PlayerId, Claim>>,
         /// The time of the request.
         now: Time,
     },
     /// Removes claims whose time is up, if they are exactly as they were seen, and lists a ready server.
     Sweep {
         /// The claims.
-        evict: Vec<(PlayerId, Mark)>,
+        evict: Vec<(PlayerId, Claim)>,
         /// Whether the server is ready, and so belongs into the index. Refused if it is not as said.
         ready: bool,
     },
@@ -625,13 +625,13 @@ impl LedgerWrite {
             Self::Claim { player, placement, now, seen_by } => {
                 let slot = match old.claims.get(player) {
                     None => !old.is_full(),
-                    Some(mark) => {
-                        let mine = *mark == Mark::Reserved(*placement) || teeth::has(Mistake::ReserveAgain);
-                        mark.placement() < *placement || mark.placement() == *placement && mine
+                    Some(claim) => {
+                        let mine = *claim == Claim::Reserved(*placement) || teeth::has(Mistake::ReserveAgain);
+                        claim.placement() < *placement || claim.placement() == *placement && mine
                     }
                 };
                 (old.is_open(*now, *seen_by) && slot).then(|| {
-                    new.claims.insert(player.clone(), Mark::Reserved(*placement));
+                    new.claims.insert(player.clone(), Claim::Reserved(*placement));
                     new.idle_since = None;
                     new
                 })
@@ -646,7 +646,7 @@ impl LedgerWrite {
                         new.claims.remove(player);
                     }
                     for (player, _) in players {
-                        new.claims.insert(player.clone(), Mark::Reserved(*placement));
+                        new.claims.insert(player.clone(), Claim::Reserved(*placement));
                     }
                     new.idle_since = None;
                     new
@@ -654,19 +654,19 @@ impl LedgerWrite {
             }
             Self::Connect { by, player, placement, reserved } => {
                 let held = match old.claims.get(player) {
-                    Some(Mark::Connected(held)) => held == placement,
-                    Some(Mark::Reserved(held)) => *reserved && held == placement,
+                    Some(Claim::Connected(held)) => held == placement,
+                    Some(Claim::Reserved(held)) => *reserved && held == placement,
                     None => false,
                 };
                 let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
                 (knows(by) && registered && held).then(|| {
-                    new.claims.insert(player.clone(), Mark::Connected(*placement));
+                    new.claims.insert(player.clone(), Claim::Connected(*placement));
                     new
                 })
             }
-            Self::Release { by, player, mark, ready } => {
+            Self::Release { by, player, claim, ready } => {
                 let held = old.claims.get(player).is_some_and(|held| {
-                    let same = held == mark || (mark.is_connected() && held.placement() == mark.placement());
+                    let same = held == claim || (claim.is_connected() && held.placement() == claim.placement());
                     same || teeth::has(Mistake::ReleaseAnyStamp)
                 });
                 let as_said = (old.state == ServerState::Ready) == *ready;
@@ -679,9 +679,9 @@ impl LedgerWrite {
                 })
             }
             Self::Hold { by, player, from, to } => {
-                let held = old.claims.get(player) == Some(&Mark::Connected(*from));
+                let held = old.claims.get(player) == Some(&Claim::Connected(*from));
                 (knows(by) && held).then(|| {
-                    new.claims.insert(player.clone(), Mark::Reserved(*to));
+                    new.claims.insert(player.clone(), Claim::Reserved(*to));
                     new
                 })
             }
@@ -818,8 +818,8 @@ impl Ledger {
     }
 
     /// Whether these claims are exactly as they were seen.
-    fn holds_exactly(&self, claims: &[(PlayerId, Mark)]) -> bool {
-        let held = |(player, mark): &(PlayerId, Mark)| self.claims.get(player) == Some(mark);
+    fn holds_exactly(&self, claims: &[(PlayerId, Claim)]) -> bool {
+        let held = |(player, claim): &(PlayerId, Claim)| self.claims.get(player) == Some(claim);
         claims.iter().all(held) || teeth::has(Mistake::EvictInexactly)
     }
 
@@ -854,8 +854,8 @@ mod tests {
         assert_eq!(ServerState::ALL.map(ServerState::as_str), ["starting", "ready", "draining", "stopped"]);
         assert_eq!(ServerState::ALL.map(|state| ServerState::parse(state.as_str())), ServerState::ALL.map(Some));
         assert_eq!(ServerState::parse("Ready"), None);
-        assert_eq!([reserved(7), connected(7)].map(Mark::number), [7, -7]);
-        assert_eq!([7, -7, 0].map(Mark::from_number), [Some(reserved(7)), Some(connected(7)), None]);
+        assert_eq!([reserved(7), connected(7)].map(Claim::number), [7, -7]);
+        assert_eq!([7, -7, 0].map(Claim::from_number), [Some(reserved(7)), Some(connected(7)), None]);
         let fills = [0, 1, 2, 3, -1].map(Fill::from_number);
         assert_eq!(fills, [Some(Fill::EMPTY), Some(Fill(1)), Some(Fill::TOP), None, None]);
         assert_eq!([Fill::EMPTY, Fill(1), Fill::TOP].map(Fill::number), [0, 1, 2]);
@@ -952,7 +952,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_claim_that_crosses_a_mark_tells_the_index() {
+    fn only_the_claim_that_crosses_a_claim_tells_the_index() {
         let with = |claims: usize| {
             let names = ["a", "b", "c", "d", "e", "f"];
             let claims = names.iter().take(claims).map(|name| (*name, connected(1))).collect::<Vec<_>>();
@@ -992,7 +992,7 @@ mod tests {
         let claim = LedgerWrite::Claim { player: player("a"), placement: placement(7), now: NOW, seen_by: NOW };
         let open = [starting(&[]), ready(&[]), draining(&[]), stopped()];
         assert_eq!(takes(&claim, open), [true, true, false, false]);
-        let full = |mark| ready(&[("a", mark), ("b", connected(1))]);
+        let full = |claim| ready(&[("a", claim), ("b", connected(1))]);
         let own = [reserved(6), connected(6), reserved(7), connected(7), reserved(8)].map(full);
         assert_eq!(takes(&claim, own), [true, true, true, false, false]);
         assert_eq!(takes(&claim, [ready(&[("b", connected(1)), ("c", connected(1))])]), [false]);
@@ -1010,12 +1010,12 @@ mod tests {
 
     #[test]
     fn an_exact_claim_needs_everything_as_it_was_seen() {
-        let claim = |evict: &[(&str, Mark)], held, capacity| LedgerWrite::ClaimExactly {
+        let claim = |evict: &[(&str, Claim)], held, capacity| LedgerWrite::ClaimExactly {
             players: vec![(player("a"), held), (player("b"), None)],
             placement: placement(7),
             now: NOW,
             seen_by: NOW,
-            evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+            evict: evict.iter().map(|(name, claim)| (player(name), *claim)).collect(),
             capacity,
         };
         let plain = claim(&[], None, 2);
@@ -1037,8 +1037,8 @@ mod tests {
         let connect =
             |reserved| LedgerWrite::Connect { by: token(), player: player("a"), placement: placement(7), reserved };
         let claims = [reserved(7), connected(7), reserved(8), connected(8)];
-        assert_eq!(takes(&connect(true), claims.map(|mark| ready(&[("a", mark)]))), [true, true, false, false]);
-        assert_eq!(takes(&connect(false), claims.map(|mark| ready(&[("a", mark)]))), [false, true, false, false]);
+        assert_eq!(takes(&connect(true), claims.map(|claim| ready(&[("a", claim)]))), [true, true, false, false]);
+        assert_eq!(takes(&connect(false), claims.map(|claim| ready(&[("a", claim)]))), [false, true, false, false]);
         let claim = &[("a", reserved(7))];
         assert_eq!(takes(&connect(true), [starting(claim), draining(claim)]), [false, true]);
         assert_eq!(takes(&connect(true), [Ledger { token_hash: TokenHash::of("another"), ..ready(claim) }]), [false]);
@@ -1047,8 +1047,8 @@ mod tests {
 
     #[test]
     fn a_release_frees_that_placement_only_and_lists_a_ready_server() {
-        let release = |by, mark, ready| LedgerWrite::Release { by, player: player("a"), mark, ready };
-        let claims = [reserved(7), connected(7), reserved(8)].map(|mark| ready(&[("a", mark)]));
+        let release = |by, claim, ready| LedgerWrite::Release { by, player: player("a"), claim, ready };
+        let claims = [reserved(7), connected(7), reserved(8)].map(|claim| ready(&[("a", claim)]));
         assert_eq!(takes(&release(None, connected(7), true), claims.clone()), [true, true, false]);
         assert_eq!(takes(&release(None, reserved(7), true), claims), [true, false, false], "connected by now");
         let claim = &[("a", connected(7))];
@@ -1066,7 +1066,7 @@ mod tests {
     #[test]
     fn only_who_is_inside_under_that_placement_is_held() {
         let hold = |by| LedgerWrite::Hold { by, player: player("a"), from: placement(7), to: placement(9) };
-        let claims = [connected(7), reserved(7), connected(8)].map(|mark| ready(&[("a", mark)]));
+        let claims = [connected(7), reserved(7), connected(8)].map(|claim| ready(&[("a", claim)]));
         assert_eq!(takes(&hold(token()), claims.clone()), [true, false, false]);
         assert_eq!(takes(&hold(TokenHash::of("another")), claims), [false, false, false]);
         let held = hold(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();

@@ -41,7 +41,7 @@ pub use goodbye::{GiveUp, Goodbye, Left};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
 pub use ledger::{
-    Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, Mark, REPEAT_CALL_AFTER,
+    Claim, Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, REPEAT_CALL_AFTER,
     Rank, Registration, ServerState, StopBy, fill,
 };
 pub use party::{Party, PartyJoined, Together};

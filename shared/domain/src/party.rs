@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Answer, Ask, Before, Hint, Ledger, LedgerWrite, Mark, Next, NoSlot, Placement, PlayerId, PoolName, Protocol, Seat,
+    Answer, Ask, Before, Claim, Hint, Ledger, LedgerWrite, Next, NoSlot, Placement, PlayerId, PoolName, Protocol, Seat,
     SeatWrite, ServerId, Slot, Span, Time, Told, join::Tries,
 };
 
@@ -27,7 +27,7 @@ pub struct Together {
     /// The server's ledger with the claims in it.
     pub ledger: Ledger,
     /// The players with their claims, in the order of the call.
-    pub players: Vec<(PlayerId, Mark)>,
+    pub players: Vec<(PlayerId, Claim)>,
 }
 
 /// How a party's join ends.
@@ -54,7 +54,7 @@ struct Member {
 impl Member {
     /// Whether the seat is the reservation of this placement on this server.
     fn is_at(&self, server: &ServerId, placement: Placement) -> bool {
-        matches!(&self.seat, Some(Seat::At(place)) if place.server == *server && place.mark == Mark::Reserved(placement))
+        matches!(&self.seat, Some(Seat::At(place)) if place.server == *server && place.claim == Claim::Reserved(placement))
     }
 }
 
@@ -188,7 +188,7 @@ impl Party {
         for member in &mut self.members {
             let Some(Seat::At(place)) = &member.seat else { continue };
             let ledger = self.seen.get(&place.server);
-            let kept = ledger.and_then(|ledger| ledger.kept(&member.player, place.mark, now));
+            let kept = ledger.and_then(|ledger| ledger.kept(&member.player, place.claim, now));
             member.sits = kept.map(|_| place.server.clone());
         }
         let Some(home) = self.home().cloned() else {
@@ -223,12 +223,12 @@ impl Party {
     /// go back.
     fn begun(&self, now: Time) -> Option<(Placement, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
-            Some(Seat::At(place)) if !place.mark.is_connected() => {
+            Some(Seat::At(place)) if !place.claim.is_connected() => {
                 let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.pool)?;
                 let unclaimed =
-                    ledger.claims.get(&member.player).is_none_or(|held| held.placement() < place.mark.placement());
-                let open = unclaimed && !ledger.is_over(place.mark, now) && self.room_on(ledger, now);
-                open.then(|| (place.mark.placement(), place.server.clone()))
+                    ledger.claims.get(&member.player).is_none_or(|held| held.placement() < place.claim.placement());
+                let open = unclaimed && !ledger.is_over(place.claim, now) && self.room_on(ledger, now);
+                open.then(|| (place.claim.placement(), place.server.clone()))
             }
             _ => None,
         });
@@ -248,7 +248,7 @@ impl Party {
     }
 
     /// Claims of others whose time is up.
-    fn evictable(&self, ledger: &Ledger, now: Time) -> Vec<(PlayerId, Mark)> {
+    fn evictable(&self, ledger: &Ledger, now: Time) -> Vec<(PlayerId, Claim)> {
         let others = |player: &PlayerId| self.members.iter().all(|member| member.player != *player);
         ledger.evictable(now).into_iter().filter(|(player, _)| others(player)).collect()
     }
@@ -286,7 +286,7 @@ impl Party {
         self.placement = Some(placement);
         let writes = self.standing().filter(|member| !member.is_at(&server, placement)).map(|member| {
             let from = match &member.seat {
-                Some(Seat::At(place)) => Before::Exactly { server: place.server.clone(), mark: place.mark },
+                Some(Seat::At(place)) => Before::Exactly { server: place.server.clone(), claim: place.claim },
                 Some(Seat::Void(_)) | None => Before::Free,
             };
             let write = SeatWrite::Place { from, server: server.clone(), pool: self.pool.clone(), placement };
@@ -328,7 +328,7 @@ impl Party {
         let seen = self.seen.get(&server);
         let held = |player: &PlayerId| seen.and_then(|ledger| ledger.claims.get(player).copied());
         // A player has been placed anew since the seats were read: late loses.
-        if self.standing().any(|member| held(&member.player).is_some_and(|mark| mark.placement() >= placement)) {
+        if self.standing().any(|member| held(&member.player).is_some_and(|claim| claim.placement() >= placement)) {
             return self.raced();
         }
         let write = LedgerWrite::ClaimExactly {
@@ -350,7 +350,7 @@ impl Party {
             };
         };
         let placement = self.placement;
-        let held = |member: &Member| ledger.claims.get(&member.player).map(|mark| mark.placement());
+        let held = |member: &Member| ledger.claims.get(&member.player).map(|claim| claim.placement());
         if self.standing().all(|member| held(member) == placement) {
             // An earlier try of the same write took, and its answer was lost.
             return self.placed(ledger, now);
@@ -390,12 +390,12 @@ impl Party {
 
     fn placed(&mut self, ledger: Ledger, now: Time) -> Next<PartyJoined> {
         let fix = ledger.listing_fix_after_claim(self.standing().count(), now);
-        let marks = self.members.iter().map(|member| {
-            let mark = ledger.claims.get(&member.player).copied();
-            mark.map(|mark| (member.player.clone(), mark))
+        let claims = self.members.iter().map(|member| {
+            let claim = ledger.claims.get(&member.player).copied();
+            claim.map(|claim| (member.player.clone(), claim))
         });
         // Who is placed and not in the ledger has just left: the answer would be a lie.
-        let Some(players) = marks.collect::<Option<Vec<_>>>() else { return self.raced() };
+        let Some(players) = claims.collect::<Option<Vec<_>>>() else { return self.raced() };
         let server = ledger.id.clone();
         let together = Box::new(Together { ledger, players });
         match fix {
@@ -552,7 +552,7 @@ mod tests {
         let over = Ledger { ready_at: Some(Time(1)), ..ready(&[("a", connected(1_000)), ("c", reserved(1_000))]) };
         let (mut party, next) = looked(&["a", "b"], &[Some(seat("s", connected(1_000))), None], &[over]);
         let [(_, of)] = &*sits(&next) else { panic!("{next:?}") };
-        let next = party.next(NOW, Told::Seats(vec![Answer::Written(seat("s", Mark::Reserved(*of)))]));
+        let next = party.next(NOW, Told::Seats(vec![Answer::Written(seat("s", Claim::Reserved(*of)))]));
         let Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { evict, players, seen_by, .. })) = next else {
             panic!("{next:?}")
         };
@@ -562,23 +562,23 @@ mod tests {
 
     #[test]
     fn a_refused_claim_says_what_to_do() {
-        let refused = |image: &dyn Fn(Mark) -> Option<Ledger>| {
+        let refused = |image: &dyn Fn(Claim) -> Option<Ledger>| {
             let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
             let next = party.next(NOW, Told::Found(Hint::Listed(server("s"))));
             let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
-            let mark = Mark::Reserved(*of);
-            let written = Answer::Written(seat("s", mark));
+            let claim = Claim::Reserved(*of);
+            let written = Answer::Written(seat("s", claim));
             let next = party.next(NOW, Told::Seats(vec![written.clone(), written]));
             assert!(matches!(next, Next::Ask(Ask::WriteLedger(..))), "{next:?}");
-            party.next(NOW, Told::Ledger(Answer::Refused(image(mark))))
+            party.next(NOW, Told::Ledger(Answer::Refused(image(claim))))
         };
         let used_up = Next::Ask(Ask::UsedUp(server("s")));
         assert_eq!(refused(&|_| None), used_up);
         assert_eq!(refused(&|_| Some(draining(&[]))), used_up);
         assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up);
-        let took = refused(&|mark| Some(ready(&[("a", mark), ("b", mark)])));
+        let took = refused(&|claim| Some(ready(&[("a", claim), ("b", claim)])));
         assert!(matches!(took, Next::Done(PartyJoined::Placed(_))), "{took:?}");
-        let half = refused(&|mark| Some(ready(&[("a", mark)])));
+        let half = refused(&|claim| Some(ready(&[("a", claim)])));
         assert!(matches!(half, Next::Ask(Ask::ReadSeats(_))), "another call has placed one of them: {half:?}");
         let newer = refused(&|_| Some(ready(&[("a", reserved(NOW.0 + 1))])));
         assert!(matches!(newer, Next::Ask(Ask::ReadSeats(_))), "{newer:?}");
@@ -591,16 +591,16 @@ mod tests {
     }
 
     /// A party that has taken slots on a server for seats that name `s`, up to its claim there.
-    fn claiming(slots_on: &str) -> (Party, Mark) {
+    fn claiming(slots_on: &str) -> (Party, Claim) {
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
         let next = party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
         let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
-        let mark = Mark::Reserved(*of);
-        let written = Answer::Written(seat("s", mark));
+        let claim = Claim::Reserved(*of);
+        let written = Answer::Written(seat("s", claim));
         party.next(NOW, Told::Seats(vec![written.clone(), written]));
         let next = party.next(NOW, Told::Slot(Slot::On(server(slots_on))));
         assert!(matches!(&next, Next::Ask(Ask::WriteLedger(on, _)) if *on == server("s")), "{next:?}");
-        (party, mark)
+        (party, claim)
     }
 
     #[test]
@@ -614,8 +614,8 @@ mod tests {
 
     #[test]
     fn the_index_is_put_right_on_the_way() {
-        let (mut party, mark) = claiming("s");
-        let claimed = Ledger { listed: fill(0, 2), ..ready(&[("a", mark), ("b", mark)]) };
+        let (mut party, claim) = claiming("s");
+        let claimed = Ledger { listed: fill(0, 2), ..ready(&[("a", claim), ("b", claim)]) };
         let next = party.next(NOW, Told::Ledger(Answer::Written(claimed)));
         assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "it is full: {next:?}");
         assert!(matches!(party.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(PartyJoined::Placed(_))));
@@ -631,8 +631,8 @@ mod tests {
 
     #[test]
     fn only_a_reservation_that_can_still_be_claimed_is_a_beginning() {
-        let begins = |mark, ledger: Ledger| {
-            let (_, next) = looked(&["a", "b"], &[Some(seat("s", mark)), None], &[ledger]);
+        let begins = |claim, ledger: Ledger| {
+            let (_, next) = looked(&["a", "b"], &[Some(seat("s", claim)), None], &[ledger]);
             let begun = sits(&next) == [(player("b"), placement(1_000))];
             assert_eq!(matches!(next, Next::Ask(Ask::Find { .. })), !begun, "{next:?}");
             begun
@@ -659,7 +659,7 @@ mod tests {
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
         let next = party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
         let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
-        let written = Answer::Written(seat("s", Mark::Reserved(*of)));
+        let written = Answer::Written(seat("s", Claim::Reserved(*of)));
         assert_eq!(party.next(NOW, Told::Seats(vec![written.clone(), written.clone()])), take(false));
         let next = party.clone().next(NOW, Told::Slot(Slot::On(server("s"))));
         assert!(matches!(next, Next::Ask(Ask::WriteLedger(..))), "{next:?}");

@@ -4,7 +4,7 @@
 //! exact placement that was seen; a connected seat is moved by its server's goodbye alone, or once that server is stopped.
 
 use super::{
-    Mark, Placement, PoolName, ServerId,
+    Claim, Placement, PoolName, ServerId,
     teeth::{self, Mistake},
 };
 
@@ -16,7 +16,7 @@ pub struct Place {
     /// Its pool.
     pub pool: PoolName,
     /// The placement, and whether the server has registered the player.
-    pub mark: Mark,
+    pub claim: Claim,
 }
 
 /// The image of a seat. A void seat names no server and still remembers the last placement, so placements never go back.
@@ -33,7 +33,7 @@ impl Seat {
     pub const fn placement(&self) -> Placement {
         match self {
             Self::Void(placement) => *placement,
-            Self::At(place) => place.mark.placement(),
+            Self::At(place) => place.claim.placement(),
         }
     }
 }
@@ -48,7 +48,7 @@ pub enum Before {
         /// The server that the seat must name.
         server: ServerId,
         /// The placement and sign that it must carry.
-        mark: Mark,
+        claim: Claim,
     },
 }
 
@@ -79,7 +79,7 @@ pub enum SeatWrite {
         /// The server.
         server: ServerId,
         /// The exact placement.
-        mark: Mark,
+        claim: Claim,
     },
     /// connected → reserved under a new placement: the slot is kept for a reconnect.
     Hold {
@@ -104,27 +104,28 @@ impl SeatWrite {
                 let allowed = match (from, seat) {
                     (Before::Free, None) => true,
                     (Before::Free, Some(Seat::Void(last))) => last < placement,
-                    (Before::Exactly { server, mark }, Some(Seat::At(place))) => {
-                        place.server == *server && place.mark == *mark
+                    (Before::Exactly { server, claim }, Some(Seat::At(place))) => {
+                        place.server == *server && place.claim == *claim
                     }
                     _ => false,
                 };
-                let mark = Mark::Reserved(*placement);
-                allowed.then(|| Seat::At(Place { server: server.clone(), pool: pool.clone(), mark }))
+                let claim = Claim::Reserved(*placement);
+                allowed.then(|| Seat::At(Place { server: server.clone(), pool: pool.clone(), claim }))
             }
             Self::Connect { server, placement } => {
-                let place = names(server).filter(|place| place.mark.placement() == *placement)?;
-                let mark = if teeth::has(Mistake::ReadOnlySeat) { place.mark } else { Mark::Connected(*placement) };
-                Some(Seat::At(Place { mark, ..place.clone() }))
+                let place = names(server).filter(|place| place.claim.placement() == *placement)?;
+                let claim = if teeth::has(Mistake::ReadOnlySeat) { place.claim } else { Claim::Connected(*placement) };
+                Some(Seat::At(Place { claim, ..place.clone() }))
             }
-            Self::Void { server, mark } => {
+            Self::Void { server, claim } => {
                 let place = names(server)?;
-                let over = place.mark == *mark || (mark.is_connected() && place.mark.placement() == mark.placement());
-                over.then(|| Seat::Void(mark.placement()))
+                let over =
+                    place.claim == *claim || (claim.is_connected() && place.claim.placement() == claim.placement());
+                over.then(|| Seat::Void(claim.placement()))
             }
             Self::Hold { server, from, to } => {
-                let place = names(server).filter(|place| place.mark == Mark::Connected(*from))?;
-                Some(Seat::At(Place { mark: Mark::Reserved(*to), ..place.clone() }))
+                let place = names(server).filter(|place| place.claim == Claim::Connected(*from))?;
+                Some(Seat::At(Place { claim: Claim::Reserved(*to), ..place.clone() }))
             }
         }
     }
@@ -146,7 +147,7 @@ mod tests {
         let void = |of| Some(Seat::Void(placement(of)));
         assert_eq!(takes(&free, [None, void(6), void(7), void(8)]), [true, true, false, false]);
         assert_eq!(takes(&free, [Some(seat("s", reserved(1)))]), [false]);
-        let moved = place(Before::Exactly { server: server("s"), mark: reserved(1) });
+        let moved = place(Before::Exactly { server: server("s"), claim: reserved(1) });
         let others = [seat("s", reserved(1)), seat("s", connected(1)), seat("s", reserved(2)), seat("t", reserved(1))];
         assert_eq!(takes(&moved, others.map(Some)), [true, false, false, false]);
         assert_eq!(takes(&moved, [None, void(1)]), [false, false]);
@@ -157,12 +158,12 @@ mod tests {
     fn every_other_change_is_for_that_server_and_that_placement_only() {
         let seats = || {
             let some = [("s", reserved(7)), ("s", connected(7)), ("s", reserved(8)), ("t", reserved(7))];
-            some.map(|(on, mark)| Some(seat(on, mark)))
+            some.map(|(on, claim)| Some(seat(on, claim)))
         };
         let connect = SeatWrite::Connect { server: server("s"), placement: placement(7) };
         assert_eq!(takes(&connect, seats()), [true, true, false, false]);
         assert_eq!(connect.apply(Some(&seat("s", reserved(7)))), Some(seat("s", connected(7))));
-        let void = |mark| SeatWrite::Void { server: server("s"), mark };
+        let void = |claim| SeatWrite::Void { server: server("s"), claim };
         assert_eq!(takes(&void(connected(7)), seats()), [true, true, false, false]);
         assert_eq!(takes(&void(reserved(7)), seats()), [true, false, false, false], "connected by now");
         assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Void(placement(7))));

@@ -14,5 +14,5 @@ pub use request::{
     resource, server_token, source_address,
 };
 pub use response::{
-    POLL_SECONDS, answer, claim, json, launch_paused, method_not_allowed, no_content, no_slot, starting, timestamp,
+    POLL_SECONDS, answer, claim_view, json, launch_paused, method_not_allowed, no_content, no_slot, starting, timestamp,
 };

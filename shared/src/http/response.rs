@@ -18,7 +18,7 @@ use time::{
 };
 
 use super::{Code, Problem};
-use crate::domain::{Ledger, Mark, NoSlot, ServerId, Time};
+use crate::domain::{Claim, Ledger, NoSlot, ServerId, Time};
 
 /// Both RFC 3339 and ISO 8601, with three digits after the second whatever they are.
 const MILLISECONDS: Iso8601<{ Config::DEFAULT.set_time_precision(THREE_DIGITS).encode() }> = Iso8601;
@@ -67,12 +67,12 @@ pub fn starting(server: &ServerId, expires: Time, retry_after_seconds: i64) -> R
 }
 
 /// A claim of a ledger, as operators see it.
-pub fn claim(ledger: &Ledger, mark: Mark, now: Time) -> Value {
+pub fn claim_view(ledger: &Ledger, claim: Claim, now: Time) -> Value {
     json!({
-        "state": if mark.is_connected() { "connected" } else { "reserved" },
-        "placement": mark.placement().get(),
-        "live": !ledger.is_over(mark, now),
-        "expiresAt": ledger.expires(mark).map(timestamp),
+        "state": if claim.is_connected() { "connected" } else { "reserved" },
+        "placement": claim.placement().get(),
+        "live": !ledger.is_over(claim, now),
+        "expiresAt": ledger.expires(claim).map(timestamp),
     })
 }
 

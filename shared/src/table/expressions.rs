@@ -13,7 +13,7 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Before, Fill, FleetWrite, FrontierWrite, LedgerWrite, Mark, Placement, PlayerId, Rank, SPARE_AT_MOST, SeatWrite,
+    Before, Claim, Fill, FleetWrite, FrontierWrite, LedgerWrite, Placement, PlayerId, Rank, SPARE_AT_MOST, SeatWrite,
     ServerState, Span, StopBy, Time,
     teeth::{self, Mistake},
 };
@@ -61,7 +61,7 @@ impl Expression {
 
     /// The claims of these players become `:placement`, and they are exactly as they were seen. Ends in a list of what is
     /// removed.
-    fn place(&mut self, players: &[(PlayerId, Option<Mark>)], condition: &mut String) -> String {
+    fn place(&mut self, players: &[(PlayerId, Option<Claim>)], condition: &mut String) -> String {
         let mut update = "SET ".to_owned();
         for (i, (player, held)) in players.iter().enumerate() {
             let comma = if i == 0 { "" } else { ", " };
@@ -72,9 +72,9 @@ impl Expression {
                 None => {
                     let _ = write!(condition, " AND attribute_not_exists(#claims.#p{i})");
                 }
-                Some(mark) => {
+                Some(claim) => {
                     let _ = write!(condition, " AND #claims.#p{i} = :p{i}");
-                    self.values.insert(format!(":p{i}"), n(mark.number()));
+                    self.values.insert(format!(":p{i}"), n(claim.number()));
                 }
             }
         }
@@ -83,8 +83,8 @@ impl Expression {
     }
 
     /// Adds the removal of these claims, and that they are exactly so. `update` ends in a list of what is removed.
-    fn evict(&mut self, claims: &[(PlayerId, Mark)], update: &mut String, condition: &mut String) {
-        for (i, (player, mark)) in claims.iter().enumerate() {
+    fn evict(&mut self, claims: &[(PlayerId, Claim)], update: &mut String, condition: &mut String) {
+        for (i, (player, claim)) in claims.iter().enumerate() {
             // Writing to a string cannot fail.
             let _ = write!(update, ", #claims.#e{i}");
             self.renamed.push((format!("#e{i}"), player.to_string()));
@@ -92,7 +92,7 @@ impl Expression {
                 continue;
             }
             let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
-            self.values.insert(format!(":e{i}"), n(mark.number()));
+            self.values.insert(format!(":e{i}"), n(claim.number()));
         }
     }
 
@@ -166,11 +166,11 @@ fn rank(generation: u32, fill: Fill) -> AttributeValue {
 }
 
 fn reserved(placement: Placement) -> AttributeValue {
-    n(Mark::Reserved(placement).number())
+    n(Claim::Reserved(placement).number())
 }
 
 fn connected(placement: Placement) -> AttributeValue {
-    n(Mark::Connected(placement).number())
+    n(Claim::Connected(placement).number())
 }
 
 /// `condition`, and also that the caller is the server whose token this is, if it is a server that calls.
@@ -236,26 +236,26 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 if *reserved_will_do { expression.with(":reserved", reserved(*placement)) } else { expression };
             by(Some(hash), &format!("{REGISTERED} AND {held}"), expression)
         }
-        LedgerWrite::Release { by: hash, player, mark, ready } => {
+        LedgerWrite::Release { by: hash, player, claim, ready } => {
             let (update, in_state) = match ready {
                 true if teeth::has(Mistake::FreeUnlisted) => (FREE, "#state = :ready"),
                 true => (FREE_AND_LIST, "#state = :ready"),
                 false => (FREE, "#state <> :ready"),
             };
-            let held = match mark {
+            let held = match claim {
                 // Holds for every placement there is.
                 _ if teeth::has(Mistake::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
-                Mark::Connected(_) => OF_PLACEMENT,
-                Mark::Reserved(_) => "#claims.#player = :reserved",
+                Claim::Connected(_) => OF_PLACEMENT,
+                Claim::Reserved(_) => "#claims.#player = :reserved",
             };
             let mut expression = Expression::new(
                 update,
                 "",
-                [(":ready", state(ServerState::Ready)), (":reserved", reserved(mark.placement()))],
+                [(":ready", state(ServerState::Ready)), (":reserved", reserved(claim.placement()))],
             )
             .about(player);
-            if mark.is_connected() {
-                expression = expression.with(":connected", connected(mark.placement()));
+            if claim.is_connected() {
+                expression = expression.with(":connected", connected(claim.placement()));
             }
             if teeth::has(Mistake::ReleaseAnyStamp) {
                 expression = expression.with(":connected", n(i64::MIN)).with(":reserved", n(i64::MAX));
@@ -479,10 +479,10 @@ pub fn seat(write: &SeatWrite) -> Expression {
                     "attribute_not_exists(#server) AND (attribute_not_exists(#placement) OR #placement < :placement)",
                     values,
                 ),
-                Before::Exactly { server, mark } => {
+                Before::Exactly { server, claim } => {
                     Expression::new(PLACE, "#server = :wasServer AND #placement = :was", values)
                         .with(":wasServer", s(server.as_str()))
-                        .with(":was", n(mark.number()))
+                        .with(":was", n(claim.number()))
                 }
             }
         }
@@ -505,13 +505,13 @@ pub fn seat(write: &SeatWrite) -> Expression {
                 (":connected", connected(*placement)),
             ],
         ),
-        SeatWrite::Void { server, mark } => {
-            let placement = mark.placement();
+        SeatWrite::Void { server, claim } => {
+            let placement = claim.placement();
             let values =
                 [(":server", s(server.as_str())), (":reserved", reserved(placement)), (":ttl", ttl(placement))];
-            match mark {
-                Mark::Reserved(_) => Expression::new(VOID, "#server = :server AND #placement = :reserved", values),
-                Mark::Connected(_) => {
+            match claim {
+                Claim::Reserved(_) => Expression::new(VOID, "#server = :server AND #placement = :reserved", values),
+                Claim::Connected(_) => {
                     Expression::new(VOID, "#server = :server AND #placement IN (:reserved, :connected)", values)
                         .with(":connected", connected(placement))
                 }

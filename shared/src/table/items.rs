@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
 use super::keys::{self, Attributes};
 use crate::domain::{
-    Endpoint, Fleet, Frontier, Launch, Ledger, Mark, Place, PlayerId, Pool, PoolLimits, PoolName, Rank, Rollout, Seat,
+    Claim, Endpoint, Fleet, Frontier, Launch, Ledger, Place, PlayerId, Pool, PoolLimits, PoolName, Rank, Rollout, Seat,
     ServerId, ServerState, Span, Time, TokenHash,
 };
 
@@ -47,8 +47,8 @@ pub fn metadata(metadata: &BTreeMap<String, String>) -> AttributeValue {
 }
 
 /// The claims of a ledger.
-pub fn claims(claims: &BTreeMap<PlayerId, Mark>) -> AttributeValue {
-    AttributeValue::M(claims.iter().map(|(player, mark)| (player.to_string(), n(mark.number()))).collect())
+pub fn claims(claims: &BTreeMap<PlayerId, Claim>) -> AttributeValue {
+    AttributeValue::M(claims.iter().map(|(player, claim)| (player.to_string(), n(claim.number()))).collect())
 }
 
 /// A launch.
@@ -112,9 +112,9 @@ fn time(item: &Attributes, name: &'static str) -> Result<Option<Time>, Malformed
     Ok(opt_number(item, name)?.map(Time))
 }
 
-fn mark(value: &AttributeValue, name: &'static str) -> Result<Mark, Malformed> {
+fn claim(value: &AttributeValue, name: &'static str) -> Result<Claim, Malformed> {
     let digits = value.as_n().map_err(|_| Malformed(name))?;
-    digits.parse().ok().and_then(Mark::from_number).ok_or(Malformed(name))
+    digits.parse().ok().and_then(Claim::from_number).ok_or(Malformed(name))
 }
 
 /// A launch, read.
@@ -138,7 +138,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
     let (pool, shard) = keys::parse_home(text(item, keys::HOME)?).ok_or(Malformed(keys::HOME))?;
     let claims = map(item, keys::CLAIMS)?.ok_or(Malformed(keys::CLAIMS))?;
     let claims = claims.iter().map(|(player, value)| {
-        Ok((PlayerId::parse(player).map_err(|_| Malformed(keys::CLAIMS))?, mark(value, keys::CLAIMS)?))
+        Ok((PlayerId::parse(player).map_err(|_| Malformed(keys::CLAIMS))?, claim(value, keys::CLAIMS)?))
     });
     let endpoint = match (opt_text(item, keys::ADDRESS)?, opt_number(item, keys::PORT)?) {
         (Some(address), Some(port)) => Some(Endpoint { address: address.to_owned(), port }),
@@ -215,13 +215,13 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
 
 /// A seat, read.
 pub fn read_seat(item: &Attributes) -> Result<Seat, Malformed> {
-    let mark = mark(item.get(keys::PLACEMENT).ok_or(Malformed(keys::PLACEMENT))?, keys::PLACEMENT)?;
+    let claim = claim(item.get(keys::PLACEMENT).ok_or(Malformed(keys::PLACEMENT))?, keys::PLACEMENT)?;
     Ok(match opt_text(item, keys::SERVER)? {
-        None => Seat::Void(mark.placement()),
+        None => Seat::Void(claim.placement()),
         Some(server) => Seat::At(Place {
             server: ServerId::parse(server).map_err(|_| Malformed(keys::SERVER))?,
             pool: PoolName::parse(text(item, keys::POOL)?).map_err(|_| Malformed(keys::POOL))?,
-            mark,
+            claim,
         }),
     })
 }
@@ -234,7 +234,7 @@ pub fn write_seat(player: &PlayerId, seat: &Seat) -> Attributes {
             item.insert(keys::PLACEMENT.into(), n(placement.get()));
         }
         Seat::At(place) => {
-            item.insert(keys::PLACEMENT.into(), n(place.mark.number()));
+            item.insert(keys::PLACEMENT.into(), n(place.claim.number()));
             item.insert(keys::SERVER.into(), s(place.server.as_str()));
             item.insert(keys::POOL.into(), s(place.pool.as_str()));
         }

@@ -34,7 +34,7 @@ pub const HOME: &str = "home";
 pub const STATE: &str = "state";
 /// Ledger and pool: slots of a server.
 pub const CAPACITY: &str = "cap";
-/// Ledger: map of player to mark.
+/// Ledger: map of player to claim.
 pub const CLAIMS: &str = "claims";
 /// Ledger and pool: reservation time in milliseconds.
 pub const HOLD: &str = "hold";

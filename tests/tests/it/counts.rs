@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::domain::{Answer, FrontierWrite, Ledger, LedgerWrite, Mark, Placement, PlayerId, ServerId, Span};
+use shared::domain::{Answer, Claim, FrontierWrite, Ledger, LedgerWrite, Placement, PlayerId, ServerId, Span};
 use tokio::task::JoinSet;
 
 use crate::support::{World, limits, seconds};
@@ -143,7 +143,7 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
     println!("| capacity | units of a claim | claims a second on one item | units of a heartbeat |");
     for capacity in [1, 25, 50, 100, 200, 500, 1_000] {
         let placement = Placement::next(now, None);
-        let claims = (1..capacity).map(|i| (name(i), Mark::Connected(placement)));
+        let claims = (1..capacity).map(|i| (name(i), Claim::Connected(placement)));
         let ledger = Ledger { capacity, claims: claims.collect(), ..template.clone() };
         let put = world.stack.dynamodb().put_item().table_name(&world.table);
         put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();

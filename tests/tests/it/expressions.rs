@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     domain::{
-        Answer, Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark,
+        Answer, Before, Claim, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite,
         Place, Placement, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState,
         Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
@@ -28,12 +28,12 @@ fn placement(n: i64) -> Placement {
     Placement::new(n).unwrap()
 }
 
-fn reserved(n: i64) -> Mark {
-    Mark::Reserved(placement(n))
+fn reserved(n: i64) -> Claim {
+    Claim::Reserved(placement(n))
 }
 
-fn connected(n: i64) -> Mark {
-    Mark::Connected(placement(n))
+fn connected(n: i64) -> Claim {
+    Claim::Connected(placement(n))
 }
 
 fn hash() -> TokenHash {
@@ -50,14 +50,14 @@ fn launch() -> Launch {
     }
 }
 
-fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
+fn ledger(state: ServerState, claims: &[(&str, Claim)]) -> Ledger {
     let starting = state == ServerState::Starting;
     let registered = (!starting).then_some(NOW);
     let limits = PoolLimits { capacity: 3, ..PoolLimits::DEFAULT };
     Ledger {
         generation: 1,
         state,
-        claims: claims.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+        claims: claims.iter().map(|(name, claim)| (player(name), *claim)).collect(),
         lease_until: registered.map(|at| at + Span(30_000)),
         seen: registered,
         ready_at: registered,
@@ -67,11 +67,11 @@ fn ledger(state: ServerState, claims: &[(&str, Mark)]) -> Ledger {
     }
 }
 
-fn ready(claims: &[(&str, Mark)]) -> Ledger {
+fn ready(claims: &[(&str, Claim)]) -> Ledger {
     ledger(ServerState::Ready, claims)
 }
 
-fn starting(claims: &[(&str, Mark)]) -> Ledger {
+fn starting(claims: &[(&str, Claim)]) -> Ledger {
     ledger(ServerState::Starting, claims)
 }
 
@@ -83,17 +83,17 @@ fn claim(name: &str, n: i64) -> LedgerWrite {
     LedgerWrite::Claim { player: player(name), placement: placement(n), now: NOW, seen_by: NOW + Span(20_000) }
 }
 
-fn evicting(name: &str, evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
+fn evicting(name: &str, evict: &[(&str, Claim)], capacity: u32) -> LedgerWrite {
     together(&[(name, None)], evict, capacity)
 }
 
-fn together(players: &[(&str, Option<Mark>)], evict: &[(&str, Mark)], capacity: u32) -> LedgerWrite {
+fn together(players: &[(&str, Option<Claim>)], evict: &[(&str, Claim)], capacity: u32) -> LedgerWrite {
     LedgerWrite::ClaimExactly {
         players: players.iter().map(|(name, held)| (player(name), *held)).collect(),
         placement: placement(50),
         now: NOW,
         seen_by: NOW + Span(20_000),
-        evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+        evict: evict.iter().map(|(name, claim)| (player(name), *claim)).collect(),
         capacity,
     }
 }
@@ -110,8 +110,8 @@ fn connect(by: TokenHash, n: i64, reserved: bool) -> LedgerWrite {
     LedgerWrite::Connect { by, player: player("a"), placement: placement(n), reserved }
 }
 
-fn release(by: Option<TokenHash>, mark: Mark, ready: bool) -> LedgerWrite {
-    LedgerWrite::Release { by, player: player("a"), mark, ready }
+fn release(by: Option<TokenHash>, claim: Claim, ready: bool) -> LedgerWrite {
+    LedgerWrite::Release { by, player: player("a"), claim, ready }
 }
 
 fn register(by: TokenHash, capacity: Option<u32>) -> LedgerWrite {
@@ -233,8 +233,8 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         ),
     ];
     let idle = |since: i64| Ledger { idle_since: Some(Time(since)), ..ready(&[]) };
-    let sweep = |evict: &[(&str, Mark)], ready| LedgerWrite::Sweep {
-        evict: evict.iter().map(|(name, mark)| (player(name), *mark)).collect(),
+    let sweep = |evict: &[(&str, Claim)], ready| LedgerWrite::Sweep {
+        evict: evict.iter().map(|(name, claim)| (player(name), *claim)).collect(),
         ready,
     };
     cases.extend([
@@ -256,10 +256,10 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (ledger(Draining, &full), sweep(&[("c", reserved(2))], false)),
         (ledger(Draining, &full), sweep(&[("c", reserved(2))], true)),
     ]);
-    let silent = |attempt, silent_since, claims: Option<&[(&str, Mark)]>| LedgerWrite::StopSilent {
+    let silent = |attempt, silent_since, claims: Option<&[(&str, Claim)]>| LedgerWrite::StopSilent {
         attempt,
         silent_since,
-        claims: claims.map(|claims| claims.iter().map(|(name, mark)| (player(name), *mark)).collect()),
+        claims: claims.map(|claims| claims.iter().map(|(name, claim)| (player(name), *claim)).collect()),
         now: NOW,
     };
     let later = NOW + Span(30_001);
@@ -383,7 +383,7 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
         put(&world, items::write_ledger(&image)).await;
         for write in [
             evicting("a", &seen, 3),
-            LedgerWrite::Sweep { evict: seen.iter().map(|(it, mark)| (player(it), *mark)).collect(), ready: true },
+            LedgerWrite::Sweep { evict: seen.iter().map(|(it, claim)| (player(it), *claim)).collect(), ready: true },
         ] {
             assert_eq!(table.write_ledger(&image.id, &write).await.unwrap(), Answer::Refused(Some(image.clone())));
         }
@@ -395,7 +395,7 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
 async fn every_write_on_a_seat_does_what_apply_says() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
-    let at = |server: &str, mark: Mark| Some(Seat::At(Place { server: id(server), pool: pool("p"), mark }));
+    let at = |server: &str, claim: Claim| Some(Seat::At(Place { server: id(server), pool: pool("p"), claim }));
     let seats = [
         None,
         Some(Seat::Void(placement(4))),
@@ -409,11 +409,11 @@ async fn every_write_on_a_seat_does_what_apply_says() {
     let place = |from: Before| SeatWrite::Place { from, server: id("s3"), pool: pool("p"), placement: placement(9) };
     let writes = [
         place(Before::Free),
-        place(Before::Exactly { server: id("s1"), mark: reserved(5) }),
-        place(Before::Exactly { server: id("s1"), mark: connected(5) }),
+        place(Before::Exactly { server: id("s1"), claim: reserved(5) }),
+        place(Before::Exactly { server: id("s1"), claim: connected(5) }),
         SeatWrite::Connect { server: id("s1"), placement: placement(5) },
-        SeatWrite::Void { server: id("s1"), mark: reserved(5) },
-        SeatWrite::Void { server: id("s1"), mark: connected(5) },
+        SeatWrite::Void { server: id("s1"), claim: reserved(5) },
+        SeatWrite::Void { server: id("s1"), claim: connected(5) },
         SeatWrite::Hold { server: id("s1"), from: placement(5), to: placement(7) },
     ];
     let alice = player("alice");

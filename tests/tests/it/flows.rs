@@ -3,7 +3,7 @@
 use std::{process::Stdio, time::Duration};
 
 use demo::player::{Joined, Player};
-use shared::domain::{Mark, Seat, ServerState};
+use shared::domain::{Claim, Seat, ServerState};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::Command,
@@ -39,7 +39,7 @@ async fn a_player_joins_when_no_server_has_room_and_another_when_one_has() {
     let mut visit = pioneer.connect(&ready).await.unwrap();
     assert_eq!(visit.say("hello").await.unwrap(), "hello");
     let ledger = world.ledger(&ready.server).await;
-    assert!(matches!(ledger.claims.values().collect::<Vec<_>>()[..], [Mark::Connected(_)]));
+    assert!(matches!(ledger.claims.values().collect::<Vec<_>>()[..], [Claim::Connected(_)]));
 
     // Join an existing server. 1 to 3: the client asks and is told at once; nothing is started.
     let follower = player(&world, "follower");

@@ -31,7 +31,7 @@ use shared::{
     clock::{Clock, Dice},
     config::{Config, assemble, timeouts},
     domain::{
-        Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Mark, Placement, PlayerId, Pool, PoolLimits, Rollout,
+        Claim, Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, Rollout,
         ServerId, ServerState, Span, TaskPlacement, Time, TokenHash,
     },
     table::{create_table, items, keys},
@@ -274,12 +274,12 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
 /// A server that is up, with a player inside, and needs nothing.
 fn ready(name: &str, now: Time) -> Ledger {
     let ago = |seconds: u32| now - Span::seconds(seconds);
-    let mark = Mark::Connected(Placement::new(ago(900).0).unwrap());
+    let claim = Claim::Connected(Placement::new(ago(900).0).unwrap());
     let limits = PoolLimits { capacity: 4, ..PoolLimits::DEFAULT };
     Ledger {
         generation: 1,
         state: ServerState::Ready,
-        claims: BTreeMap::from([(PlayerId::parse(&format!("player-of-{name}")).unwrap(), mark)]),
+        claims: BTreeMap::from([(PlayerId::parse(&format!("player-of-{name}")).unwrap(), claim)]),
         lease_until: Some(now + Span::seconds(86_400)),
         seen: Some(ago(5)),
         ready_at: Some(ago(1_000)),
@@ -292,7 +292,7 @@ fn ready(name: &str, now: Time) -> Ledger {
 /// A server that is starting, with a player who waits.
 fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
     let up = ready(name, now);
-    let waits = |mark: &Mark| Mark::Reserved(mark.placement());
+    let waits = |claim: &Claim| Claim::Reserved(claim.placement());
     let launch = Launch {
         token: format!("token-of-{name}"),
         call_at: now - Span(1),
@@ -302,7 +302,7 @@ fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
     };
     Ledger {
         state: ServerState::Starting,
-        claims: up.claims.iter().map(|(player, mark)| (player.clone(), waits(mark))).collect(),
+        claims: up.claims.iter().map(|(player, claim)| (player.clone(), waits(claim))).collect(),
         lease_until: None,
         seen: None,
         ready_at: None,
@@ -334,8 +334,8 @@ async fn one_of_everything(ground: &Ground) {
     };
     let mut expired = Ledger { listed: None, ..ready("expired-claims", now) };
     for i in 0..3 {
-        let mark = Mark::Reserved(Placement::new(ago(800).0).unwrap());
-        expired.claims.insert(PlayerId::parse(&format!("late-{i}")).unwrap(), mark);
+        let claim = Claim::Reserved(Placement::new(ago(800).0).unwrap());
+        expired.claims.insert(PlayerId::parse(&format!("late-{i}")).unwrap(), claim);
     }
     let ledgers = vec![
         ready("in-good-order", now),
@@ -387,7 +387,8 @@ async fn picture(ground: &Ground) -> BTreeMap<String, String> {
         if sk == "LEDGER" {
             let Ledger { id, pool, state, claims, listed, attempt, task, launch, idle_since, .. } =
                 items::read_ledger(&item).unwrap();
-            let claims = claims.iter().map(|(player, mark)| (player.as_str(), mark.is_connected())).collect::<Vec<_>>();
+            let claims =
+                claims.iter().map(|(player, claim)| (player.as_str(), claim.is_connected())).collect::<Vec<_>>();
             let (task, starts, idle) = (task.is_some(), launch.is_some(), idle_since.is_some());
             let text = format!("{pool} {state:?} {claims:?} {listed:?} attempt {attempt} {task} {starts} {idle}");
             if !is_new(id.as_str()) {

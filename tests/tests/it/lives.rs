@@ -1,7 +1,7 @@
 //! A placement's life: reserved, connected, over; and what comes late or twice.
 
 use serde_json::json;
-use shared::domain::{Mark, PlayerId, Seat};
+use shared::domain::{Claim, PlayerId, Seat};
 
 use crate::support::{World, limits, seconds};
 
@@ -27,9 +27,9 @@ async fn a_connected_player_who_joins_again_stays_connected() {
     let placement = server.let_in(&world, "alice").await;
     let again = world.join("alice").await.is(200);
     assert_eq!(again.server(), server.id);
-    let mark = world.ledger(&server.id).await.claims[&player("alice")];
-    assert!(mark.is_connected(), "a second join must not turn connected back into reserved");
-    assert_eq!(mark.placement().get(), placement);
+    let claim = world.ledger(&server.id).await.claims[&player("alice")];
+    assert!(claim.is_connected(), "a second join must not turn connected back into reserved");
+    assert_eq!(claim.placement().get(), placement);
     // With the fresh ticket the server lets the same placement in again: a reconnect after a drop.
     let back = server.connect(&world, "alice", Some(again.ticket())).await.is(200);
     assert_eq!(back.body["placement"], placement);
@@ -47,8 +47,8 @@ async fn a_late_release_does_not_touch_a_player_who_has_come_back() {
     assert!(new > old);
     // The goodbye of the first visit arrives once more, late.
     server.goodbye(&world, "alice", &format!("?placement={old}")).await.is(204);
-    let mark = world.ledger(&server.id).await.claims[&player("alice")];
-    assert_eq!((mark.is_connected(), mark.placement().get()), (true, new));
+    let claim = world.ledger(&server.id).await.claims[&player("alice")];
+    assert_eq!((claim.is_connected(), claim.placement().get()), (true, new));
     assert_eq!(world.audit().await, 1);
     world.end().await;
 }
@@ -232,10 +232,10 @@ async fn a_claim_whose_seat_has_moved_is_released_and_not_let_in() {
     let world = World::new(limits(2, 2)).await;
     let server = world.ready_server("alice").await;
     let ledger = world.ledger(&server.id).await;
-    let Mark::Reserved(placement) = ledger.claims[&player("alice")] else { panic!("reserved") };
+    let Claim::Reserved(placement) = ledger.claims[&player("alice")] else { panic!("reserved") };
     let elsewhere = shared::domain::ServerId::parse("elsewhere").unwrap();
     let write = shared::domain::SeatWrite::Place {
-        from: shared::domain::Before::Exactly { server: ledger.id.clone(), mark: Mark::Reserved(placement) },
+        from: shared::domain::Before::Exactly { server: ledger.id.clone(), claim: Claim::Reserved(placement) },
         server: elsewhere,
         pool: ledger.pool.clone(),
         placement: shared::domain::Placement::next(world.stack.owmm().time(), Some(placement)),

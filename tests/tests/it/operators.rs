@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shared::domain::{
-    FleetWrite, LedgerWrite, Mark, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, TokenHash,
+    Claim, FleetWrite, LedgerWrite, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, TokenHash,
 };
 
 use crate::support::{Reply, SOON, World, limits, settings};
@@ -297,15 +297,15 @@ async fn a_goodbye_that_died_half_way_is_finished_by_a_release() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let placement = server.let_in(&world, "alice").await;
-    let mark = Mark::Connected(Placement::new(placement).unwrap());
+    let claim = Claim::Connected(Placement::new(placement).unwrap());
     let alice = PlayerId::parse("alice").unwrap();
     let by = Some(TokenHash::of(&server.token));
-    let release = LedgerWrite::Release { by, player: alice, mark, ready: true };
+    let release = LedgerWrite::Release { by, player: alice, claim, ready: true };
     let id = ServerId::parse(&server.id).unwrap();
     world.stack.owmm().table().write_ledger(&id, &release).await.unwrap();
     assert!(matches!(world.seat("alice").await, Some(Seat::At(_))), "the second half is missing");
     world.operate("DELETE", "/players/alice", None).await.is(204);
-    assert_eq!(world.seat("alice").await, Some(Seat::Void(mark.placement())));
+    assert_eq!(world.seat("alice").await, Some(Seat::Void(claim.placement())));
     // The server's own repeat changes nothing any more, also once the player is back.
     let back = server.let_in(&world, "alice").await;
     server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
@@ -343,7 +343,7 @@ async fn a_release_and_a_registration_of_the_same_player_cannot_both_win() {
             (409, 204) => released += 1,
             other => panic!("{other:?}: {connect:?} {release:?}"),
         }
-        let inside = matches!(world.seat(&player).await, Some(Seat::At(place)) if place.mark.is_connected());
+        let inside = matches!(world.seat(&player).await, Some(Seat::At(place)) if place.claim.is_connected());
         assert_eq!(inside, connect.status == 200);
         if inside {
             server.goodbye(&world, &player, "").await.is(204);

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use demo::player::{Joined, Player, Ready};
 use shared::{
-    domain::{Ledger, Mark, Placement, PlayerId, ServerId, ServerState},
+    domain::{Claim, Ledger, Placement, PlayerId, ServerId, ServerState},
     ticket,
 };
 use tokio::{
@@ -51,7 +51,7 @@ async fn inside(world: &World, id: &str) -> Child {
     child
 }
 
-fn mark(ledger: &Ledger, player: &str) -> Option<Mark> {
+fn claim(ledger: &Ledger, player: &str) -> Option<Claim> {
     ledger.claims.get(&PlayerId::parse(player).unwrap()).copied()
 }
 
@@ -74,14 +74,14 @@ async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_
     let alice = player(&world, "alice");
     let first = join(&alice).await;
     let connected = world.ledger(&first.server).await;
-    let before = mark(&connected, "alice").unwrap();
+    let before = claim(&connected, "alice").unwrap();
     assert!(before.is_connected());
     assert_eq!(placement(&connected, "alice", &first), before.placement());
 
     assert!(signal("KILL", &client.id().unwrap().to_string()));
-    let held = |ledger: &Ledger| matches!(mark(ledger, "alice"), Some(Mark::Reserved(_)));
+    let held = |ledger: &Ledger| matches!(claim(ledger, "alice"), Some(Claim::Reserved(_)));
     let ledger = world.until(&first.server, "the server has noticed, and holds the slot", held).await;
-    let held = mark(&ledger, "alice").unwrap();
+    let held = claim(&ledger, "alice").unwrap();
     assert!(held.placement() > before.placement());
     world.join("bob").await.problem(503, "pool_full");
 
@@ -94,7 +94,7 @@ async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_
     assert!(matches!(refused, demo::player::Error::Refused { .. }), "{refused:?}");
     let mut visit = alice.connect(&again).await.unwrap();
     assert_eq!(visit.say("back").await.unwrap(), "back");
-    assert_eq!(mark(&world.ledger(&first.server).await, "alice"), Some(Mark::Connected(held.placement())));
+    assert_eq!(claim(&world.ledger(&first.server).await, "alice"), Some(Claim::Connected(held.placement())));
     assert_eq!(world.audit().await, 1);
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
     world.end().await;

@@ -278,10 +278,11 @@ impl World {
         for ledger in ledgers.iter().filter(|ledger| ledger.state != ServerState::Stopped) {
             assert!(ledger.claims.len() <= ledger.capacity as usize, "I1: {ledger:?}");
             claims += ledger.claims.len();
-            for (player, mark) in &ledger.claims {
+            for (player, claim) in &ledger.claims {
                 let seat = seats.iter().find(|(of, _)| of == player).map(|(_, seat)| seat);
-                let agrees = matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.mark == *mark);
-                assert!(agrees, "I2: {player} holds {mark:?} on {}, but the seat says {seat:?}", ledger.id);
+                let agrees =
+                    matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.claim == *claim);
+                assert!(agrees, "I2: {player} holds {claim:?} on {}, but the seat says {seat:?}", ledger.id);
             }
         }
         claims

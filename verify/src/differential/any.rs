@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::domain::{
-    Before, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Mark, Place,
+    Before, Claim, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Place,
     Placement, PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, StopBy,
     Time, TokenHash,
 };
@@ -83,9 +83,9 @@ impl Any {
         known(Placement::new(n))
     }
 
-    fn mark(&mut self) -> Mark {
+    fn claim(&mut self) -> Claim {
         let placement = self.placement();
-        if self.below(2) == 0 { Mark::Reserved(placement) } else { Mark::Connected(placement) }
+        if self.below(2) == 0 { Claim::Reserved(placement) } else { Claim::Connected(placement) }
     }
 
     fn fill(&mut self) -> Fill {
@@ -115,9 +115,9 @@ impl Any {
         self.maybe(|any| BTreeMap::from([("build".to_owned(), any.of(["7", "ä #:"]).to_owned())])).unwrap_or_default()
     }
 
-    fn claims(&mut self) -> BTreeMap<PlayerId, Mark> {
+    fn claims(&mut self) -> BTreeMap<PlayerId, Claim> {
         let n = if self.rarely(2) { 0 } else { self.below(PLAYERS.len()) };
-        (0..n).map(|_| (self.player(), self.mark())).collect()
+        (0..n).map(|_| (self.player(), self.claim())).collect()
     }
 
     pub(super) fn ledger(&mut self, id: &ServerId) -> Option<Ledger> {
@@ -157,23 +157,23 @@ impl Any {
     }
 
     /// A player who has a claim, mostly, and the claim.
-    fn held(&mut self, ledger: &Ledger) -> (PlayerId, Mark) {
-        let claims = ledger.claims.iter().map(|(player, mark)| (player.clone(), *mark)).collect::<Vec<_>>();
-        let (player, mark) = match claims.get(self.below(claims.len().max(1))) {
+    fn held(&mut self, ledger: &Ledger) -> (PlayerId, Claim) {
+        let claims = ledger.claims.iter().map(|(player, claim)| (player.clone(), *claim)).collect::<Vec<_>>();
+        let (player, claim) = match claims.get(self.below(claims.len().max(1))) {
             Some(claim) => claim.clone(),
-            None => (self.player(), self.mark()),
+            None => (self.player(), self.claim()),
         };
-        let mark = self.mostly(mark, Self::mark);
-        (self.mostly(player, Self::player), mark)
+        let claim = self.mostly(claim, Self::claim);
+        (self.mostly(player, Self::player), claim)
     }
 
     /// Claims to remove, mostly as they are.
-    fn evict(&mut self, ledger: &Ledger, but: &[PlayerId]) -> Vec<(PlayerId, Mark)> {
+    fn evict(&mut self, ledger: &Ledger, but: &[PlayerId]) -> Vec<(PlayerId, Claim)> {
         let mut evict = BTreeMap::new();
         for _ in 0..self.below(3) {
-            let (player, mark) = self.held(ledger);
+            let (player, claim) = self.held(ledger);
             if !but.contains(&player) {
-                evict.insert(player, mark);
+                evict.insert(player, claim);
             }
         }
         evict.into_iter().collect()
@@ -184,8 +184,8 @@ impl Any {
         let Some(ledger) = ledger.or(made.as_ref()) else {
             return LedgerWrite::Idle { now: self.time() };
         };
-        let (player, mark) = self.held(ledger);
-        let (now, placement) = (self.time(), mark.placement());
+        let (player, claim) = self.held(ledger);
+        let (now, placement) = (self.time(), claim.placement());
         let by = self.mostly(ledger.token_hash, Self::hash);
         let attempt = self.mostly(ledger.attempt, |any| 1 + any.count(1));
         let ready = self.mostly(ledger.state == ServerState::Ready, |any| any.below(2) == 0);
@@ -197,7 +197,7 @@ impl Any {
                 for _ in 0..=self.below(2) {
                     let player = self.player();
                     let held = ledger.claims.get(&player).copied();
-                    let held = self.mostly(held, |any| any.maybe(Self::mark));
+                    let held = self.mostly(held, |any| any.maybe(Self::claim));
                     players.insert(player, held);
                 }
                 let names = players.keys().cloned().collect::<Vec<_>>();
@@ -212,7 +212,7 @@ impl Any {
                 }
             }
             2 => LedgerWrite::Connect { by, player, placement, reserved: self.below(2) == 0 },
-            3 => LedgerWrite::Release { by: self.maybe(|_| by), player, mark, ready },
+            3 => LedgerWrite::Release { by: self.maybe(|_| by), player, claim, ready },
             4 => LedgerWrite::Hold { by, player, from: placement, to: self.placement() },
             5 => {
                 let registration = Registration {
@@ -258,7 +258,7 @@ impl Any {
     }
 
     fn place(&mut self) -> Place {
-        Place { server: self.server(), pool: self.pool(), mark: self.mark() }
+        Place { server: self.server(), pool: self.pool(), claim: self.claim() }
     }
 
     pub(super) fn seat(&mut self) -> Option<Seat> {
@@ -275,15 +275,15 @@ impl Any {
             _ => self.place(),
         };
         let server = self.mostly(there.server, Self::server);
-        let mark = self.mostly(there.mark, Self::mark);
+        let claim = self.mostly(there.claim, Self::claim);
         match self.below(4) {
             0 => {
-                let from = if self.below(2) == 0 { Before::Free } else { Before::Exactly { server, mark } };
+                let from = if self.below(2) == 0 { Before::Free } else { Before::Exactly { server, claim } };
                 SeatWrite::Place { from, server: self.server(), pool: self.pool(), placement: self.placement() }
             }
-            1 => SeatWrite::Connect { server, placement: mark.placement() },
-            2 => SeatWrite::Void { server, mark },
-            _ => SeatWrite::Hold { server, from: mark.placement(), to: self.placement() },
+            1 => SeatWrite::Connect { server, placement: claim.placement() },
+            2 => SeatWrite::Void { server, claim },
+            _ => SeatWrite::Hold { server, from: claim.placement(), to: self.placement() },
         }
     }
 

@@ -1,7 +1,7 @@
 //! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
 
 use shared::domain::{
-    Ask, Connect, Connected, Goodbye, Joined, Ledger, Mark, Next, PartyJoined, Placement, PlayerId, PresentedTicket,
+    Ask, Claim, Connect, Connected, Goodbye, Joined, Ledger, Next, PartyJoined, Placement, PlayerId, PresentedTicket,
     Protocol, Span, Time, TokenHash, Told,
 };
 
@@ -27,12 +27,12 @@ pub(super) fn token() -> TokenHash {
     TokenHash::of("token")
 }
 
-fn promise(ledger: &Ledger, mark: Mark, now: Time) -> Promise {
+fn promise(ledger: &Ledger, claim: Claim, now: Time) -> Promise {
     let hold = now + ledger.hold;
-    let until = ledger.endpoint.as_ref().and_then(|_| ledger.expires(mark)).unwrap_or(hold);
+    let until = ledger.endpoint.as_ref().and_then(|_| ledger.expires(claim)).unwrap_or(hold);
     Promise {
         server: small(server_of(&ledger.id)),
-        placement: mark.placement(),
+        placement: claim.placement(),
         until,
         ready: ledger.endpoint.is_some(),
     }
@@ -110,13 +110,13 @@ impl Call {
     pub fn next(&mut self, now: Time, told: Told) -> To {
         match self {
             Self::Join { player, join } => step(join.as_mut(), now, told, |joined| match joined {
-                Joined::Placed(placed) => To::Slots(vec![(*player, promise(&placed.ledger, placed.mark, now))]),
+                Joined::Placed(placed) => To::Slots(vec![(*player, promise(&placed.ledger, placed.claim, now))]),
                 Joined::Elsewhere(_) | Joined::No(_) => To::Nothing,
             }),
             Self::Party(party) => step(party, now, told, |joined| match joined {
                 PartyJoined::Placed(together) => {
-                    let slot = |(player, mark): &(PlayerId, Mark)| {
-                        (small(player_of(player)), promise(&together.ledger, *mark, now))
+                    let slot = |(player, claim): &(PlayerId, Claim)| {
+                        (small(player_of(player)), promise(&together.ledger, *claim, now))
                     };
                     To::Slots(together.players.iter().map(slot).collect())
                 }

@@ -1,6 +1,6 @@
 //! The invariants, as far as one state can break them.
 
-use shared::domain::{Ledger, Mark, Place, Seat, ServerState, teeth};
+use shared::domain::{Claim, Ledger, Place, Seat, ServerState, teeth};
 
 use super::{
     scope::{Scope, TICK},
@@ -35,11 +35,11 @@ fn one_place(_: &Scope, world: &World) -> bool {
         let once = world.inside.iter().filter(|other| other.player == inside.player).count() == 1;
         let Some(ledger) = world.ledger(inside.server) else { return false };
         let stopped = ledger.state == ServerState::Stopped;
-        let mark = Mark::Connected(inside.placement);
-        let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&mark);
+        let claim = Claim::Connected(inside.placement);
+        let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&claim);
         let seat = world.seats.get(usize::from(inside.player)).and_then(Option::as_deref);
         let seated =
-            matches!(seat, Some(Seat::At(Place { server, mark: held, .. })) if *server == ledger.id && *held == mark);
+            matches!(seat, Some(Seat::At(Place { server, claim: held, .. })) if *server == ledger.id && *held == claim);
         once && (stopped || claimed && seated)
     })
 }
@@ -101,8 +101,8 @@ fn kept_word(_: &Scope, world: &World) -> bool {
         let Some(ledger) = world.ledger(promise.server) else { return true };
         let seat = world.seats.get(usize::from(player)).and_then(Option::as_deref);
         let stands =
-            matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.mark.placement() == promise.placement);
-        let held = ledger.claims.get(&Scope::player(player)).is_some_and(|mark| mark.placement() == promise.placement);
+            matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.claim.placement() == promise.placement);
+        let held = ledger.claims.get(&Scope::player(player)).is_some_and(|claim| claim.placement() == promise.placement);
         !stands || held || ledger.state == ServerState::Stopped
     })
 }

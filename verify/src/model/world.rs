@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, Ask, Care, Connect, Dismiss, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join,
-    Ledger, LedgerWrite, Mark, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PresentedTicket, Registration,
+    Answer, Ask, Care, Claim, Connect, Dismiss, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint,
+    Join, Ledger, LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PresentedTicket, Registration,
     Seat, SeatWrite, ServerId, ServerState, Slot, Span, TaskSight, Time, Told,
     teeth::{self, Mistake},
 };
@@ -456,7 +456,7 @@ impl World {
             if let Some(Some(promise)) = self.promises.get(usize::from(player)) {
                 let Promise { server, placement, ready, .. } = *promise;
                 let free = ready && !self.awaits(server, player) && !self.is_inside(server, player);
-                let expires = self.ledger(server).and_then(|it| it.expires(Mark::Reserved(placement)));
+                let expires = self.ledger(server).and_then(|it| it.expires(Claim::Reserved(placement)));
                 if free
                     && self.process(server) == Process::Up
                     && let (Some(world), Some(expires)) = (spend(self, |left| &mut left.arrivals), expires)

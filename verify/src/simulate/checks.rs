@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use serde_json::Value;
 use shared::{
     domain::{
-        Fleet, Frontier, Ledger, Mark, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, Time, TokenHash,
+        Claim, Fleet, Frontier, Ledger, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, Time, TokenHash,
     },
     table::{
         items,
@@ -285,7 +285,7 @@ impl Checks {
         let none = BTreeMap::new();
         let old = before.map_or(&none, |before| &before.claims);
         let removed = old.iter().filter(|(player, _)| !after.claims.contains_key(*player)).collect::<Vec<_>>();
-        let added = after.claims.iter().filter(|(player, mark)| old.get(*player) != Some(*mark)).collect::<Vec<_>>();
+        let added = after.claims.iter().filter(|(player, claim)| old.get(*player) != Some(*claim)).collect::<Vec<_>>();
         concerned.extend(removed.iter().chain(&added).map(|(player, _)| (*player).clone()));
 
         if let Some(before) = before {
@@ -311,17 +311,17 @@ impl Checks {
                 Caller::Setup => false,
                 _ => true,
             };
-            for (player, mark) in &added {
+            for (player, claim) in &added {
                 self.hold(Invariant::Authority, theirs(player), || format!("{by:?} has claimed for {player} on {id}"));
-                if let (Mark::Reserved(placement), true) = (mark, after.ready_at.is_some()) {
+                if let (Claim::Reserved(placement), true) = (claim, after.ready_at.is_some()) {
                     let grace = Span::seconds(LONGEST_GRACE_SECONDS as u32);
                     let latest = now + after.hold.max(grace) + CLOCKS + Span(50);
-                    let ends = after.expires(Mark::Reserved(*placement)).is_some_and(|end| end <= latest);
-                    self.hold(Invariant::NoLeak, ends, || format!("{player}'s {mark:?} on {id} ends too late"));
+                    let ends = after.expires(Claim::Reserved(*placement)).is_some_and(|end| end <= latest);
+                    self.hold(Invariant::NoLeak, ends, || format!("{player}'s {claim:?} on {id} ends too late"));
                 }
             }
-            for (player, mark) in &removed {
-                let allowed = theirs(player) || after.is_over(**mark, now + CLOCKS);
+            for (player, claim) in &removed {
+                let allowed = theirs(player) || after.is_over(**claim, now + CLOCKS);
                 self.hold(Invariant::Authority, allowed, || format!("{by:?} has removed {player} from {id}"));
             }
         }
@@ -376,7 +376,7 @@ impl Checks {
             self.known(&after.id).died || silent || overdue || starting
         };
         // Another call of the player, under way at the same time, has moved the seat on since: its answer is the newer one.
-        let held = before.and_then(|before| before.claims.get(player)).map(|mark| mark.placement());
+        let held = before.and_then(|before| before.claims.get(player)).map(|claim| claim.placement());
         let moved = self.seats.get(player).map(Seat::placement) > held;
         let kept = over || gives_up || died || moved;
         self.hold(Invariant::KeptWord, kept, || {
@@ -466,8 +466,8 @@ impl Checks {
             places += 1;
             let claim = ledger.claims.get(player).copied();
             let seat = self.seats.get(player).cloned();
-            let seated = matches!(&seat, Some(Seat::At(place)) if place.server == server && place.mark == Mark::Connected(placement));
-            let agree = claim == Some(Mark::Connected(placement)) && seated;
+            let seated = matches!(&seat, Some(Seat::At(place)) if place.server == server && place.claim == Claim::Connected(placement));
+            let agree = claim == Some(Claim::Connected(placement)) && seated;
             self.hold(Invariant::OnePlace, agree, || {
                 format!("{player} is inside {server} under {placement:?}; the ledger says {claim:?}, the seat {seat:?}")
             });

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use shared::{
-    domain::{Mark, PlayerId, Seat, ServerState},
+    domain::{Claim, PlayerId, Seat, ServerState},
     launching::parse_started_by,
 };
 use tokio::{
@@ -135,10 +135,10 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
                     format!("{id} is of a build that has been rolled out of the pool"),
                 ));
             }
-            for (player, mark) in &ledger.claims {
+            for (player, claim) in &ledger.claims {
                 let there = inside.contains(&(player.clone(), id.clone()));
-                if !(mark.is_connected() && there) {
-                    return Some((Invariant::NoLeak, format!("{player} holds {mark:?} on {id} and is not there")));
+                if !(claim.is_connected() && there) {
+                    return Some((Invariant::NoLeak, format!("{player} holds {claim:?} on {id} and is not there")));
                 }
             }
             let room = !ledger.is_full() && ledger.takes_claims(now) && ledger.state == ServerState::Ready;
@@ -178,7 +178,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             let Seat::At(place) = seat else { continue };
             let lives = live.iter().any(|ledger| ledger.id == place.server);
             let there = inside.contains(&(player.clone(), place.server.clone()));
-            if matches!(place.mark, Mark::Connected(_)) && lives && !there {
+            if matches!(place.claim, Claim::Connected(_)) && lives && !there {
                 return Some((Invariant::OnePlace, format!("{player} is seated on {} and not there", place.server)));
             }
         }
