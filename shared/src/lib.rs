@@ -28,7 +28,7 @@ pub mod telemetry;
 pub mod ticket;
 
 pub use owmm::{
-    Failure, Heartbeat, LaunchOutcome, Owmm, PartyPlace, Place, PlayerView, Registered, ServerOutcome, Slot,
+    Failure, Heartbeat, JoinOutcome, LaunchOutcome, Owmm, PartyOutcome, PlayerView, Registered, ServerOutcome, Slot,
     UnknownPlayer,
 };
 pub use reconcile::Reconciled;

@@ -92,7 +92,7 @@ pub enum Slot {
 
 /// How a join ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum JoinOutcome {
     /// With a slot.
     Slot(Slot),
     /// Connected in another pool.
@@ -103,7 +103,7 @@ pub enum Place {
 
 /// How a party's join ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartyPlace {
+pub enum PartyOutcome {
     /// With a slot for each, all on the same server, in the order of the call.
     Slots(Vec<(PlayerId, Slot)>),
     /// These hold a slot elsewhere, or where there is no room for the others.
@@ -544,7 +544,7 @@ impl Owmm {
     ///
     /// # Errors
     /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
-    pub async fn join(&self, player: &PlayerId, asked: Option<PoolName>) -> Result<Place, Failure> {
+    pub async fn join(&self, player: &PlayerId, asked: Option<PoolName>) -> Result<JoinOutcome, Failure> {
         let name = asked.as_ref().unwrap_or(&self.default_pool);
         let pool = self.pool(name).await?;
         for _ in 0..=LAUNCHES_OUTLIVED {
@@ -553,25 +553,25 @@ impl Owmm {
             let run = self.begin(Some(player), Some(&pool));
             let begun = run.started;
             match self.run(join, run).await? {
-                Joined::Elsewhere(pool) => return Ok(Place::Elsewhere(pool)),
-                Joined::No(reason) => return Ok(Place::No(reason)),
+                Joined::Elsewhere(pool) => return Ok(JoinOutcome::Elsewhere(pool)),
+                Joined::No(reason) => return Ok(JoinOutcome::No(reason)),
                 Joined::Placed(placed) => {
                     if placed.ledger.due(self.clock.now()).is_none() {
-                        return Ok(Place::Slot(self.slot(player, &placed.ledger, placed.claim, begun)?));
+                        return Ok(JoinOutcome::Slot(self.slot(player, &placed.ledger, placed.claim, begun)?));
                     }
                     // Whatever comes of it, the promise is made from the ledger as it is then.
                     self.launcher.tend(&placed.ledger).await?;
                 }
             }
         }
-        Ok(Place::No(NoSlot::Busy))
+        Ok(JoinOutcome::No(NoSlot::Busy))
     }
 
     /// Places a party of distinct players on one server of a pool, all or none. The same call is the poll.
     ///
     /// # Errors
     /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
-    pub async fn party(&self, players: &[PlayerId], name: &PoolName) -> Result<PartyPlace, Failure> {
+    pub async fn party(&self, players: &[PlayerId], name: &PoolName) -> Result<PartyOutcome, Failure> {
         let pool = self.pool(name).await?;
         for _ in 0..=LAUNCHES_OUTLIVED {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
@@ -579,9 +579,9 @@ impl Owmm {
             let run = self.begin(None, Some(&pool));
             let begun = run.started;
             match self.run(party, run).await? {
-                PartyJoined::Elsewhere(players) => return Ok(PartyPlace::Elsewhere(players)),
-                PartyJoined::TooLarge => return Ok(PartyPlace::TooLarge(pool.limits.capacity)),
-                PartyJoined::No(reason) => return Ok(PartyPlace::No(reason)),
+                PartyJoined::Elsewhere(players) => return Ok(PartyOutcome::Elsewhere(players)),
+                PartyJoined::TooLarge => return Ok(PartyOutcome::TooLarge(pool.limits.capacity)),
+                PartyJoined::No(reason) => return Ok(PartyOutcome::No(reason)),
                 PartyJoined::Placed(together) => {
                     let Together { ledger, players } = *together;
                     if ledger.due(self.clock.now()).is_none() {
@@ -589,13 +589,13 @@ impl Owmm {
                             let slot = self.slot(&player, &ledger, claim, begun)?;
                             Ok::<_, Failure>((player, slot))
                         });
-                        return Ok(PartyPlace::Slots(slots.collect::<Result<_, _>>()?));
+                        return Ok(PartyOutcome::Slots(slots.collect::<Result<_, _>>()?));
                     }
                     self.launcher.tend(&ledger).await?;
                 }
             }
         }
-        Ok(PartyPlace::No(NoSlot::Busy))
+        Ok(PartyOutcome::No(NoSlot::Busy))
     }
 
     fn begin(&self, player: Option<&PlayerId>, pool: Option<&Arc<Pool>>) -> Run {
@@ -922,8 +922,8 @@ impl Owmm {
     pub async fn player(&self, player: &PlayerId) -> Result<Option<PlayerView>, Failure> {
         let Some(seat) = self.table.seat(player).await? else { return Ok(None) };
         let ledger = match &seat {
-            Seat::At(place) => self.table.ledger(&place.server).await?,
-            Seat::Void(_) => None,
+            Seat::Assigned(place) => self.table.ledger(&place.server).await?,
+            Seat::Vacant(_) => None,
         };
         Ok(Some(PlayerView { seat, ledger }))
     }

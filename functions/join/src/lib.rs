@@ -6,7 +6,7 @@ use lambda_http::http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use shared::{
-    Owmm, Place, Slot,
+    JoinOutcome, Owmm, Slot,
     domain::{PlayerId, PoolName},
     http::{
         Body, Code, Method, POLL_SECONDS, Problem, Request, Response, answer, json, json_body, method_not_allowed,
@@ -47,12 +47,12 @@ async fn join(owmm: &Owmm, request: &Request, player: &PlayerId) -> Result<Respo
     let pool = wish.pool.map(|pool| PoolName::parse(&pool)).transpose();
     let pool = pool.map_err(|bad| Problem::new(Code::InvalidBody, format!("`pool`: {bad}.")))?;
     match owmm.join(player, pool).await? {
-        Place::Slot(slot) => Ok(placed(&slot)),
-        Place::Elsewhere(pool) => Err(Problem::new(
+        JoinOutcome::Slot(slot) => Ok(placed(&slot)),
+        JoinOutcome::Elsewhere(pool) => Err(Problem::new(
             Code::PlacedElsewhere,
             format!("The player is inside a server of the pool `{pool}` and has to leave it first."),
         )),
-        Place::No(reason) => Err(no_slot(reason, owmm.time())),
+        JoinOutcome::No(reason) => Err(no_slot(reason, owmm.time())),
     }
 }
 

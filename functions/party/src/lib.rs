@@ -6,7 +6,7 @@ use lambda_http::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::{
-    Owmm, PartyPlace, Slot,
+    Owmm, PartyOutcome, Slot,
     domain::{PlayerId, PoolName},
     http::{
         Body, Code, POLL_SECONDS, Problem, Request, Response, answer, json, json_body, no_slot, operator, path,
@@ -37,17 +37,17 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let pool = path(request, "pool", PoolName::parse)?;
     let players = players(request)?;
     match owmm.party(&players, &pool).await? {
-        PartyPlace::Slots(slots) => Ok(placed(&slots)),
-        PartyPlace::Elsewhere(sitting) => {
+        PartyOutcome::Slots(slots) => Ok(placed(&slots)),
+        PartyOutcome::Elsewhere(sitting) => {
             let names = sitting.iter().map(|player| format!("`{player}`")).collect::<Vec<_>>().join(", ");
             let detail = format!("These players hold slots where the others cannot come: {names}. Nobody was placed.");
             Err(Problem::new(Code::PlacedElsewhere, detail).about(sitting))
         }
-        PartyPlace::TooLarge(capacity) => Err(Problem::new(
+        PartyOutcome::TooLarge(capacity) => Err(Problem::new(
             Code::InvalidBody,
             format!("`players`: a server of this pool has {capacity} slots, fewer than the party has players."),
         )),
-        PartyPlace::No(reason) => Err(no_slot(reason, owmm.time())),
+        PartyOutcome::No(reason) => Err(no_slot(reason, owmm.time())),
     }
 }
 

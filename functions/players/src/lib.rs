@@ -52,9 +52,9 @@ fn unknown() -> Problem {
 
 fn shown(player: &PlayerId, PlayerView { seat, ledger }: &PlayerView, now: Time) -> Value {
     let (state, place) = match seat {
-        Seat::Void(_) => ("void", None),
-        Seat::At(place) if place.claim.is_connected() => ("connected", Some(place)),
-        Seat::At(place) => ("reserved", Some(place)),
+        Seat::Vacant(_) => ("void", None),
+        Seat::Assigned(place) if place.claim.is_connected() => ("connected", Some(place)),
+        Seat::Assigned(place) => ("reserved", Some(place)),
     };
     let held = ledger.as_ref().and_then(|ledger| Some((ledger, *ledger.claims.get(player)?)));
     json!({

@@ -92,7 +92,7 @@ fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
         };
         audited.placed += 1;
         let kept = match (books.seats.get(&player.id), held) {
-            (Some(Seat::At(place)), [(on, placement)]) => {
+            (Some(Seat::Assigned(place)), [(on, placement)]) => {
                 place.server == **on && on.as_str() == server && place.claim.placement() == *placement
             }
             _ => false,

@@ -12,7 +12,7 @@ use local::{Options, Stack, cli::demo_game_server, stack};
 use reqwest::StatusCode;
 use serde_json::json;
 use shared::{
-    Owmm, Place, Slot,
+    JoinOutcome, Owmm, Slot,
     domain::{Endpoint, NoSlot, PlayerId, PoolLimits, PoolName, Registration, Rollout, ServerId, Span, TokenHash},
     table::{Table, TableError},
 };
@@ -217,15 +217,15 @@ impl Door {
                 }
             }
             Self::Calls(owmm) => match owmm.join(player, None).await {
-                Ok(Place::Slot(Slot::Ready { server, .. })) => Told::Ready(server.to_string()),
-                Ok(Place::Slot(Slot::Starting { server, .. })) => Told::Starting(server.to_string(), POLL_AFTER),
-                Ok(Place::No(NoSlot::PoolFull)) => Told::Refused("pool_full".into(), FULL_AFTER),
-                Ok(Place::No(NoSlot::LaunchPaused(until))) => {
+                Ok(JoinOutcome::Slot(Slot::Ready { server, .. })) => Told::Ready(server.to_string()),
+                Ok(JoinOutcome::Slot(Slot::Starting { server, .. })) => Told::Starting(server.to_string(), POLL_AFTER),
+                Ok(JoinOutcome::No(NoSlot::PoolFull)) => Told::Refused("pool_full".into(), FULL_AFTER),
+                Ok(JoinOutcome::No(NoSlot::LaunchPaused(until))) => {
                     let seconds = (until - owmm.time()).whole_seconds_up().unsigned_abs();
                     Told::Refused("launch_paused".into(), Duration::from_secs(seconds))
                 }
-                Ok(Place::No(NoSlot::Busy)) => Told::Unclear("busy".into(), BUSY_AFTER),
-                Ok(Place::Elsewhere(pool)) => Told::Unclear(format!("placed in {pool}"), BUSY_AFTER),
+                Ok(JoinOutcome::No(NoSlot::Busy)) => Told::Unclear("busy".into(), BUSY_AFTER),
+                Ok(JoinOutcome::Elsewhere(pool)) => Told::Unclear(format!("placed in {pool}"), BUSY_AFTER),
                 Err(failure) => Told::Unclear(failure.to_string(), BUSY_AFTER),
             },
         }

@@ -119,7 +119,7 @@ impl Protocol for Connect {
             (Stage::OnLedger(_), Told::Ledger(Answer::Refused(image))) => Next::Done(self.why_not(image.as_ref())),
             (Stage::OnSeat(placement), Told::Seat(Answer::Written(_))) => Next::Done(Connected::Inside(placement)),
             (Stage::OnSeat(placement), Told::Seat(Answer::Refused(seat))) => {
-                let elsewhere = matches!(seat, Some(Seat::At(place)) if place.server != self.server);
+                let elsewhere = matches!(seat, Some(Seat::Assigned(place)) if place.server != self.server);
                 let outcome = if elsewhere { Connected::PlacedElsewhere } else { Connected::NoClaim };
                 self.undo(placement, outcome)
             }

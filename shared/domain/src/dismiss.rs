@@ -11,7 +11,7 @@
 //!    exact placement.
 
 use super::{
-    Answer, Ask, Claim, GiveUp, Ledger, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
+    Answer, Ask, Assignment, Claim, GiveUp, Ledger, Next, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
     ServerState, Time, Told,
 };
 
@@ -34,8 +34,8 @@ enum Stage {
     Reading,
     GivingUp { placement: Placement, give_up: GiveUp },
     ReadingAgain { placement: Placement },
-    Looking(Place),
-    Voiding(Place),
+    Looking(Assignment),
+    Voiding(Assignment),
     Over,
 }
 
@@ -46,7 +46,7 @@ pub struct Dismiss {
     stage: Stage,
 }
 
-impl Place {
+impl Assignment {
     /// Whether the ledger of the server says so too: connected, under this very placement, and not over.
     pub fn is_inside(&self, ledger: Option<&Ledger>, player: &PlayerId) -> bool {
         let ledger = ledger.filter(|ledger| ledger.state != ServerState::Stopped);
@@ -60,7 +60,7 @@ impl Dismiss {
         Self { player, stage: Stage::Start }
     }
 
-    fn look(&mut self, place: Place) -> Next<Dismissed> {
+    fn look(&mut self, place: Assignment) -> Next<Dismissed> {
         let server = place.server.clone();
         self.stage = Stage::Looking(place);
         Next::Ask(Ask::ReadLedger(server))
@@ -91,7 +91,7 @@ impl Protocol for Dismiss {
                 Next::Ask(Ask::ReadSeat)
             }
             (Stage::Reading, Told::SeatIs(None)) => Next::Done(Dismissed::Unknown),
-            (Stage::Reading, Told::SeatIs(Some(Seat::At(place)))) => match place.claim {
+            (Stage::Reading, Told::SeatIs(Some(Seat::Assigned(place)))) => match place.claim {
                 Claim::Reserved(placement) => {
                     self.give_up(placement, GiveUp::new(self.player.clone()), now, Told::Start)
                 }
@@ -99,7 +99,7 @@ impl Protocol for Dismiss {
             },
             (Stage::GivingUp { placement, give_up }, told) => self.give_up(placement, give_up, now, told),
             // Connected in the meantime. A newer placement is another one, which nobody has asked to end.
-            (Stage::ReadingAgain { placement }, Told::SeatIs(Some(Seat::At(place))))
+            (Stage::ReadingAgain { placement }, Told::SeatIs(Some(Seat::Assigned(place))))
                 if place.claim.placement() == placement =>
             {
                 if place.claim.is_connected() {
@@ -113,14 +113,14 @@ impl Protocol for Dismiss {
                 if place.is_inside(ledger.as_ref(), &self.player) {
                     return Next::Done(Dismissed::Inside(place.server));
                 }
-                let write = SeatWrite::Void { server: place.server.clone(), claim: place.claim };
+                let write = SeatWrite::Vacate { server: place.server.clone(), claim: place.claim };
                 self.stage = Stage::Voiding(place);
                 Next::Ask(Ask::WriteSeat(write))
             }
             (Stage::Voiding(_), Told::Seat(Answer::Written(_))) => Next::Done(Dismissed::Free),
             // That placement was over before; whatever stands now is another one.
             (Stage::Voiding(place), Told::Seat(Answer::Refused(seat))) => {
-                let same = matches!(seat, Some(Seat::At(at)) if at.claim.placement() == place.claim.placement());
+                let same = matches!(seat, Some(Seat::Assigned(at)) if at.claim.placement() == place.claim.placement());
                 Next::Done(if same { Dismissed::Busy } else { Dismissed::Free })
             }
             _ => Next::Done(Dismissed::Busy),
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn who_is_placed_nowhere_is_free_and_who_never_was_is_unknown() {
         assert_eq!(begun(None).1, Next::Done(Dismissed::Unknown));
-        assert_eq!(begun(Some(Seat::Void(placement(1_000)))).1, Next::Done(Dismissed::Free));
+        assert_eq!(begun(Some(Seat::Vacant(placement(1_000)))).1, Next::Done(Dismissed::Free));
     }
 
     #[test]
@@ -158,18 +158,18 @@ mod tests {
             (Some(reservation.clone()), Next::Done(Dismissed::Busy)),
             (Some(seat("s", reserved(1_001))), Next::Done(Dismissed::Free)),
             (Some(seat("s", connected(1_001))), Next::Done(Dismissed::Free)),
-            (Some(Seat::Void(placement(1_000))), Next::Done(Dismissed::Free)),
+            (Some(Seat::Vacant(placement(1_000))), Next::Done(Dismissed::Free)),
             (None, Next::Done(Dismissed::Free)),
         ];
         for (seat, end) in after {
             let (mut dismiss, next) = begun(Some(reservation.clone()));
             assert_eq!(next, Next::Ask(Ask::ReadSeat), "as the player would");
-            let void = SeatWrite::Void { server: server("s"), claim: reserved(1_000) };
+            let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
             let next = dismiss.next(NOW, Told::SeatIs(Some(reservation.clone())));
             assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
             let (player, claim) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Release { by: None, player, claim, ready: true };
-            let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Void(placement(1_000)))));
+            let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Vacant(placement(1_000)))));
             assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
             assert_eq!(dismiss.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), Next::Ask(Ask::ReadSeat));
             assert_eq!(dismiss.next(NOW, Told::SeatIs(seat.clone())), end, "{seat:?}");
@@ -195,16 +195,16 @@ mod tests {
             Some(ready(&[("a", reserved(1_000))])),
         ];
         let answers = [
-            (Answer::Written(Seat::Void(placement(1_000))), Dismissed::Free),
+            (Answer::Written(Seat::Vacant(placement(1_000))), Dismissed::Free),
             (Answer::Refused(Some(seat("s", connected(1_000)))), Dismissed::Busy),
             (Answer::Refused(Some(seat("s", connected(1_001)))), Dismissed::Free),
-            (Answer::Refused(Some(Seat::Void(placement(1_000)))), Dismissed::Free),
+            (Answer::Refused(Some(Seat::Vacant(placement(1_000)))), Dismissed::Free),
             (Answer::Refused(None), Dismissed::Free),
         ];
         for ledger in ledgers {
             for (answer, end) in answers.clone() {
                 let (mut dismiss, _) = begun(Some(seat("s", connected(1_000))));
-                let void = SeatWrite::Void { server: server("s"), claim: connected(1_000) };
+                let void = SeatWrite::Vacate { server: server("s"), claim: connected(1_000) };
                 let next = dismiss.next(NOW, Told::LedgerIs(ledger.clone()));
                 assert_eq!(next, Next::Ask(Ask::WriteSeat(void)), "{ledger:?}");
                 assert_eq!(dismiss.next(NOW, Told::Seat(answer.clone())), Next::Done(end), "{answer:?}");

@@ -1,7 +1,7 @@
 //! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
 
 use super::{
-    Claim, Launch, Ledger, Place, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId,
+    Assignment, Claim, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId,
     ServerState, Span, TaskPlacement, Time, TokenHash,
 };
 
@@ -41,7 +41,7 @@ pub(super) fn connected(of: i64) -> Claim {
 
 /// The seat of a player who is placed on a server of the pool `p`.
 pub(super) fn seat(on: &str, claim: Claim) -> Seat {
-    Seat::At(Place { server: server(on), pool: pool("p"), claim })
+    Seat::Assigned(Assignment { server: server(on), pool: pool("p"), claim })
 }
 
 /// The server as the launcher makes it.

@@ -5,8 +5,8 @@
 //! placement, reserved), because the seat decides which placement that is.
 
 use super::{
-    Answer, Ask, Claim, Ledger, LedgerWrite, Next, Place, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
-    ServerState, Span, Time, TokenHash, Told,
+    Answer, Ask, Assignment, Claim, Ledger, LedgerWrite, Next, Placement, PlayerId, Protocol, Seat, SeatWrite,
+    ServerId, ServerState, Span, Time, TokenHash, Told,
 };
 
 /// How a goodbye ends.
@@ -74,7 +74,7 @@ impl Goodbye {
     fn void(&mut self, placement: Placement) -> Next<Left> {
         self.stage = Stage::Voiding;
         let (server, claim) = (self.server.clone(), Claim::Connected(placement));
-        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server, claim }))
+        Next::Ask(Ask::WriteSeat(SeatWrite::Vacate { server, claim }))
     }
 
     fn refusal(&self, image: Option<&Ledger>) -> Option<Left> {
@@ -146,7 +146,7 @@ impl Protocol for Goodbye {
                 };
                 match seat {
                     // Held now, or by an earlier run of this goodbye whose answer was lost.
-                    Seat::At(Place { server, claim: Claim::Reserved(to), .. })
+                    Seat::Assigned(Assignment { server, claim: Claim::Reserved(to), .. })
                         if server == self.server && to > from =>
                     {
                         self.stage = Stage::HoldingLedger { to, hold };
@@ -173,7 +173,7 @@ enum GivingUp {
     Over,
 }
 
-/// The protocol of a player who gives a reservation up. The seat is voided first: it decides whether the player was
+/// The protocol of a player who gives a reservation up. The seat is vacanted first: it decides whether the player was
 /// faster than the server that is registering them. A connected player leaves through the server, not through here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GiveUp {
@@ -203,9 +203,9 @@ impl Protocol for GiveUp {
                 self.stage = GivingUp::Reading;
                 Next::Ask(Ask::ReadSeat)
             }
-            (GivingUp::Reading, Told::SeatIs(Some(Seat::At(place)))) if !place.claim.is_connected() => {
+            (GivingUp::Reading, Told::SeatIs(Some(Seat::Assigned(place)))) if !place.claim.is_connected() => {
                 self.stage = GivingUp::Voiding(place.server.clone(), place.claim);
-                Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: place.server, claim: place.claim }))
+                Next::Ask(Ask::WriteSeat(SeatWrite::Vacate { server: place.server, claim: place.claim }))
             }
             (GivingUp::Voiding(server, claim), Told::Seat(Answer::Written(_))) => self.release(server, claim, true),
             // The frontier has counted this slot as given away; without this nobody could have it before the server is up.
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn void(of: i64) -> Next<Left> {
-        Next::Ask(Ask::WriteSeat(SeatWrite::Void { server: server("s"), claim: connected(of) }))
+        Next::Ask(Ask::WriteSeat(SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
     }
 
     fn not_ours() -> Ledger {
@@ -324,7 +324,7 @@ mod tests {
     fn with_grace_a_seat_that_has_moved_on_leaves_nothing_to_hold() {
         let elsewhere = [
             None,
-            Some(Seat::Void(placement(1_001))),
+            Some(Seat::Vacant(placement(1_001))),
             Some(seat("another", reserved(1_500_000))),
             Some(seat("s", reserved(1_000))),
             Some(seat("s", connected(1_500_000))),

@@ -1,7 +1,7 @@
 //! Placing a player: seat first, then the claim under the seat's placement.
 //!
 //! 1. Find a server that may have room: a ready one from the index, else the one that the frontier fills.
-//! 2. Write the seat, if it is absent or void. A refusal returns the seat that stands: go there first, because a player
+//! 2. Write the seat, if it is absent or vacant. A refusal returns the seat that stands: go there first, because a player
 //!    with a live claim gets the same slot back. So a repeated join, a poll and a reconnect are the same call.
 //! 3. For the frontier's server, take a slot from the frontier. If it is used up, ask the index anew, for a server costs
 //!    money and may not be started while another has room; then start one.
@@ -17,8 +17,8 @@
 //! [`NoSlot::Busy`].
 
 use super::{
-    Answer, Ask, Before, Claim, Hint, Ledger, LedgerWrite, Next, Place, Placement, PlayerId, PoolName, Protocol, Seat,
-    SeatWrite, ServerId, ServerState, Slot, Span, Time, Told,
+    Answer, Ask, Assignment, Claim, ExpectedSeat, Hint, Ledger, LedgerWrite, Next, Placement, PlayerId, PoolName,
+    Protocol, Seat, SeatWrite, ServerId, ServerState, Slot, Span, Time, Told,
     teeth::{self, Mistake},
 };
 
@@ -111,7 +111,7 @@ enum Stage {
         server: ServerId,
         from_frontier: bool,
     },
-    Looking(Place),
+    Looking(Assignment),
     TakingSlot,
     /// `anew`: only as a further claim on the server, not in the place of an older one of the player's.
     Claiming {
@@ -145,7 +145,7 @@ pub struct Join {
     /// A claim is late when the server's last heartbeat is more than this after it.
     late_after: Span,
     /// What the seat is believed to be.
-    seat: Before,
+    seat: ExpectedSeat,
     /// Whether it is this very call that has written the seat. Of many calls about one player only that one may take a
     /// slot or start a server.
     mine: bool,
@@ -170,7 +170,7 @@ impl Join {
             pool,
             capacity,
             late_after: heartbeat.times(2),
-            seat: Before::Free,
+            seat: ExpectedSeat::Vacant,
             mine: false,
             last: None,
             taken: None,
@@ -214,7 +214,7 @@ impl Join {
     fn on_slot(&mut self, server: ServerId, now: Time) -> Next<Joined> {
         self.taken = Some(server.clone());
         match &self.seat {
-            Before::Exactly { server: seated, claim: Claim::Reserved(placement) } if *seated == server => {
+            ExpectedSeat::Exactly { server: seated, claim: Claim::Reserved(placement) } if *seated == server => {
                 let placement = *placement;
                 self.claim_slot(server, placement, now)
             }
@@ -230,7 +230,7 @@ impl Join {
     fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
         let placement = Placement::next(now, self.last);
         self.last = Some(placement);
-        let write = SeatWrite::Place { from: self.seat.clone(), server: server.clone(), pool, placement };
+        let write = SeatWrite::Assign { from: self.seat.clone(), server: server.clone(), pool, placement };
         self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeat(write))
     }
 
@@ -238,7 +238,7 @@ impl Join {
     fn seated(&mut self, server: ServerId, claim: Claim, mine: bool) {
         self.mine = mine;
         self.last = Some(claim.placement());
-        self.seat = Before::Exactly { server, claim };
+        self.seat = ExpectedSeat::Exactly { server, claim };
     }
 
     fn claim(&mut self, server: ServerId, placement: Placement, now: Time) -> Next<Joined> {
@@ -292,7 +292,7 @@ impl Join {
         self.ask(Stage::MovingOn, Ask::UsedUp(server))
     }
 
-    fn look(&mut self, place: Place) -> Next<Joined> {
+    fn look(&mut self, place: Assignment) -> Next<Joined> {
         let server = place.server.clone();
         self.ask(Stage::Looking(place), Ask::ReadLedger(server))
     }
@@ -348,11 +348,11 @@ impl Join {
             // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
             // look tells whether this is a poll.
             Hint::Unknown => match &self.seat {
-                Before::Exactly { server, .. } => {
+                ExpectedSeat::Exactly { server, .. } => {
                     let server = server.clone();
                     self.sit(server, true, now)
                 }
-                Before::Free => self.ask(Stage::ReadingSeat { no_name: true }, Ask::ReadSeat),
+                ExpectedSeat::Vacant => self.ask(Stage::ReadingSeat { no_name: true }, Ask::ReadSeat),
             },
         }
     }
@@ -361,16 +361,16 @@ impl Join {
     fn on_seat(&mut self, seat: Option<Seat>, otherwise: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
         self.last = seat.as_ref().map(Seat::placement).max(self.last);
         match seat {
-            Some(Seat::At(place)) => self.look(place),
-            Some(Seat::Void(_)) | None => {
-                (self.seat, self.mine) = (Before::Free, false);
+            Some(Seat::Assigned(place)) => self.look(place),
+            Some(Seat::Vacant(_)) | None => {
+                (self.seat, self.mine) = (ExpectedSeat::Vacant, false);
                 otherwise(self)
             }
         }
     }
 
     /// A player who has a seat goes there first.
-    fn on_standing(&mut self, place: Place, ledger: Option<Ledger>, now: Time) -> Next<Joined> {
+    fn on_standing(&mut self, place: Assignment, ledger: Option<Ledger>, now: Time) -> Next<Joined> {
         self.seated(place.server.clone(), place.claim, false);
         let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
             return self.find();
@@ -385,7 +385,7 @@ impl Join {
                 Some(claim) => {
                     let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
                     let release = LedgerWrite::Release { by: None, player, claim, ready };
-                    let void = SeatWrite::Void { server: place.server.clone(), claim };
+                    let void = SeatWrite::Vacate { server: place.server.clone(), claim };
                     self.ask(Stage::Leaving(place.server, release), Ask::WriteSeat(void))
                 }
                 None => self.find(),
@@ -510,7 +510,7 @@ impl Join {
             }
             (Stage::Finishing(placed), Told::Ledger(_)) => Self::done(placed),
             (Stage::Leaving(server, release), Told::Seat(Answer::Written(_))) => {
-                (self.seat, self.mine) = (Before::Free, false);
+                (self.seat, self.mine) = (ExpectedSeat::Vacant, false);
                 self.ask(Stage::Left, Ask::WriteLedger(server, release))
             }
             (Stage::Leaving(..), Told::Seat(Answer::Refused(seat))) => {
@@ -569,7 +569,7 @@ mod tests {
         let take = Next::Ask(Ask::TakeSlots { slots: 1, may_start: false });
         assert_eq!(join.next(NOW, Told::SeatIs(None)), take);
         let next = join.next(NOW, Told::Slot(Slot::On(server("s"))));
-        let Next::Ask(Ask::WriteSeat(SeatWrite::Place { placement, .. })) = next else { panic!("{next:?}") };
+        let Next::Ask(Ask::WriteSeat(SeatWrite::Assign { placement, .. })) = next else { panic!("{next:?}") };
         let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Claim::Reserved(placement)))));
         assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
         (join, placement)
@@ -668,11 +668,11 @@ mod tests {
             [(starting(&[("a", reserved(1_000))]), false), (ready(&[("a", reserved(1_000))]), true)]
         {
             let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
-            let void = SeatWrite::Void { server: server("s"), claim: reserved(1_000) };
+            let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
             assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
             let (player, claim) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Release { by: None, player, claim, ready: is_ready };
-            let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Void(placement(1_000)))));
+            let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Vacant(placement(1_000)))));
             assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
             let next = join.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));
             assert_eq!(is_find(&next), is_ready, "a frontier's slot goes back first: {next:?}");

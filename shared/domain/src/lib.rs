@@ -47,5 +47,5 @@ pub use ledger::{
 pub use party::{Party, PartyJoined, Together};
 pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
 pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
-pub use seat::{Before, Place, Seat, SeatWrite};
+pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

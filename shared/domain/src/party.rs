@@ -17,8 +17,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Answer, Ask, Before, Claim, Hint, Ledger, LedgerWrite, Next, NoSlot, Placement, PlayerId, PoolName, Protocol, Seat,
-    SeatWrite, ServerId, Slot, Span, Time, Told, join::Tries,
+    Answer, Ask, Claim, ExpectedSeat, Hint, Ledger, LedgerWrite, Next, NoSlot, Placement, PlayerId, PoolName, Protocol,
+    Seat, SeatWrite, ServerId, Slot, Span, Time, Told, join::Tries,
 };
 
 /// Everybody's slots.
@@ -54,7 +54,7 @@ struct Member {
 impl Member {
     /// Whether the seat is the reservation of this placement on this server.
     fn is_at(&self, server: &ServerId, placement: Placement) -> bool {
-        matches!(&self.seat, Some(Seat::At(place)) if place.server == *server && place.claim == Claim::Reserved(placement))
+        matches!(&self.seat, Some(Seat::Assigned(place)) if place.server == *server && place.claim == Claim::Reserved(placement))
     }
 }
 
@@ -164,7 +164,7 @@ impl Party {
         let mut named = Vec::new();
         for (member, seat) in self.members.iter_mut().zip(seats) {
             (member.seat, member.sits) = (seat, None);
-            if let Some(Seat::At(place)) = &member.seat
+            if let Some(Seat::Assigned(place)) = &member.seat
                 && !named.contains(&place.server)
             {
                 named.push(place.server.clone());
@@ -186,7 +186,7 @@ impl Party {
     /// Everything is known about where they are.
     fn on_looked(&mut self, now: Time) -> Next<PartyJoined> {
         for member in &mut self.members {
-            let Some(Seat::At(place)) = &member.seat else { continue };
+            let Some(Seat::Assigned(place)) = &member.seat else { continue };
             let ledger = self.seen.get(&place.server);
             let kept = ledger.and_then(|ledger| ledger.kept(&member.player, place.claim, now));
             member.sits = kept.map(|_| place.server.clone());
@@ -223,7 +223,7 @@ impl Party {
     /// go back.
     fn begun(&self, now: Time) -> Option<(Placement, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
-            Some(Seat::At(place)) if !place.claim.is_connected() => {
+            Some(Seat::Assigned(place)) if !place.claim.is_connected() => {
                 let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.pool)?;
                 let unclaimed =
                     ledger.claims.get(&member.player).is_none_or(|held| held.placement() < place.claim.placement());
@@ -286,10 +286,12 @@ impl Party {
         self.placement = Some(placement);
         let writes = self.standing().filter(|member| !member.is_at(&server, placement)).map(|member| {
             let from = match &member.seat {
-                Some(Seat::At(place)) => Before::Exactly { server: place.server.clone(), claim: place.claim },
-                Some(Seat::Void(_)) | None => Before::Free,
+                Some(Seat::Assigned(place)) => {
+                    ExpectedSeat::Exactly { server: place.server.clone(), claim: place.claim }
+                }
+                Some(Seat::Vacant(_)) | None => ExpectedSeat::Vacant,
             };
-            let write = SeatWrite::Place { from, server: server.clone(), pool: self.pool.clone(), placement };
+            let write = SeatWrite::Assign { from, server: server.clone(), pool: self.pool.clone(), placement };
             (member.player.clone(), write)
         });
         let writes = writes.collect::<Vec<_>>();
@@ -504,7 +506,7 @@ mod tests {
     fn sits(next: &Next<PartyJoined>) -> Vec<(PlayerId, Placement)> {
         let Next::Ask(Ask::WriteSeats(writes)) = next else { return Vec::new() };
         let of = |(player, write): &(PlayerId, SeatWrite)| match write {
-            SeatWrite::Place { placement, .. } => Some((player.clone(), *placement)),
+            SeatWrite::Assign { placement, .. } => Some((player.clone(), *placement)),
             _ => None,
         };
         writes.iter().filter_map(of).collect()
@@ -683,15 +685,15 @@ mod tests {
             assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
             party.next(NOW, Told::LedgerIs(Some(ready(&[]))))
         };
-        for others in [None, Some(Seat::Void(placement(999))), Some(seat("gone", reserved(999)))] {
+        for others in [None, Some(Seat::Vacant(placement(999))), Some(seat("gone", reserved(999)))] {
             let next = begun(others);
             let Next::Ask(Ask::WriteSeats(writes)) = next else { panic!("{next:?}") };
             assert!(
-                matches!(&*writes, [(_, SeatWrite::Place { placement: of, .. })] if *of == placement(1_000)),
+                matches!(&*writes, [(_, SeatWrite::Assign { placement: of, .. })] if *of == placement(1_000)),
                 "{writes:?}"
             );
         }
-        for others in [Some(Seat::Void(placement(1_001))), Some(seat("gone", reserved(1_001)))] {
+        for others in [Some(Seat::Vacant(placement(1_001))), Some(seat("gone", reserved(1_001)))] {
             let next = begun(others);
             assert!(matches!(next, Next::Ask(Ask::Find { .. })), "{next:?}");
         }

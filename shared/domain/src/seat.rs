@@ -10,7 +10,7 @@ use super::{
 
 /// Where a player is placed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Assignment {
     /// The server.
     pub server: ServerId,
     /// Its pool.
@@ -19,30 +19,30 @@ pub struct Place {
     pub claim: Claim,
 }
 
-/// The image of a seat. A void seat names no server and still remembers the last placement, so placements never go back.
+/// The image of a seat. A vacant seat names no server and still remembers the last placement, so placements never go back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seat {
     /// Nowhere; the last placement that the player had.
-    Void(Placement),
+    Vacant(Placement),
     /// Placed.
-    At(Place),
+    Assigned(Assignment),
 }
 
 impl Seat {
     /// The last placement that the player had.
     pub const fn placement(&self) -> Placement {
         match self {
-            Self::Void(placement) => *placement,
-            Self::At(place) => place.claim.placement(),
+            Self::Vacant(placement) => *placement,
+            Self::Assigned(place) => place.claim.placement(),
         }
     }
 }
 
 /// What a seat must be for a new placement to be written on it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Before {
+pub enum ExpectedSeat {
     /// Absent, or void with an older placement.
-    Free,
+    Vacant,
     /// Exactly this placement.
     Exactly {
         /// The server that the seat must name.
@@ -56,9 +56,9 @@ pub enum Before {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SeatWrite {
     /// Places the player: reserved, with a new placement.
-    Place {
+    Assign {
         /// What the seat must be.
-        from: Before,
+        from: ExpectedSeat,
         /// The server to name.
         server: ServerId,
         /// Its pool.
@@ -75,7 +75,7 @@ pub enum SeatWrite {
     },
     /// The placement is over. `Reserved` voids a reservation only; `Connected` is the server's goodbye and voids the
     /// placement of that placement in either state.
-    Void {
+    Vacate {
         /// The server.
         server: ServerId,
         /// The exact placement.
@@ -96,36 +96,36 @@ impl SeatWrite {
     /// What the table makes of this write: the new seat, or `None` when the condition refuses it.
     pub fn apply(&self, seat: Option<&Seat>) -> Option<Seat> {
         let names = |server: &ServerId| match seat {
-            Some(Seat::At(place)) if place.server == *server => Some(place),
+            Some(Seat::Assigned(place)) if place.server == *server => Some(place),
             _ => None,
         };
         match self {
-            Self::Place { from, server, pool, placement } => {
+            Self::Assign { from, server, pool, placement } => {
                 let allowed = match (from, seat) {
-                    (Before::Free, None) => true,
-                    (Before::Free, Some(Seat::Void(last))) => last < placement,
-                    (Before::Exactly { server, claim }, Some(Seat::At(place))) => {
+                    (ExpectedSeat::Vacant, None) => true,
+                    (ExpectedSeat::Vacant, Some(Seat::Vacant(last))) => last < placement,
+                    (ExpectedSeat::Exactly { server, claim }, Some(Seat::Assigned(place))) => {
                         place.server == *server && place.claim == *claim
                     }
                     _ => false,
                 };
                 let claim = Claim::Reserved(*placement);
-                allowed.then(|| Seat::At(Place { server: server.clone(), pool: pool.clone(), claim }))
+                allowed.then(|| Seat::Assigned(Assignment { server: server.clone(), pool: pool.clone(), claim }))
             }
             Self::Connect { server, placement } => {
                 let place = names(server).filter(|place| place.claim.placement() == *placement)?;
                 let claim = if teeth::has(Mistake::ReadOnlySeat) { place.claim } else { Claim::Connected(*placement) };
-                Some(Seat::At(Place { claim, ..place.clone() }))
+                Some(Seat::Assigned(Assignment { claim, ..place.clone() }))
             }
-            Self::Void { server, claim } => {
+            Self::Vacate { server, claim } => {
                 let place = names(server)?;
                 let over =
                     place.claim == *claim || (claim.is_connected() && place.claim.placement() == claim.placement());
-                over.then(|| Seat::Void(claim.placement()))
+                over.then(|| Seat::Vacant(claim.placement()))
             }
             Self::Hold { server, from, to } => {
                 let place = names(server).filter(|place| place.claim == Claim::Connected(*from))?;
-                Some(Seat::At(Place { claim: Claim::Reserved(*to), ..place.clone() }))
+                Some(Seat::Assigned(Assignment { claim: Claim::Reserved(*to), ..place.clone() }))
             }
         }
     }
@@ -142,12 +142,12 @@ mod tests {
 
     #[test]
     fn a_player_is_seated_where_there_is_no_seat_or_exactly_the_one_that_was_seen() {
-        let place = |from| SeatWrite::Place { from, server: server("t"), pool: pool("p"), placement: placement(7) };
-        let free = place(Before::Free);
-        let void = |of| Some(Seat::Void(placement(of)));
+        let place = |from| SeatWrite::Assign { from, server: server("t"), pool: pool("p"), placement: placement(7) };
+        let free = place(ExpectedSeat::Vacant);
+        let void = |of| Some(Seat::Vacant(placement(of)));
         assert_eq!(takes(&free, [None, void(6), void(7), void(8)]), [true, true, false, false]);
         assert_eq!(takes(&free, [Some(seat("s", reserved(1)))]), [false]);
-        let moved = place(Before::Exactly { server: server("s"), claim: reserved(1) });
+        let moved = place(ExpectedSeat::Exactly { server: server("s"), claim: reserved(1) });
         let others = [seat("s", reserved(1)), seat("s", connected(1)), seat("s", reserved(2)), seat("t", reserved(1))];
         assert_eq!(takes(&moved, others.map(Some)), [true, false, false, false]);
         assert_eq!(takes(&moved, [None, void(1)]), [false, false]);
@@ -163,20 +163,23 @@ mod tests {
         let connect = SeatWrite::Connect { server: server("s"), placement: placement(7) };
         assert_eq!(takes(&connect, seats()), [true, true, false, false]);
         assert_eq!(connect.apply(Some(&seat("s", reserved(7)))), Some(seat("s", connected(7))));
-        let void = |claim| SeatWrite::Void { server: server("s"), claim };
+        let void = |claim| SeatWrite::Vacate { server: server("s"), claim };
         assert_eq!(takes(&void(connected(7)), seats()), [true, true, false, false]);
         assert_eq!(takes(&void(reserved(7)), seats()), [true, false, false, false], "connected by now");
-        assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Void(placement(7))));
+        assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Vacant(placement(7))));
         let hold = SeatWrite::Hold { server: server("s"), from: placement(7), to: placement(9) };
         assert_eq!(takes(&hold, seats()), [false, true, false, false]);
         assert_eq!(hold.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
         for write in [connect, void(connected(7)), hold] {
-            assert_eq!(takes(&write, [None, Some(Seat::Void(placement(7)))]), [false, false]);
+            assert_eq!(takes(&write, [None, Some(Seat::Vacant(placement(7)))]), [false, false]);
         }
     }
 
     #[test]
     fn a_seat_remembers_its_last_placement() {
-        assert_eq!([seat("s", connected(7)), Seat::Void(placement(7))].map(|seat| seat.placement()), [placement(7); 2]);
+        assert_eq!(
+            [seat("s", connected(7)), Seat::Vacant(placement(7))].map(|seat| seat.placement()),
+            [placement(7); 2]
+        );
     }
 }

@@ -13,8 +13,8 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Before, Claim, Fill, FleetWrite, FrontierWrite, LedgerWrite, Placement, PlayerId, Rank, SPARE_AT_MOST, SeatWrite,
-    ServerState, Span, StopBy, Time,
+    Claim, ExpectedSeat, Fill, FleetWrite, FrontierWrite, LedgerWrite, Placement, PlayerId, Rank, SPARE_AT_MOST,
+    SeatWrite, ServerState, Span, StopBy, Time,
     teeth::{self, Mistake},
 };
 
@@ -462,11 +462,11 @@ pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#re
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {
-    const PLACE: &str = "SET #server = :server, #pool = :pool, #placement = :placement, #ttl = :ttl";
-    const VOID: &str = "SET #placement = :reserved, #ttl = :ttl REMOVE #server, #pool";
+    const ASSIGN: &str = "SET #server = :server, #pool = :pool, #placement = :placement, #ttl = :ttl";
+    const VACATE: &str = "SET #placement = :reserved, #ttl = :ttl REMOVE #server, #pool";
     let ttl = |placement: Placement| seconds(placement.time() + KEEP);
     match write {
-        SeatWrite::Place { from, server, pool, placement } => {
+        SeatWrite::Assign { from, server, pool, placement } => {
             let values = [
                 (":server", s(server.as_str())),
                 (":pool", s(pool.as_str())),
@@ -474,13 +474,13 @@ pub fn seat(write: &SeatWrite) -> Expression {
                 (":ttl", ttl(*placement)),
             ];
             match from {
-                Before::Free => Expression::new(
-                    PLACE,
+                ExpectedSeat::Vacant => Expression::new(
+                    ASSIGN,
                     "attribute_not_exists(#server) AND (attribute_not_exists(#placement) OR #placement < :placement)",
                     values,
                 ),
-                Before::Exactly { server, claim } => {
-                    Expression::new(PLACE, "#server = :wasServer AND #placement = :was", values)
+                ExpectedSeat::Exactly { server, claim } => {
+                    Expression::new(ASSIGN, "#server = :wasServer AND #placement = :was", values)
                         .with(":wasServer", s(server.as_str()))
                         .with(":was", n(claim.number()))
                 }
@@ -505,14 +505,14 @@ pub fn seat(write: &SeatWrite) -> Expression {
                 (":connected", connected(*placement)),
             ],
         ),
-        SeatWrite::Void { server, claim } => {
+        SeatWrite::Vacate { server, claim } => {
             let placement = claim.placement();
             let values =
                 [(":server", s(server.as_str())), (":reserved", reserved(placement)), (":ttl", ttl(placement))];
             match claim {
-                Claim::Reserved(_) => Expression::new(VOID, "#server = :server AND #placement = :reserved", values),
+                Claim::Reserved(_) => Expression::new(VACATE, "#server = :server AND #placement = :reserved", values),
                 Claim::Connected(_) => {
-                    Expression::new(VOID, "#server = :server AND #placement IN (:reserved, :connected)", values)
+                    Expression::new(VACATE, "#server = :server AND #placement IN (:reserved, :connected)", values)
                         .with(":connected", connected(placement))
                 }
             }

@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
 use super::keys::{self, Attributes};
 use crate::domain::{
-    Claim, Endpoint, Fleet, Frontier, Launch, Ledger, Place, PlayerId, Pool, PoolLimits, PoolName, Rank, Rollout, Seat,
-    ServerId, ServerState, Span, Time, TokenHash,
+    Assignment, Claim, Endpoint, Fleet, Frontier, Launch, Ledger, PlayerId, Pool, PoolLimits, PoolName, Rank, Rollout,
+    Seat, ServerId, ServerState, Span, Time, TokenHash,
 };
 
 /// An item of the table that is not as this version of OWMM writes it.
@@ -217,8 +217,8 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
 pub fn read_seat(item: &Attributes) -> Result<Seat, Malformed> {
     let claim = claim(item.get(keys::PLACEMENT).ok_or(Malformed(keys::PLACEMENT))?, keys::PLACEMENT)?;
     Ok(match opt_text(item, keys::SERVER)? {
-        None => Seat::Void(claim.placement()),
-        Some(server) => Seat::At(Place {
+        None => Seat::Vacant(claim.placement()),
+        Some(server) => Seat::Assigned(Assignment {
             server: ServerId::parse(server).map_err(|_| Malformed(keys::SERVER))?,
             pool: PoolName::parse(text(item, keys::POOL)?).map_err(|_| Malformed(keys::POOL))?,
             claim,
@@ -230,10 +230,10 @@ pub fn read_seat(item: &Attributes) -> Result<Seat, Malformed> {
 pub fn write_seat(player: &PlayerId, seat: &Seat) -> Attributes {
     let mut item = keys::seat(player);
     match seat {
-        Seat::Void(placement) => {
+        Seat::Vacant(placement) => {
             item.insert(keys::PLACEMENT.into(), n(placement.get()));
         }
-        Seat::At(place) => {
+        Seat::Assigned(place) => {
             item.insert(keys::PLACEMENT.into(), n(place.claim.number()));
             item.insert(keys::SERVER.into(), s(place.server.as_str()));
             item.insert(keys::POOL.into(), s(place.pool.as_str()));

@@ -79,7 +79,7 @@ pub const FILL: &str = "fill";
 /// Ledger: the rank of the fullest server of its generation.
 pub const TOP: &str = "top";
 
-/// Seat: the server; absent when the seat is void. Frontier: the server being filled.
+/// Seat: the server; absent when the seat is vacant. Frontier: the server being filled.
 pub const SERVER: &str = "server";
 /// Seat: the server's pool.
 pub const POOL: &str = "pool";

@@ -205,7 +205,7 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     world.reconcile().await;
     run(&world, &format!("server drain {id} --yes")).await.exits(1).tells(&["410 server_stopped"]);
     run(&world, "player release alice --yes").await.exits(0);
-    assert!(matches!(world.seat("alice").await, Some(Seat::Void(_))));
+    assert!(matches!(world.seat("alice").await, Some(Seat::Vacant(_))));
     run(&world, "server show nobody").await.exits(1).tells(&["404 unknown_server"]);
     run(&world, "player show nobody").await.exits(1).tells(&["404 unknown_player"]);
     world.end().await;

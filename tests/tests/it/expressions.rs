@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     domain::{
-        Answer, Before, Claim, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite,
-        Place, Placement, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState,
-        Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
+        Answer, Assignment, Claim, Endpoint, ExpectedSeat, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch,
+        Ledger, LedgerWrite, Placement, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId,
+        ServerState, Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
     table::{items, keys},
 };
@@ -395,25 +395,27 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
 async fn every_write_on_a_seat_does_what_apply_says() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
-    let at = |server: &str, claim: Claim| Some(Seat::At(Place { server: id(server), pool: pool("p"), claim }));
+    let at =
+        |server: &str, claim: Claim| Some(Seat::Assigned(Assignment { server: id(server), pool: pool("p"), claim }));
     let seats = [
         None,
-        Some(Seat::Void(placement(4))),
-        Some(Seat::Void(placement(9))),
+        Some(Seat::Vacant(placement(4))),
+        Some(Seat::Vacant(placement(9))),
         at("s1", reserved(5)),
         at("s1", connected(5)),
         at("s1", reserved(6)),
         at("s2", reserved(5)),
         at("s2", connected(5)),
     ];
-    let place = |from: Before| SeatWrite::Place { from, server: id("s3"), pool: pool("p"), placement: placement(9) };
+    let place =
+        |from: ExpectedSeat| SeatWrite::Assign { from, server: id("s3"), pool: pool("p"), placement: placement(9) };
     let writes = [
-        place(Before::Free),
-        place(Before::Exactly { server: id("s1"), claim: reserved(5) }),
-        place(Before::Exactly { server: id("s1"), claim: connected(5) }),
+        place(ExpectedSeat::Vacant),
+        place(ExpectedSeat::Exactly { server: id("s1"), claim: reserved(5) }),
+        place(ExpectedSeat::Exactly { server: id("s1"), claim: connected(5) }),
         SeatWrite::Connect { server: id("s1"), placement: placement(5) },
-        SeatWrite::Void { server: id("s1"), claim: reserved(5) },
-        SeatWrite::Void { server: id("s1"), claim: connected(5) },
+        SeatWrite::Vacate { server: id("s1"), claim: reserved(5) },
+        SeatWrite::Vacate { server: id("s1"), claim: connected(5) },
         SeatWrite::Hold { server: id("s1"), from: placement(5), to: placement(7) },
     ];
     let alice = player("alice");

@@ -250,7 +250,7 @@ async fn a_table_in_a_file_outlives_the_stack() {
     assert_eq!((pool.limits.capacity, pool.task.url.as_str()), (7, world.stack.url()), "as it was, at the new gateway");
     let seat = world.seat("alice").await;
     assert!(
-        matches!(&seat, Some(Seat::At(place)) if place.server.as_str() == server.id),
+        matches!(&seat, Some(Seat::Assigned(place)) if place.server.as_str() == server.id),
         "the seat of before: {seat:?}"
     );
     let reply = world.join("alice").await;

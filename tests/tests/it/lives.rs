@@ -62,7 +62,7 @@ async fn a_goodbye_is_repeated_safely_and_frees_the_slot_once() {
     for _ in 0..3 {
         server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
     }
-    assert!(matches!(world.seat("alice").await, Some(Seat::Void(last)) if last.get() == placement));
+    assert!(matches!(world.seat("alice").await, Some(Seat::Vacant(last)) if last.get() == placement));
     // The slot that was freed is found, though the server was full and so in no index.
     assert_eq!(world.join_for_good("bob").await.is(200).server(), server.id);
     // Without a placement the goodbye is to whoever is there; with nobody there it is to nobody.
@@ -234,8 +234,8 @@ async fn a_claim_whose_seat_has_moved_is_released_and_not_let_in() {
     let ledger = world.ledger(&server.id).await;
     let Claim::Reserved(placement) = ledger.claims[&player("alice")] else { panic!("reserved") };
     let elsewhere = shared::domain::ServerId::parse("elsewhere").unwrap();
-    let write = shared::domain::SeatWrite::Place {
-        from: shared::domain::Before::Exactly { server: ledger.id.clone(), claim: Claim::Reserved(placement) },
+    let write = shared::domain::SeatWrite::Assign {
+        from: shared::domain::ExpectedSeat::Exactly { server: ledger.id.clone(), claim: Claim::Reserved(placement) },
         server: elsewhere,
         pool: ledger.pool.clone(),
         placement: shared::domain::Placement::next(world.stack.owmm().time(), Some(placement)),
@@ -250,7 +250,9 @@ async fn a_claim_whose_seat_has_moved_is_released_and_not_let_in() {
 async fn a_slot_on_a_starting_server_is_promised_no_longer_than_it_is_held() {
     let world = World::new(|options| options.limits.reservation = seconds(5)).await;
     let joined = world.stack.owmm().join(&player("alice"), None).await.unwrap();
-    let shared::Place::Slot(shared::Slot::Starting { expires: promised, .. }) = joined else { panic!("{joined:?}") };
+    let shared::JoinOutcome::Slot(shared::Slot::Starting { expires: promised, .. }) = joined else {
+        panic!("{joined:?}")
+    };
     let reply = world.join("alice").await.is(202);
     let hand = world.hand(reply.server()).await;
     hand.register(&world).await.is(200);
@@ -304,7 +306,7 @@ async fn a_player_whose_slot_in_another_pool_is_gone_is_placed_in_the_pool_that_
     // Without a pool: her place in `eu` is over, so this is the default one.
     let placed = world.join("ann").await.is(202).server().to_owned();
     assert_eq!(world.ledger(&placed).await.pool.as_str(), "default");
-    let Some(Seat::At(place)) = world.seat("ann").await else { panic!("no seat") };
+    let Some(Seat::Assigned(place)) = world.seat("ann").await else { panic!("no seat") };
     assert_eq!((place.pool.as_str(), place.server.as_str()), ("default", placed.as_str()));
     let there = world.join_pool("ann", "eu").await.is(202).server().to_owned();
     assert_eq!(world.ledger(&there).await.pool.as_str(), "eu");

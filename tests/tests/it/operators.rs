@@ -303,9 +303,9 @@ async fn a_goodbye_that_died_half_way_is_finished_by_a_release() {
     let release = LedgerWrite::Release { by, player: alice, claim, ready: true };
     let id = ServerId::parse(&server.id).unwrap();
     world.stack.owmm().table().write_ledger(&id, &release).await.unwrap();
-    assert!(matches!(world.seat("alice").await, Some(Seat::At(_))), "the second half is missing");
+    assert!(matches!(world.seat("alice").await, Some(Seat::Assigned(_))), "the second half is missing");
     world.operate("DELETE", "/players/alice", None).await.is(204);
-    assert_eq!(world.seat("alice").await, Some(Seat::Void(claim.placement())));
+    assert_eq!(world.seat("alice").await, Some(Seat::Vacant(claim.placement())));
     // The server's own repeat changes nothing any more, also once the player is back.
     let back = server.let_in(&world, "alice").await;
     server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
@@ -343,7 +343,7 @@ async fn a_release_and_a_registration_of_the_same_player_cannot_both_win() {
             (409, 204) => released += 1,
             other => panic!("{other:?}: {connect:?} {release:?}"),
         }
-        let inside = matches!(world.seat(&player).await, Some(Seat::At(place)) if place.claim.is_connected());
+        let inside = matches!(world.seat(&player).await, Some(Seat::Assigned(place)) if place.claim.is_connected());
         assert_eq!(inside, connect.status == 200);
         if inside {
             server.goodbye(&world, &player, "").await.is(204);

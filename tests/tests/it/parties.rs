@@ -141,7 +141,7 @@ async fn the_same_party_many_times_at_once_comes_to_one_placement() {
     assert_eq!(ledger.claims.len(), 8);
     for name in &names {
         let seat = world.seat(name).await;
-        assert!(matches!(&seat, Some(Seat::At(place)) if place.server == ledger.id), "one place: {seat:?}");
+        assert!(matches!(&seat, Some(Seat::Assigned(place)) if place.server == ledger.id), "one place: {seat:?}");
     }
     Arc::into_inner(world).unwrap().end().await;
 }

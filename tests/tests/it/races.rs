@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use shared::{Place, Slot, domain::PlayerId};
+use shared::{JoinOutcome, Slot, domain::PlayerId};
 use tokio::task::JoinSet;
 
 use crate::support::{Reply, World, demo_server, limits, seconds};
@@ -111,9 +111,11 @@ async fn several_functions_that_know_nothing_of_each_other_start_no_server_too_m
                 let player = PlayerId::parse(&format!("player-{copy}-{i}")).unwrap();
                 loop {
                     match owmm.join(&player, None).await.unwrap() {
-                        Place::Slot(Slot::Starting { server, .. }) => return server,
-                        Place::Slot(Slot::Ready { .. }) | Place::Elsewhere(_) => panic!("no server is ready"),
-                        Place::No(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                        JoinOutcome::Slot(Slot::Starting { server, .. }) => return server,
+                        JoinOutcome::Slot(Slot::Ready { .. }) | JoinOutcome::Elsewhere(_) => {
+                            panic!("no server is ready")
+                        }
+                        JoinOutcome::No(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
                     }
                 }
             });
@@ -294,7 +296,7 @@ async fn servers_that_have_fallen_silent_do_not_hide_one_with_room() {
     let player = shared::domain::PlayerId::parse("carol").unwrap();
     let place = world.stack.owmm().another_copy().join(&player, None).await.unwrap();
     assert!(
-        matches!(&place, shared::Place::Slot(shared::Slot::Ready { server, .. }) if server.as_str() == last.id),
+        matches!(&place, shared::JoinOutcome::Slot(shared::Slot::Ready { server, .. }) if server.as_str() == last.id),
         "{place:?}"
     );
     // A server that beats again is listed again.

@@ -167,7 +167,7 @@ impl World {
     pub async fn join_afresh(&self, player: &str) -> String {
         let player = shared::domain::PlayerId::parse(player).unwrap();
         match self.stack.owmm().another_copy().join(&player, None).await.unwrap() {
-            shared::Place::Slot(shared::Slot::Ready { server, .. } | shared::Slot::Starting { server, .. }) => {
+            shared::JoinOutcome::Slot(shared::Slot::Ready { server, .. } | shared::Slot::Starting { server, .. }) => {
                 server.to_string()
             }
             other => panic!("{other:?}"),
@@ -281,7 +281,7 @@ impl World {
             for (player, claim) in &ledger.claims {
                 let seat = seats.iter().find(|(of, _)| of == player).map(|(_, seat)| seat);
                 let agrees =
-                    matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.claim == *claim);
+                    matches!(seat, Some(Seat::Assigned(place)) if place.server == ledger.id && place.claim == *claim);
                 assert!(agrees, "I2: {player} holds {claim:?} on {}, but the seat says {seat:?}", ledger.id);
             }
         }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::domain::{
-    Before, Claim, Endpoint, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Place,
-    Placement, PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState, Span, StopBy,
-    Time, TokenHash,
+    Assignment, Claim, Endpoint, ExpectedSeat, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger,
+    LedgerWrite, Placement, PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState,
+    Span, StopBy, Time, TokenHash,
 };
 
 const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
@@ -257,32 +257,33 @@ impl Any {
         }
     }
 
-    fn place(&mut self) -> Place {
-        Place { server: self.server(), pool: self.pool(), claim: self.claim() }
+    fn place(&mut self) -> Assignment {
+        Assignment { server: self.server(), pool: self.pool(), claim: self.claim() }
     }
 
     pub(super) fn seat(&mut self) -> Option<Seat> {
         match self.below(5) {
             0 => None,
-            1 => Some(Seat::Void(self.placement())),
-            _ => Some(Seat::At(self.place())),
+            1 => Some(Seat::Vacant(self.placement())),
+            _ => Some(Seat::Assigned(self.place())),
         }
     }
 
     pub(super) fn seat_write(&mut self, seat: Option<&Seat>) -> SeatWrite {
         let there = match seat {
-            Some(Seat::At(place)) => place.clone(),
+            Some(Seat::Assigned(place)) => place.clone(),
             _ => self.place(),
         };
         let server = self.mostly(there.server, Self::server);
         let claim = self.mostly(there.claim, Self::claim);
         match self.below(4) {
             0 => {
-                let from = if self.below(2) == 0 { Before::Free } else { Before::Exactly { server, claim } };
-                SeatWrite::Place { from, server: self.server(), pool: self.pool(), placement: self.placement() }
+                let from =
+                    if self.below(2) == 0 { ExpectedSeat::Vacant } else { ExpectedSeat::Exactly { server, claim } };
+                SeatWrite::Assign { from, server: self.server(), pool: self.pool(), placement: self.placement() }
             }
             1 => SeatWrite::Connect { server, placement: claim.placement() },
-            2 => SeatWrite::Void { server, claim },
+            2 => SeatWrite::Vacate { server, claim },
             _ => SeatWrite::Hold { server, from: claim.placement(), to: self.placement() },
         }
     }

@@ -1,6 +1,6 @@
 //! The invariants, as far as one state can break them.
 
-use shared::domain::{Claim, Ledger, Place, Seat, ServerState, teeth};
+use shared::domain::{Assignment, Claim, Ledger, Seat, ServerState, teeth};
 
 use super::{
     scope::{Scope, TICK},
@@ -39,7 +39,7 @@ fn one_place(_: &Scope, world: &World) -> bool {
         let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&claim);
         let seat = world.seats.get(usize::from(inside.player)).and_then(Option::as_deref);
         let seated =
-            matches!(seat, Some(Seat::At(Place { server, claim: held, .. })) if *server == ledger.id && *held == claim);
+            matches!(seat, Some(Seat::Assigned(Assignment { server, claim: held, .. })) if *server == ledger.id && *held == claim);
         once && (stopped || claimed && seated)
     })
 }
@@ -101,7 +101,7 @@ fn kept_word(_: &Scope, world: &World) -> bool {
         let Some(ledger) = world.ledger(promise.server) else { return true };
         let seat = world.seats.get(usize::from(player)).and_then(Option::as_deref);
         let stands =
-            matches!(seat, Some(Seat::At(place)) if place.server == ledger.id && place.claim.placement() == promise.placement);
+            matches!(seat, Some(Seat::Assigned(place)) if place.server == ledger.id && place.claim.placement() == promise.placement);
         let held = ledger.claims.get(&Scope::player(player)).is_some_and(|claim| claim.placement() == promise.placement);
         !stands || held || ledger.state == ServerState::Stopped
     })

@@ -466,7 +466,7 @@ impl Checks {
             places += 1;
             let claim = ledger.claims.get(player).copied();
             let seat = self.seats.get(player).cloned();
-            let seated = matches!(&seat, Some(Seat::At(place)) if place.server == server && place.claim == Claim::Connected(placement));
+            let seated = matches!(&seat, Some(Seat::Assigned(place)) if place.server == server && place.claim == Claim::Connected(placement));
             let agree = claim == Some(Claim::Connected(placement)) && seated;
             self.hold(Invariant::OnePlace, agree, || {
                 format!("{player} is inside {server} under {placement:?}; the ledger says {claim:?}, the seat {seat:?}")

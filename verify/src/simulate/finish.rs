@@ -175,7 +175,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             }
         }
         for (player, seat) in &checks.seats {
-            let Seat::At(place) = seat else { continue };
+            let Seat::Assigned(place) = seat else { continue };
             let lives = live.iter().any(|ledger| ledger.id == place.server);
             let there = inside.contains(&(player.clone(), place.server.clone()));
             if matches!(place.claim, Claim::Connected(_)) && lives && !there {
