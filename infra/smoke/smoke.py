@@ -156,7 +156,7 @@ def subject(token):
 
 
 def items_of(dynamodb, table, pool):
-    """Keys of the pool's frontiers, fleet and roster."""
+    """Keys of the pool's frontiers, status and roster."""
     items = dynamodb.query(TableName=table, ConsistentRead=True, KeyConditionExpression="pk = :p",
                            ExpressionAttributeValues={":p": {"S": f"POOL#{pool}"}})["Items"]
     return [(item["pk"]["S"], item["sk"]["S"]) for item in items]

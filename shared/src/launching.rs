@@ -28,7 +28,7 @@ use aws_sdk_ecs::{
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Due, Fleet, FleetWrite, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName,
+        Answer, Due, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, PoolStatus, PoolStatusWrite,
         REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
         teeth::{self, Mistake},
     },
@@ -218,15 +218,15 @@ impl Launcher {
     pub async fn count_out(&self, pool: &PoolName, server: &ServerId, failed: bool) -> Result<(), TableError> {
         for attempt in 0..=CONFLICT_RETRIES {
             let write = if failed {
-                let fleet = self.table.fleet(pool).await?;
-                let failures = fleet.failures.saturating_add(1);
+                let status = self.table.pool_status(pool).await?;
+                let failures = status.failures.saturating_add(1);
                 let paused_until = pause_after(failures).map(|pause| self.clock.now() + pause);
                 if let Some(Time(until)) = paused_until {
                     tracing::error!(%pool, failures, until, "launching is paused");
                 }
-                FleetWrite::Failed { was: fleet.failures, paused_until }
+                PoolStatusWrite::Failed { was: status.failures, paused_until }
             } else {
-                FleetWrite::Ended
+                PoolStatusWrite::Ended
             };
             if self.table.count_out(pool, server, &write).await? {
                 return Ok(());
@@ -242,7 +242,7 @@ impl Launcher {
     ///
     /// # Errors
     /// The table gave no answer.
-    pub async fn start_ahead(&self, pool: &Pool, seen: &Fleet) -> Result<Option<ServerId>, TableError> {
+    pub async fn start_ahead(&self, pool: &Pool, seen: &PoolStatus) -> Result<Option<ServerId>, TableError> {
         let shard = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
         let ledger = self.new_server(pool, shard)?;
         if !self.table.start_ahead(&ledger, seen, pool.limits.max_servers, self.clock.now()).await? {

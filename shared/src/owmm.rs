@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Ask, Claim, Connect, Connected, Dismiss, Dismissed, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp,
-        Goodbye, Hint, Join, Joined, Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Party, PartyJoined, Placement,
-        PlayerId, Pool, PoolLimits, PoolName, PresentedTicket, Protocol, Registration, SPARE_AT_MOST, Seat, ServerId,
-        ServerState, Slot as TakenSlot, Span, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
+        Answer, Ask, Claim, Connect, Connected, Dismiss, Dismissed, Frontier, FrontierWrite, GiveUp, Goodbye, Hint,
+        Join, Joined, Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool,
+        PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, SPARE_AT_MOST,
+        Seat, ServerId, ServerState, Slot as TakenSlot, Span, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
@@ -642,7 +642,7 @@ impl Owmm {
         let ledger = match answer {
             Answer::Written(ledger) => {
                 self.put_listing_right(&ledger).await?;
-                self.table.write_fleet(&ledger.pool, &FleetWrite::Recovered).await?;
+                self.table.write_pool_status(&ledger.pool, &PoolStatusWrite::Recovered).await?;
                 ledger
             }
             Answer::Refused(image) => match self.known(by, image) {
@@ -781,26 +781,26 @@ impl Owmm {
         Err(TableError::Busy("others drain the server".to_owned()).into())
     }
 
-    /// Every pool with its fleet.
+    /// Every pool with its status.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn pools(&self) -> Result<Vec<(Pool, Fleet)>, Failure> {
+    pub async fn pools(&self) -> Result<Vec<(Pool, PoolStatus)>, Failure> {
         let mut pools = Vec::new();
         for pool in self.table.pools().await? {
-            let fleet = self.table.fleet(&pool.name).await?;
-            pools.push((pool, fleet));
+            let status = self.table.pool_status(&pool.name).await?;
+            pools.push((pool, status));
         }
         Ok(pools)
     }
 
-    /// A pool with its fleet, as the table has them now.
+    /// A pool with its status, as the table has them now.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn pool_and_fleet(&self, name: &PoolName) -> Result<(Pool, Fleet), Failure> {
+    pub async fn pool_and_status(&self, name: &PoolName) -> Result<(Pool, PoolStatus), Failure> {
         let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
-        Ok((pool, self.table.fleet(name).await?))
+        Ok((pool, self.table.pool_status(name).await?))
     }
 
     /// Configures a pool. In force wherever its old configuration is remembered no longer: within ten seconds. Another task
@@ -842,32 +842,36 @@ impl Owmm {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn pause(&self, name: &PoolName, within: Option<Span>) -> Result<(Pool, Fleet), Failure> {
+    pub async fn pause(&self, name: &PoolName, within: Option<Span>) -> Result<(Pool, PoolStatus), Failure> {
         let until = within.map_or(UNTIL_RESUMED, |span| self.clock.now() + span);
-        self.say(name, |at| FleetWrite::Hold { at, until }).await
+        self.say(name, |at| PoolStatusWrite::Hold { at, until }).await
     }
 
     /// An operator resumes launching, whatever had paused it.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn resume(&self, name: &PoolName) -> Result<(Pool, Fleet), Failure> {
-        self.say(name, |at| FleetWrite::Resume { at }).await
+    pub async fn resume(&self, name: &PoolName) -> Result<(Pool, PoolStatus), Failure> {
+        self.say(name, |at| PoolStatusWrite::Resume { at }).await
     }
 
     /// Writes an operator's word down as the last one that was said.
-    async fn say(&self, name: &PoolName, word: impl Fn(Time) -> FleetWrite) -> Result<(Pool, Fleet), Failure> {
+    async fn say(
+        &self,
+        name: &PoolName,
+        word: impl Fn(Time) -> PoolStatusWrite,
+    ) -> Result<(Pool, PoolStatus), Failure> {
         let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
         let mut at = self.clock.now();
         for _ in 0..BY_HAND_TURNS {
             let word = word(at);
-            match self.table.write_fleet(name, &word).await? {
-                Answer::Written(fleet) => {
+            match self.table.write_pool_status(name, &word).await? {
+                Answer::Written(status) => {
                     tracing::info!(pool = %name, ?word, "an operator's word");
-                    return Ok((pool, fleet));
+                    return Ok((pool, status));
                 }
-                Answer::Refused(Some(fleet)) if word.stands(&fleet) => return Ok((pool, fleet)),
-                Answer::Refused(fleet) => at = fleet.unwrap_or_default().next_word(self.clock.now()),
+                Answer::Refused(Some(status)) if word.stands(&status) => return Ok((pool, status)),
+                Answer::Refused(status) => at = status.unwrap_or_default().next_word(self.clock.now()),
             }
         }
         Err(TableError::Busy("others pause and resume the pool".to_owned()).into())
@@ -886,23 +890,23 @@ impl Owmm {
         let (begun, mut turns) = (self.clock.now(), BY_HAND_TURNS);
         let mut started = Vec::new();
         loop {
-            let (fleet, now) = (self.table.fleet(name).await?, self.clock.now());
-            let enough = fleet.live >= at_least || started.len() >= LAUNCHES_AT_MOST;
-            let refused = fleet.no_launch(pool.limits.max_servers, now);
+            let (status, now) = (self.table.pool_status(name).await?, self.clock.now());
+            let enough = status.live >= at_least || started.len() >= LAUNCHES_AT_MOST;
+            let refused = status.no_launch(pool.limits.max_servers, now);
             if enough || now - begun > LAUNCHING_AT_MOST || (refused.is_some() && !started.is_empty()) {
-                return Ok(LaunchOutcome::Started { started, live: fleet.live });
+                return Ok(LaunchOutcome::Started { started, live: status.live });
             }
             if let Some(reason) = refused {
                 return Ok(LaunchOutcome::No(reason));
             }
-            match (self.launcher.start_ahead(&pool, &fleet).await?, turns.checked_sub(1)) {
+            match (self.launcher.start_ahead(&pool, &status).await?, turns.checked_sub(1)) {
                 (Some(server), _) => started.push(server),
                 (None, Some(left)) => {
                     turns = left;
                     tokio::time::sleep(self.dice.jitter(RACE_JITTER)).await;
                 }
                 (None, None) if started.is_empty() => return Ok(LaunchOutcome::Busy),
-                (None, None) => return Ok(LaunchOutcome::Started { started, live: fleet.live }),
+                (None, None) => return Ok(LaunchOutcome::Started { started, live: status.live }),
             }
         }
     }

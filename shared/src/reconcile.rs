@@ -22,8 +22,8 @@ use futures_util::{StreamExt, stream};
 use crate::{
     Failure, Owmm,
     domain::{
-        Answer, Care, Fleet, FleetWrite, Ledger, LedgerWrite, Pool, Reason, ServerId, ServerState, Span, TaskSight,
-        is_mass_lapse, servers_wanted,
+        Answer, Care, Ledger, LedgerWrite, Pool, PoolStatus, PoolStatusWrite, Reason, ServerId, ServerState, Span,
+        TaskSight, is_mass_lapse, servers_wanted,
     },
     launching::OurTask,
     metrics::{self, Outcome, Record},
@@ -243,9 +243,9 @@ impl Owmm {
     }
 
     async fn reconcile_pool(&self, pool: &Pool, running: &Running<'_>, seen: &mut Seen) -> Result<(), Failure> {
-        let fleet = self.table().fleet(&pool.name).await?;
-        seen.report.launches_failed = fleet.failures.into();
-        seen.report.launch_paused = fleet.paused_until.is_some_and(|until| until > self.time()).into();
+        let status = self.table().pool_status(&pool.name).await?;
+        seen.report.launches_failed = status.failures.into();
+        seen.report.launch_paused = status.paused_until.is_some_and(|until| until > self.time()).into();
         let mut roster = Vec::new();
         let mut from = None;
         loop {
@@ -280,15 +280,15 @@ impl Owmm {
         }
         let quiet = seen.report.repaired.is_empty() && seen.failure.is_none();
         let free = u32::try_from(seen.report.free_slots).unwrap_or(u32::MAX);
-        let grown = self.grow(pool, fleet.clone(), free, &mut seen.report).await;
+        let grown = self.grow(pool, status.clone(), free, &mut seen.report).await;
         let shrunk = self.shrink(pool, free, seen).await;
         let retired = self.retire_frontiers(pool).await;
         grown.and(shrunk).and(retired)?;
-        if fleet.live as usize != roster.len() && quiet && seen.report.repaired.is_empty() {
+        if status.live as usize != roster.len() && quiet && seen.report.repaired.is_empty() {
             // Only if no server has come or gone since before the roster was read.
             let live = u32::try_from(roster.len()).unwrap_or(u32::MAX);
-            let recount = FleetWrite::Recount { changes: fleet.changes, live };
-            if let Answer::Written(_) = self.table().write_fleet(&pool.name, &recount).await? {
+            let recount = PoolStatusWrite::Recount { changes: status.changes, live };
+            if let Answer::Written(_) = self.table().write_pool_status(&pool.name, &recount).await? {
                 seen.report.note("recounted");
             }
         }
@@ -434,14 +434,20 @@ impl Owmm {
 
     /// Starts servers until the headroom is there, or will be. `fleet` is as it was before the servers were looked at: if
     /// somebody else has started one since, the next look counts again.
-    async fn grow(&self, pool: &Pool, mut fleet: Fleet, free: u32, report: &mut Reconciled) -> Result<(), Failure> {
+    async fn grow(
+        &self,
+        pool: &Pool,
+        mut status: PoolStatus,
+        free: u32,
+        report: &mut Reconciled,
+    ) -> Result<(), Failure> {
         for _ in 0..servers_wanted(&pool.limits, free).min(STARTS_AT_MOST) {
-            let allowed = fleet.no_launch(pool.limits.max_servers, self.time()).is_none();
-            if !allowed || self.launcher().start_ahead(pool, &fleet).await?.is_none() {
+            let allowed = status.no_launch(pool.limits.max_servers, self.time()).is_none();
+            if !allowed || self.launcher().start_ahead(pool, &status).await?.is_none() {
                 break;
             }
-            fleet.live = fleet.live.saturating_add(1);
-            fleet.changes = fleet.changes.saturating_add(1);
+            status.live = status.live.saturating_add(1);
+            status.changes = status.changes.saturating_add(1);
             report.note("started_ahead");
         }
         Ok(())

@@ -138,12 +138,12 @@ macro_rules! compare {
 async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(), Error> {
     let mut any = Any::new(seed);
     let (server, player, pool) = (any.server(), any.player(), any.pool());
-    let (ledger, seat, frontier, fleet) = (any.ledger(&server), any.seat(), any.frontier(), any.fleet());
+    let (ledger, seat, frontier, status) = (any.ledger(&server), any.seat(), any.frontier(), any.pool_status());
     let on_ledger = any.ledger_write(ledger.as_ref());
     let (on_seat, on_frontier) = (any.seat_write(seat.as_ref()), any.frontier_write(frontier.as_ref()));
-    let on_fleet = any.fleet_write(fleet.as_ref());
+    let on_status = any.pool_status_write(status.as_ref());
     // A fleet that is not there reads as one that has counted nothing.
-    let counted = fleet.is_some() || on_fleet.apply(None).is_some();
+    let counted = status.is_some() || on_status.apply(None).is_some();
     for place in places {
         let table = &place.table;
         compare!(
@@ -187,12 +187,12 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
             seed,
             place,
             "fleet",
-            fleet,
-            on_fleet,
-            keys::fleet(&pool),
-            |fleet| items::write_fleet(&pool, fleet),
-            table.write_fleet(&pool, &on_fleet),
-            async { table.fleet(&pool).await.map(|it| counted.then_some(it)) }
+            status,
+            on_status,
+            keys::pool_status(&pool),
+            |status| items::write_pool_status(&pool, status),
+            table.write_pool_status(&pool, &on_status),
+            async { table.pool_status(&pool).await.map(|it| counted.then_some(it)) }
         );
     }
     Ok(())

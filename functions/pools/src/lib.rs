@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use shared::{
     Owmm,
-    domain::{Bound, Fleet, Pool, PoolLimits, PoolName, Rollout, Span, TaskPlacement, Time, UNTIL_RESUMED},
+    domain::{Bound, Pool, PoolLimits, PoolName, PoolStatus, Rollout, Span, TaskPlacement, Time, UNTIL_RESUMED},
     http::{
         Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, object, operator,
         path, present, resource, timestamp,
@@ -153,18 +153,18 @@ async fn pool(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem>
         Method::GET if all => {
             let now = owmm.time();
             let pools = owmm.pools().await?;
-            let pools = pools.iter().map(|(pool, fleet)| view(pool, fleet, now)).collect::<Vec<_>>();
+            let pools = pools.iter().map(|(pool, status)| view(pool, status, now)).collect::<Vec<_>>();
             Ok(json(StatusCode::OK, &json!({ "pools": pools })))
         }
         _ if all => Err(method_not_allowed("GET")),
-        Method::GET => shown(owmm, owmm.pool_and_fleet(&name(request)?).await?),
+        Method::GET => shown(owmm, owmm.pool_and_status(&name(request)?).await?),
         Method::PUT => {
             let name = name(request)?;
             let wish = json_body::<Wish>(request)?;
             let wish = wish.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with at least `task`."))?;
             let wish = wish.parse(name.clone(), None).map_err(|error| Problem::new(Code::InvalidBody, error))?;
             owmm.configure(wish).await?;
-            shown(owmm, owmm.pool_and_fleet(&name).await?)
+            shown(owmm, owmm.pool_and_status(&name).await?)
         }
         _ => Err(method_not_allowed("GET, PUT")),
     }
@@ -174,19 +174,19 @@ fn name(request: &Request) -> Result<PoolName, Problem> {
     path(request, "pool", PoolName::parse)
 }
 
-fn shown(owmm: &Owmm, (pool, fleet): (Pool, Fleet)) -> Result<Response<Body>, Problem> {
-    Ok(json(StatusCode::OK, &view(&pool, &fleet, owmm.time())))
+fn shown(owmm: &Owmm, (pool, status): (Pool, PoolStatus)) -> Result<Response<Body>, Problem> {
+    Ok(json(StatusCode::OK, &view(&pool, &status, owmm.time())))
 }
 
-fn view(pool: &Pool, fleet: &Fleet, now: Time) -> Value {
-    let by_operator = fleet.held(now);
+fn view(pool: &Pool, status: &PoolStatus, now: Time) -> Value {
+    let by_operator = status.held(now);
     json!({
         "name": pool.name.as_str(),
         "settings": Wish::of(pool),
         "generation": pool.generation,
-        "liveServers": fleet.live,
-        "failedLaunches": fleet.failures,
-        "launchPausedUntil": fleet.paused_until.map(timestamp),
+        "liveServers": status.live,
+        "failedLaunches": status.failures,
+        "launchPausedUntil": status.paused_until.map(timestamp),
         "operatorPause": by_operator.map(|until| {
             json!({ "until": (until < UNTIL_RESUMED).then(|| timestamp(until)) })
         }),

@@ -56,7 +56,7 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Every pool, and what its fleet is doing
+    /// Every pool, and what its status is doing
     Pools {
         /// Again and again.
         #[command(flatten)]
@@ -131,7 +131,7 @@ pub(crate) enum Command {
 /// About one pool.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
-    /// A pool's settings, and what its fleet is doing
+    /// A pool's settings, and what its status is doing
     Show {
         /// The pool
         #[arg(value_name = "POOL", value_parser = name)]

@@ -58,9 +58,9 @@ pub(crate) async fn audit(world: &World, args: &Args, driven: &Driven) -> Result
     claims(&books, driven, &mut audited);
     let prepared = args.prepared() as usize;
     let live = books.ledgers.iter().filter(|ledger| ledger.state != ServerState::Stopped).count();
-    let fleet = world.table.fleet(&world.pool).await?;
-    if live != fleet.live as usize {
-        audited.violations.push(format!("{live} servers live, and the fleet counts {}", fleet.live));
+    let status = world.table.pool_status(&world.pool).await?;
+    if live != status.live as usize {
+        audited.violations.push(format!("{live} servers live, and the fleet counts {}", status.live));
     }
     audited.started = books.ledgers.len().saturating_sub(prepared);
     processes(world, &books, prepared, &mut audited).await;

@@ -15,8 +15,8 @@ use shared::{
     Owmm,
     clock::{Clock, Dice},
     domain::{
-        Claim, Endpoint, Fill, Fleet, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerState,
-        Span, Time, TokenHash,
+        Claim, Endpoint, Fill, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, Rollout,
+        ServerState, Span, Time, TokenHash,
     },
     table::{items, keys},
 };
@@ -138,7 +138,7 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
         let pool = Pool { name: PoolName::parse(&format!("pool-{k}"))?, ..default.clone() };
         let servers = args.servers / args.pools + u32::from(k < args.servers % args.pools);
         items.push(items::write_pool(&pool).map_err(|error| Error::Look(error.to_string()))?);
-        items.push(items::write_fleet(&pool.name, &Fleet { live: servers, ..Fleet::default() }));
+        items.push(items::write_pool_status(&pool.name, &PoolStatus { live: servers, ..PoolStatus::default() }));
         for _ in 0..servers {
             let ledger = ready(&pool, args.players, now, &dice)?;
             items.push(keys::roster(&pool.name, &ledger.id));

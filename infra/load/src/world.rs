@@ -168,7 +168,7 @@ impl World {
         let mut reads = tokio::task::JoinSet::new();
         for _ in 0..at_once {
             let (table, pool) = (self.table.clone(), self.pool.clone());
-            reads.spawn(async move { table.fleet(&pool).await });
+            reads.spawn(async move { table.pool_status(&pool).await });
         }
         for read in reads.join_all().await {
             read?;

@@ -6,7 +6,7 @@
 //!
 //! Three kinds of things live here:
 //!
-//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`Fleet`], [`Pool`]): an item of the table as it was seen;
+//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; `shared::table` renders the same value as a DynamoDB expression;
 //! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`], [`Dismiss`]): a placement's life as state machines. Each is told
@@ -18,13 +18,13 @@ mod dismiss;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod fixtures;
-mod fleet;
 mod goodbye;
 mod ids;
 mod join;
 mod ledger;
 mod party;
 mod pool;
+mod pool_status;
 mod protocol;
 mod seat;
 pub mod teeth;
@@ -33,10 +33,6 @@ mod time;
 pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
 pub use dismiss::{Dismiss, Dismissed};
-pub use fleet::{
-    Fleet, FleetWrite, Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, SPARE_AT_MOST, UNTIL_RESUMED,
-    pause_after,
-};
 pub use goodbye::{GiveUp, Goodbye, Left};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
@@ -46,6 +42,10 @@ pub use ledger::{
 };
 pub use party::{Party, PartyJoined, Together};
 pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
+pub use pool_status::{
+    Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, SPARE_AT_MOST, UNTIL_RESUMED,
+    pause_after,
+};
 pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
 pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

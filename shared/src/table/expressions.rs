@@ -13,7 +13,7 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Claim, ExpectedSeat, Fill, FleetWrite, FrontierWrite, LedgerWrite, Placement, PlayerId, Rank, SPARE_AT_MOST,
+    Claim, ExpectedSeat, Fill, FrontierWrite, LedgerWrite, Placement, PlayerId, PoolStatusWrite, Rank, SPARE_AT_MOST,
     SeatWrite, ServerState, Span, StopBy, Time,
     teeth::{self, Mistake},
 };
@@ -587,14 +587,14 @@ const NOT_PAUSED: &str =
 const UNHEARD: &str = "(attribute_not_exists(#word) OR #word < :at)";
 
 /// A write on a fleet.
-pub fn fleet(write: &FleetWrite) -> Expression {
+pub fn pool_status(write: &PoolStatusWrite) -> Expression {
     match write {
-        FleetWrite::Started { max_servers, now } => Expression::new(
+        PoolStatusWrite::Started { max_servers, now } => Expression::new(
             "ADD #live :one, #changes :one",
             format!("(attribute_not_exists(#live) OR #live < :max) AND {NOT_PAUSED}"),
             [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
         ),
-        FleetWrite::StartedAhead { changes, max_servers, now } => {
+        PoolStatusWrite::StartedAhead { changes, max_servers, now } => {
             let room = "(attribute_not_exists(#live) OR #live < :max)";
             let values = [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))];
             let update = "ADD #live :one, #changes :one";
@@ -609,20 +609,20 @@ pub fn fleet(write: &FleetWrite) -> Expression {
             }
         }
         // A fleet whose item an older release wrote has counted no changes.
-        FleetWrite::Recount { changes: 0, live } => Expression::new(
+        PoolStatusWrite::Recount { changes: 0, live } => Expression::new(
             "SET #live = :live",
             "attribute_exists(#live) AND attribute_not_exists(#changes)",
             [(":live", n(*live))],
         ),
-        FleetWrite::Recount { changes, live } => Expression::new(
+        PoolStatusWrite::Recount { changes, live } => Expression::new(
             "SET #live = :live",
             "#changes = :changes",
             [(":live", n(*live)), (":changes", n(*changes))],
         ),
-        FleetWrite::Ended => {
+        PoolStatusWrite::Ended => {
             Expression::new("SET #live = #live - :one ADD #changes :one", "#live >= :one", [(":one", n(1))])
         }
-        FleetWrite::Failed { was, paused_until } => {
+        PoolStatusWrite::Failed { was, paused_until } => {
             let same = if *was == 0 { "attribute_not_exists(#failures)" } else { "#failures = :was" };
             let mut expression = Expression::new(
                 "ADD #changes :one SET #live = #live - :one, #failures = :failures",
@@ -640,13 +640,13 @@ pub fn fleet(write: &FleetWrite) -> Expression {
                 }
             }
         }
-        FleetWrite::Recovered => Expression::new("REMOVE #failures, #paused", "attribute_exists(#failures)", []),
-        FleetWrite::Hold { at, until } => Expression::new(
+        PoolStatusWrite::Recovered => Expression::new("REMOVE #failures, #paused", "attribute_exists(#failures)", []),
+        PoolStatusWrite::Hold { at, until } => Expression::new(
             "SET #held = :until, #word = :at, #live = if_not_exists(#live, :zero)",
             UNHEARD,
             [(":until", n(until.0)), (":at", n(at.0)), (":zero", n(0))],
         ),
-        FleetWrite::Resume { at } => Expression::new(
+        PoolStatusWrite::Resume { at } => Expression::new(
             "SET #word = :at, #live = if_not_exists(#live, :zero) REMOVE #held, #failures, #paused",
             UNHEARD,
             [(":at", n(at.0)), (":zero", n(0))],

@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
 use super::keys::{self, Attributes};
 use crate::domain::{
-    Assignment, Claim, Endpoint, Fleet, Frontier, Launch, Ledger, PlayerId, Pool, PoolLimits, PoolName, Rank, Rollout,
-    Seat, ServerId, ServerState, Span, Time, TokenHash,
+    Assignment, Claim, Endpoint, Frontier, Launch, Ledger, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, Rank,
+    Rollout, Seat, ServerId, ServerState, Span, Time, TokenHash,
 };
 
 /// An item of the table that is not as this version of OWMM writes it.
@@ -270,30 +270,30 @@ pub fn write_frontier(pool: &PoolName, k: u32, frontier: &Frontier) -> Attribute
 }
 
 /// A fleet, written.
-pub fn write_fleet(pool: &PoolName, fleet: &Fleet) -> Attributes {
-    let mut item = keys::fleet(pool);
-    item.insert(keys::LIVE.into(), n(fleet.live));
-    if fleet.changes > 0 {
-        item.insert(keys::CHANGES.into(), n(fleet.changes));
+pub fn write_pool_status(pool: &PoolName, status: &PoolStatus) -> Attributes {
+    let mut item = keys::pool_status(pool);
+    item.insert(keys::LIVE.into(), n(status.live));
+    if status.changes > 0 {
+        item.insert(keys::CHANGES.into(), n(status.changes));
     }
-    if fleet.failures > 0 {
-        item.insert(keys::FAILURES.into(), n(fleet.failures));
+    if status.failures > 0 {
+        item.insert(keys::FAILURES.into(), n(status.failures));
     }
-    if let Some(until) = fleet.paused_until {
+    if let Some(until) = status.paused_until {
         item.insert(keys::PAUSED.into(), n(until.0));
     }
-    if let Some(until) = fleet.held_until {
+    if let Some(until) = status.held_until {
         item.insert(keys::HELD.into(), n(until.0));
     }
-    if let Some(at) = fleet.word_at {
+    if let Some(at) = status.word_at {
         item.insert(keys::WORD_AT.into(), n(at.0));
     }
     item
 }
 
 /// A fleet, read.
-pub fn read_fleet(item: &Attributes) -> Result<Fleet, Malformed> {
-    Ok(Fleet {
+pub fn read_pool_status(item: &Attributes) -> Result<PoolStatus, Malformed> {
+    Ok(PoolStatus {
         live: opt_number(item, keys::LIVE)?.unwrap_or(0),
         changes: opt_number(item, keys::CHANGES)?.unwrap_or(0),
         failures: opt_number(item, keys::FAILURES)?.unwrap_or(0),

@@ -6,7 +6,7 @@
 //! | seat | `PLAYER#<id>` | `SEAT` |
 //! | pool | `POOLS` | `<name>` |
 //! | frontier | `POOL#<name>` | `FRONTIER#<k>` |
-//! | fleet | `POOL#<name>` | `FLEET` |
+//! | fleet | `POOL#<name>` | `STATUS` |
 //! | roster entry | `POOL#<name>` | `SERVER#<id>` |
 //!
 //! The index [`INDEX`] is sparse: partition [`LISTED`] = `<pool>#<shard>`, sort [`FILL`]. Only ready servers with room
@@ -90,17 +90,17 @@ pub const PLACEMENT: &str = "placement";
 pub const REMAINING: &str = "remaining";
 /// Frontier: set of starting servers with freed slots that are not among those left to give; absent if there is none.
 pub const SPARE: &str = "spare";
-/// Fleet: servers that live.
+/// PoolStatus: servers that live.
 pub const LIVE: &str = "live";
 /// Servers that have ever been counted in or out.
 pub const CHANGES: &str = "changes";
-/// Fleet: failed launches in a row.
+/// PoolStatus: failed launches in a row.
 pub const FAILURES: &str = "failures";
-/// Fleet: launching is paused until then, in milliseconds.
+/// PoolStatus: launching is paused until then, in milliseconds.
 pub const PAUSED: &str = "paused";
-/// Fleet: launching is paused by an operator until then, in milliseconds.
+/// PoolStatus: launching is paused by an operator until then, in milliseconds.
 pub const HELD: &str = "held";
-/// Fleet: when an operator last paused or resumed launching; ledger: when one last said that it is to drain. In milliseconds.
+/// PoolStatus: when an operator last paused or resumed launching; ledger: when one last said that it is to drain. In milliseconds.
 pub const WORD_AT: &str = "word";
 
 /// Pool: servers that may live.
@@ -159,9 +159,9 @@ pub fn frontier(pool: &PoolName, k: u32) -> Attributes {
     key(of_pool(pool), format!("FRONTIER#{k}"))
 }
 
-/// Key of a pool's fleet.
-pub fn fleet(pool: &PoolName) -> Attributes {
-    key(of_pool(pool), "FLEET")
+/// Key of a pool's status.
+pub fn pool_status(pool: &PoolName) -> Attributes {
+    key(of_pool(pool), "STATUS")
 }
 
 /// What the sort keys of a pool's roster begin with.

@@ -26,8 +26,8 @@ pub use items::Malformed;
 pub use schema::create_table;
 
 use crate::domain::{
-    Answer, Fleet, FleetWrite, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName, Rank,
-    Seat, SeatWrite, ServerId, Time,
+    Answer, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName, PoolStatus,
+    PoolStatusWrite, Rank, Seat, SeatWrite, ServerId, Time,
 };
 use crate::telemetry::causes;
 use keys::Attributes;
@@ -149,10 +149,10 @@ impl Table {
         Ok(self.get(keys::frontier(pool, k)).await?.as_ref().map(items::read_frontier).transpose()?)
     }
 
-    /// Reads a pool's fleet.
-    pub async fn fleet(&self, pool: &PoolName) -> Result<Fleet, TableError> {
-        let fleet = self.get(keys::fleet(pool)).await?.as_ref().map(items::read_fleet).transpose()?;
-        Ok(fleet.unwrap_or_default())
+    /// Reads a pool's status.
+    pub async fn pool_status(&self, pool: &PoolName) -> Result<PoolStatus, TableError> {
+        let status = self.get(keys::pool_status(pool)).await?.as_ref().map(items::read_pool_status).transpose()?;
+        Ok(status.unwrap_or_default())
     }
 
     /// Every pool that operators have configured.
@@ -244,10 +244,16 @@ impl Table {
 
     /// Starts a server that no frontier asked for, in one transaction: its ledger is there, the fleet counts it and lists
     /// it. Only if the fleet is as it was seen, so that of two who see too little room only one acts.
-    pub async fn start_ahead(&self, ledger: &Ledger, seen: &Fleet, max: u32, now: Time) -> Result<bool, TableError> {
-        let started = FleetWrite::StartedAhead { changes: seen.changes, max_servers: max, now };
+    pub async fn start_ahead(
+        &self,
+        ledger: &Ledger,
+        seen: &PoolStatus,
+        max: u32,
+        now: Time,
+    ) -> Result<bool, TableError> {
+        let started = PoolStatusWrite::StartedAhead { changes: seen.changes, max_servers: max, now };
         let writes = vec![
-            self.part(keys::fleet(&ledger.pool), &expressions::fleet(&started))?,
+            self.part(keys::pool_status(&ledger.pool), &expressions::pool_status(&started))?,
             self.new_item(items::write_ledger(ledger))?,
             self.new_item(keys::roster(&ledger.pool, &ledger.id))?,
         ];
@@ -349,13 +355,13 @@ impl Table {
         self.write(keys::frontier(pool, k), expressions::frontier(write), items::read_frontier)
     }
 
-    /// One conditional write on a pool's fleet.
-    pub fn write_fleet(
+    /// One conditional write on a pool's status.
+    pub fn write_pool_status(
         &self,
         pool: &PoolName,
-        write: &FleetWrite,
-    ) -> impl Future<Output = Result<Answer<Fleet>, TableError>> {
-        self.write(keys::fleet(pool), expressions::fleet(write), items::read_fleet)
+        write: &PoolStatusWrite,
+    ) -> impl Future<Output = Result<Answer<PoolStatus>, TableError>> {
+        self.write(keys::pool_status(pool), expressions::pool_status(write), items::read_pool_status)
     }
 
     /// Ready servers of a pool with room, as one shard of the index lists them, newest build and fullest first. The index
@@ -390,10 +396,10 @@ impl Table {
     ) -> Result<Rolled, TableError> {
         let to = ledger.id.clone();
         let roll = FrontierWrite::Roll { from, to, remaining: ledger.capacity.saturating_sub(slots) };
-        let started = expressions::fleet(&FleetWrite::Started { max_servers, now });
+        let started = expressions::pool_status(&PoolStatusWrite::Started { max_servers, now });
         let writes = vec![
             self.part(keys::frontier(&ledger.pool, k), &expressions::frontier(&roll))?,
-            self.part(keys::fleet(&ledger.pool), &started)?,
+            self.part(keys::pool_status(&ledger.pool), &started)?,
             self.new_item(items::write_ledger(ledger))?,
             self.new_item(keys::roster(&ledger.pool, &ledger.id))?,
         ];
@@ -404,16 +410,21 @@ impl Table {
                 if refused(0).is_some() {
                     return Ok(Rolled::Raced);
                 }
-                let Some(fleet) = refused(1) else { return Ok(Rolled::Raced) };
-                let fleet = fleet.item().map(items::read_fleet).transpose()?.unwrap_or_default();
-                Ok(fleet.no_launch(max_servers, now).map_or(Rolled::Raced, Rolled::No))
+                let Some(status) = refused(1) else { return Ok(Rolled::Raced) };
+                let status = status.item().map(items::read_pool_status).transpose()?.unwrap_or_default();
+                Ok(status.no_launch(max_servers, now).map_or(Rolled::Raced, Rolled::No))
             }
         }
     }
 
-    /// Counts a stopped server out of its fleet, with its roster entry: exactly once, however often it is asked. False
+    /// Counts a stopped server out of its status, with its roster entry: exactly once, however often it is asked. False
     /// if somebody else's transaction was in the way.
-    pub async fn count_out(&self, pool: &PoolName, server: &ServerId, fleet: &FleetWrite) -> Result<bool, TableError> {
+    pub async fn count_out(
+        &self,
+        pool: &PoolName,
+        server: &ServerId,
+        status: &PoolStatusWrite,
+    ) -> Result<bool, TableError> {
         let entry = Delete::builder()
             .table_name(&self.name)
             .set_key(Some(keys::roster(pool, server)))
@@ -422,7 +433,7 @@ impl Table {
         let entry = entry.map_err(|error| TableError::Broken(error.to_string()))?;
         let writes = vec![
             TransactWriteItem::builder().delete(entry).build(),
-            self.part(keys::fleet(pool), &expressions::fleet(fleet))?,
+            self.part(keys::pool_status(pool), &expressions::pool_status(status))?,
         ];
         Ok(match self.transact(writes).await? {
             Ok(()) => true,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     domain::{
-        Answer, Assignment, Claim, Endpoint, ExpectedSeat, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch,
-        Ledger, LedgerWrite, Placement, PlayerId, PoolLimits, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId,
-        ServerState, Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
+        Answer, Assignment, Claim, Endpoint, ExpectedSeat, Fill, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite,
+        Placement, PlayerId, PoolLimits, PoolStatus, PoolStatusWrite, Registration, SPARE_AT_MOST, Seat, SeatWrite,
+        ServerId, ServerState, Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
     table::{items, keys},
 };
@@ -512,41 +512,53 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     }
     seen.both(7);
     let mut seen = Seen::default();
-    let fleets = [
+    let statuses = [
         None,
-        Some(Fleet { live: 2, failures: 0, paused_until: None, ..Fleet::default() }),
-        Some(Fleet { live: 0, failures: 0, paused_until: None, ..Fleet::default() }),
-        Some(Fleet { live: 1, changes: 3, failures: 2, paused_until: Some(NOW), ..Fleet::default() }),
-        Some(Fleet { live: 1, failures: 3, paused_until: Some(NOW + Span(1)), ..Fleet::default() }),
-        Some(Fleet { live: 1, failures: 1, held_until: Some(UNTIL_RESUMED), word_at: Some(NOW), ..Fleet::default() }),
-        Some(Fleet { live: 1, held_until: Some(NOW), word_at: Some(NOW - Span(1)), ..Fleet::default() }),
-        Some(Fleet { live: 1, failures: 2, paused_until: Some(NOW), word_at: Some(NOW + Span(1)), ..Fleet::default() }),
+        Some(PoolStatus { live: 2, failures: 0, paused_until: None, ..PoolStatus::default() }),
+        Some(PoolStatus { live: 0, failures: 0, paused_until: None, ..PoolStatus::default() }),
+        Some(PoolStatus { live: 1, changes: 3, failures: 2, paused_until: Some(NOW), ..PoolStatus::default() }),
+        Some(PoolStatus { live: 1, failures: 3, paused_until: Some(NOW + Span(1)), ..PoolStatus::default() }),
+        Some(PoolStatus {
+            live: 1,
+            failures: 1,
+            held_until: Some(UNTIL_RESUMED),
+            word_at: Some(NOW),
+            ..PoolStatus::default()
+        }),
+        Some(PoolStatus { live: 1, held_until: Some(NOW), word_at: Some(NOW - Span(1)), ..PoolStatus::default() }),
+        Some(PoolStatus {
+            live: 1,
+            failures: 2,
+            paused_until: Some(NOW),
+            word_at: Some(NOW + Span(1)),
+            ..PoolStatus::default()
+        }),
     ];
-    for fleet in fleets {
+    for status in statuses {
         for write in [
-            FleetWrite::Started { max_servers: 2, now: NOW },
-            FleetWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW },
-            FleetWrite::StartedAhead { changes: 3, max_servers: 2, now: NOW },
-            FleetWrite::Recount { changes: 0, live: 7 },
-            FleetWrite::Recount { changes: 3, live: 7 },
-            FleetWrite::Ended,
-            FleetWrite::Failed { was: 0, paused_until: None },
-            FleetWrite::Failed { was: 2, paused_until: Some(NOW + Span(9)) },
-            FleetWrite::Recovered,
-            FleetWrite::Hold { at: NOW, until: NOW + Span(5) },
-            FleetWrite::Hold { at: NOW + Span(1), until: UNTIL_RESUMED },
-            FleetWrite::Resume { at: NOW },
+            PoolStatusWrite::Started { max_servers: 2, now: NOW },
+            PoolStatusWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW },
+            PoolStatusWrite::StartedAhead { changes: 3, max_servers: 2, now: NOW },
+            PoolStatusWrite::Recount { changes: 0, live: 7 },
+            PoolStatusWrite::Recount { changes: 3, live: 7 },
+            PoolStatusWrite::Ended,
+            PoolStatusWrite::Failed { was: 0, paused_until: None },
+            PoolStatusWrite::Failed { was: 2, paused_until: Some(NOW + Span(9)) },
+            PoolStatusWrite::Recovered,
+            PoolStatusWrite::Hold { at: NOW, until: NOW + Span(5) },
+            PoolStatusWrite::Hold { at: NOW + Span(1), until: UNTIL_RESUMED },
+            PoolStatusWrite::Resume { at: NOW },
         ] {
-            remove(&world, keys::fleet(&name)).await;
-            if let Some(fleet) = &fleet {
-                put(&world, items::write_fleet(&name, fleet)).await;
+            remove(&world, keys::pool_status(&name)).await;
+            if let Some(status) = &status {
+                put(&world, items::write_pool_status(&name, status)).await;
             }
-            let expected = write.apply(fleet.as_ref());
+            let expected = write.apply(status.as_ref());
             seen.note(&write, expected.is_some());
-            let answer = table.write_fleet(&name, &write).await.unwrap();
+            let answer = table.write_pool_status(&name, &write).await.unwrap();
             match expected {
-                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {fleet:?}"),
-                None => assert_eq!(answer, Answer::Refused(fleet.clone()), "{write:?} on {fleet:?}"),
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {status:?}"),
+                None => assert_eq!(answer, Answer::Refused(status.clone()), "{write:?} on {status:?}"),
             }
         }
     }

@@ -11,7 +11,7 @@ use aws_sdk_ecs::types::DesiredStatus;
 use serde_json::json;
 use shared::{
     Reconciled,
-    domain::{Answer, FleetWrite, Ledger, LedgerWrite, Reason, ServerId, ServerState, Span, StopBy},
+    domain::{Answer, Ledger, LedgerWrite, PoolStatusWrite, Reason, ServerId, ServerState, Span, StopBy},
     table::keys,
 };
 use tokio::task::JoinSet;
@@ -25,7 +25,7 @@ impl World {
     }
 
     async fn live(&self) -> u32 {
-        self.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap().live
+        self.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap().live
     }
 
     /// Waits until a server whose lease lasts a second has been silent for three more.
@@ -300,8 +300,8 @@ async fn a_count_that_is_wrong_is_put_right() {
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
     let pool = crate::support::pool("default");
-    let wrong = FleetWrite::Recount { changes: 1, live: 9 };
-    world.stack.owmm().table().write_fleet(&pool, &wrong).await.unwrap();
+    let wrong = PoolStatusWrite::Recount { changes: 1, live: 9 };
+    world.stack.owmm().table().write_pool_status(&pool, &wrong).await.unwrap();
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("recounted"), Some(&1), "{report:?}");
     assert_eq!(world.live().await, 1);

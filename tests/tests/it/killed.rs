@@ -31,7 +31,7 @@ use shared::{
     clock::{Clock, Dice},
     config::{Config, assemble, timeouts},
     domain::{
-        Claim, Endpoint, Fill, Fleet, Frontier, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, Rollout,
+        Claim, Endpoint, Fill, Frontier, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolStatus, Rollout,
         ServerId, ServerState, Span, TaskPlacement, Time, TokenHash,
     },
     table::{create_table, items, keys},
@@ -361,7 +361,7 @@ async fn one_of_everything(ground: &Ground) {
     let mut items = vec![
         items::write_pool(&default).unwrap(),
         items::write_pool(&hungry).unwrap(),
-        items::write_fleet(&default.name, &Fleet { live, ..Fleet::default() }),
+        items::write_pool_status(&default.name, &PoolStatus { live, ..PoolStatus::default() }),
         items::write_frontier(&default.name, 0, &Frontier::new(id("outdated"), 2)),
     ];
     items.extend(roster.iter().map(|server| keys::roster(&default.name, server)));
@@ -396,8 +396,8 @@ async fn picture(ground: &Ground) -> BTreeMap<String, String> {
             } else {
                 *others.entry(text).or_default() += 1;
             }
-        } else if sk == "FLEET" {
-            picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_fleet(&item).unwrap()));
+        } else if sk == "STATUS" {
+            picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_pool_status(&item).unwrap()));
         } else if sk.starts_with("FRONTIER") {
             picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_frontier(&item).unwrap()));
         } else if sk.starts_with(keys::ROSTER) {
@@ -587,8 +587,8 @@ async fn look_that_sleeps(
 /// A pool with these servers.
 async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
     let live = u32::try_from(ledgers.len()).unwrap();
-    let fleet = Fleet { live, changes: live, ..Fleet::default() };
-    let mut items = vec![items::write_pool(pool).unwrap(), items::write_fleet(&pool.name, &fleet)];
+    let status = PoolStatus { live, changes: live, ..PoolStatus::default() };
+    let mut items = vec![items::write_pool(pool).unwrap(), items::write_pool_status(&pool.name, &status)];
     items.extend(ledgers.iter().map(|ledger| keys::roster(&pool.name, &ledger.id)));
     items.extend(ledgers.iter().map(items::write_ledger));
     ground.put(items).await;
@@ -656,8 +656,8 @@ async fn a_look_that_has_stood_still_while_one_server_came_and_one_went_starts_n
     let ground = Ground::new().await;
     let pool = a_pool("default", 4);
     a_fleet(&ground, &pool, &[ready("full", ground.now())]).await;
-    let others = Fleet { live: 1, changes: 3, ..Fleet::default() };
-    let meanwhile = async || ground.put(vec![items::write_fleet(&pool.name, &others)]).await;
+    let others = PoolStatus { live: 1, changes: 3, ..PoolStatus::default() };
+    let meanwhile = async || ground.put(vec![items::write_pool_status(&pool.name, &others)]).await;
     let report = look_that_sleeps(&ground, 1, "BatchGetItem", meanwhile).await;
     assert_eq!(report.repaired.get("started_ahead"), None, "{report:?}");
     let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ecs::Fault;
 use local::iam::acting_as;
-use shared::domain::{FleetWrite, Launch, Ledger, MAX_LAUNCH_ATTEMPTS, ServerState};
+use shared::domain::{Launch, Ledger, MAX_LAUNCH_ATTEMPTS, PoolStatusWrite, ServerState};
 
 use crate::support::{SOON, World, limits, seconds};
 
@@ -29,8 +29,8 @@ async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its
     assert_eq!((ledger.state, ledger.attempt), (ServerState::Stopped, MAX_LAUNCH_ATTEMPTS));
     assert!(ledger.claims.is_empty());
     assert!(world.ledger(&second).await.claims.keys().any(|player| player.as_str() == "alice"));
-    let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
-    assert_eq!((fleet.live, fleet.failures), (1, 1), "the dead one is counted out, once");
+    let status = world.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap();
+    assert_eq!((status.live, status.failures), (1, 1), "the dead one is counted out, once");
     assert_eq!(world.stack.ecs().counts().processes_started, u64::from(MAX_LAUNCH_ATTEMPTS) + 1);
     world.end().await;
 }
@@ -50,8 +50,8 @@ async fn launches_that_fail_repeatedly_pause_launching_until_a_server_registers(
     };
     let paused = paused.problem(503, "launch_paused");
     assert!((1..=30).contains(&paused.retry_after.unwrap()), "{paused:?}");
-    let fleet = world.stack.owmm().table().fleet(&pool).await.unwrap();
-    assert_eq!((fleet.live, fleet.failures), (0, shared::domain::PAUSE_AFTER_FAILURES));
+    let status = world.stack.owmm().table().pool_status(&pool).await.unwrap();
+    assert_eq!((status.live, status.failures), (0, shared::domain::PAUSE_AFTER_FAILURES));
     let started = world.stack.ecs().counts().processes_started;
     world.join("bob").await.problem(503, "launch_paused");
     assert_eq!(world.stack.ecs().counts().processes_started, started, "nothing more is started");
@@ -72,9 +72,9 @@ async fn a_registration_ends_the_count_of_failures() {
         assert!(begun.elapsed() < SOON);
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    assert_eq!(world.stack.owmm().table().fleet(&pool).await.unwrap().failures, 1);
+    assert_eq!(world.stack.owmm().table().pool_status(&pool).await.unwrap().failures, 1);
     world.hand(&second).await.register(&world).await.is(200);
-    assert_eq!(world.stack.owmm().table().fleet(&pool).await.unwrap().failures, 0);
+    assert_eq!(world.stack.owmm().table().pool_status(&pool).await.unwrap().failures, 0);
     world.end().await;
 }
 
@@ -153,8 +153,8 @@ async fn a_server_that_stops_makes_room_for_another() {
     world.join("bob").await.problem(503, "pool_full");
     first.close(&world).await.is(204);
     first.close(&world).await.is(204);
-    let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
-    assert_eq!(fleet.live, 0, "counted out exactly once");
+    let status = world.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap();
+    assert_eq!(status.live, 0, "counted out exactly once");
     assert_ne!(world.join("bob").await.is(202).server(), first.id);
     world.end().await;
 }
@@ -181,8 +181,8 @@ async fn news_of_an_older_attempt_stop_nothing() {
         assert!(acting_as("task-stopped", owmm.task_stopped(&id, attempt)).await.unwrap());
         assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
     }
-    let fleet = owmm.table().fleet(&crate::support::pool("default")).await.unwrap();
-    assert_eq!(fleet.live, 0, "counted out exactly once");
+    let status = owmm.table().pool_status(&crate::support::pool("default")).await.unwrap();
+    assert_eq!(status.live, 0, "counted out exactly once");
     world.end().await;
 }
 
@@ -193,8 +193,8 @@ async fn a_server_that_says_goodbye_before_it_has_registered_counts_as_one_that_
     let hand = world.hand(&server).await;
     hand.close(&world).await.is(204);
     assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
-    let fleet = world.stack.owmm().table().fleet(&crate::support::pool("default")).await.unwrap();
-    assert_eq!((fleet.live, fleet.failures), (0, 1));
+    let status = world.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap();
+    assert_eq!((status.live, status.failures), (0, 1));
     assert_ne!(world.join("alice").await.is(202).server(), server);
     world.end().await;
 }
@@ -265,7 +265,7 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
     };
     let older = [of(last, 1), of(middle, 1), of(first, 2), of(middle, 2)];
     let all = [of(last, 1), of(first, 2), of(middle, 2), of(last, 2)];
-    let fleet = FleetWrite::Started { max_servers: 100, now: owmm.time() }.apply(None).unwrap();
+    let status = PoolStatusWrite::Started { max_servers: 100, now: owmm.time() }.apply(None).unwrap();
     for (image, events, state, attempt, live) in [
         (&up, older.clone(), ServerState::Ready, 2, 1),
         (&up, all.clone(), ServerState::Stopped, 2, 0),
@@ -274,7 +274,7 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
     ] {
         for order in orders(&events) {
             put(shared::table::items::write_ledger(image)).await;
-            put(shared::table::items::write_fleet(&image.pool, &fleet)).await;
+            put(shared::table::items::write_pool_status(&image.pool, &status)).await;
             put(shared::table::keys::roster(&image.pool, &image.id)).await;
             // At least once: the last comes again.
             for event in order.iter().chain(order.last()) {
@@ -282,7 +282,7 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
             }
             let after = world.ledger(&server.id).await;
             assert_eq!((after.state, after.attempt), (state, attempt), "{order:#?}");
-            assert_eq!(owmm.table().fleet(&image.pool).await.unwrap().live, live, "{order:#?}");
+            assert_eq!(owmm.table().pool_status(&image.pool).await.unwrap().live, live, "{order:#?}");
         }
     }
     world.end().await;

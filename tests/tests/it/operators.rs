@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shared::domain::{
-    Claim, FleetWrite, LedgerWrite, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, TokenHash,
+    Claim, LedgerWrite, Placement, PlayerId, Pool, PoolStatusWrite, Seat, ServerId, ServerState, Span, TokenHash,
 };
 
 use crate::support::{Reply, SOON, World, limits, settings};
@@ -402,9 +402,9 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     world.reconcile().await;
     // What is starting goes on, and its registration does not end the pause; nor does one that forgets failures.
     let hand = world.hand(&first).await;
-    let failed = FleetWrite::Failed { was: 0, paused_until: Some(world.stack.owmm().time() + Span(60_000)) };
+    let failed = PoolStatusWrite::Failed { was: 0, paused_until: Some(world.stack.owmm().time() + Span(60_000)) };
     let name = crate::support::pool("default");
-    world.stack.owmm().table().write_fleet(&name, &failed).await.unwrap();
+    world.stack.owmm().table().write_pool_status(&name, &failed).await.unwrap();
     assert!(world.operate("GET", "/pools/default", None).await.is(200).body["launchPausedUntil"].is_string());
     hand.register(&world).await.is(200);
     let shown = world.operate("GET", "/pools/default", None).await.is(200).body;
@@ -414,10 +414,10 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
     // Resuming ends both kinds.
     let now = world.stack.owmm().time();
-    let again = FleetWrite::Recount { changes: 2, live: 1 };
-    world.stack.owmm().table().write_fleet(&name, &again).await.unwrap();
-    let failed = FleetWrite::Failed { was: 0, paused_until: Some(now + Span(60_000)) };
-    world.stack.owmm().table().write_fleet(&name, &failed).await.unwrap();
+    let again = PoolStatusWrite::Recount { changes: 2, live: 1 };
+    world.stack.owmm().table().write_pool_status(&name, &again).await.unwrap();
+    let failed = PoolStatusWrite::Failed { was: 0, paused_until: Some(now + Span(60_000)) };
+    world.stack.owmm().table().write_pool_status(&name, &failed).await.unwrap();
     let resumed = world.operate("POST", resume, None).await.is(200).body;
     let nothing = (&Value::Null, &Value::Null, &json!(0));
     assert_eq!((&resumed["operatorPause"], &resumed["launchPausedUntil"], &resumed["failedLaunches"]), nothing);

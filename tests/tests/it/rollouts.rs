@@ -92,10 +92,10 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     old.goodbye(&world, "bob", "").await.is(204);
     // A server of the new build, asked for ahead of demand.
     let pool = crate::support::pool("default");
-    let (config, fleet) = world.stack.owmm().pool_and_fleet(&pool).await.unwrap();
+    let (config, status) = world.stack.owmm().pool_and_status(&pool).await.unwrap();
     let headroom =
         shared::domain::Pool { limits: shared::domain::PoolLimits { headroom: 4, ..config.limits }, ..config };
-    assert_eq!(fleet.live, 1);
+    assert_eq!(status.live, 1);
     world.stack.owmm().configure(headroom).await.unwrap();
     world.reconcile().await;
     let ledgers = world.ledgers().await;

@@ -174,14 +174,14 @@ async fn a_look_at_the_fleet_is_told_in_numbers() {
     let table = world.stack.owmm().table();
     // A count that is wrong, launches that have failed, and a pause for them.
     let now = world.stack.owmm().time();
-    let wrong = shared::domain::FleetWrite::Recount { changes: 1, live: 5 };
-    table.write_fleet(&pool("default"), &wrong).await.unwrap();
-    let fleet = shared::domain::Fleet {
+    let wrong = shared::domain::PoolStatusWrite::Recount { changes: 1, live: 5 };
+    table.write_pool_status(&pool("default"), &wrong).await.unwrap();
+    let status = shared::domain::PoolStatus {
         failures: 4,
         paused_until: Some(now + shared::domain::Span(60_000)),
         ..Default::default()
     };
-    let item = shared::table::items::write_fleet(&pool("another"), &fleet);
+    let item = shared::table::items::write_pool_status(&pool("another"), &status);
     world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
     let told = line(&calls, reconcile::handle(world.stack.owmm())).await;
     assert_eq!((&told["Function"], &told["Outcome"]), (&json!("reconcile"), &json!("ok")));

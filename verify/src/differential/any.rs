@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::domain::{
-    Assignment, Claim, Endpoint, ExpectedSeat, Fill, Fleet, FleetWrite, Frontier, FrontierWrite, Launch, Ledger,
-    LedgerWrite, Placement, PlayerId, PoolName, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId, ServerState,
-    Span, StopBy, Time, TokenHash,
+    Assignment, Claim, Endpoint, ExpectedSeat, Fill, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Placement,
+    PlayerId, PoolName, PoolStatus, PoolStatusWrite, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId,
+    ServerState, Span, StopBy, Time, TokenHash,
 };
 
 const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
@@ -322,8 +322,8 @@ impl Any {
         }
     }
 
-    pub(super) fn fleet(&mut self) -> Option<Fleet> {
-        (!self.rarely(5)).then(|| Fleet {
+    pub(super) fn pool_status(&mut self) -> Option<PoolStatus> {
+        (!self.rarely(5)).then(|| PoolStatus {
             live: self.count(2),
             changes: self.count(2),
             failures: self.count(2),
@@ -333,22 +333,22 @@ impl Any {
         })
     }
 
-    pub(super) fn fleet_write(&mut self, fleet: Option<&Fleet>) -> FleetWrite {
-        let there = fleet.cloned().unwrap_or_default();
+    pub(super) fn pool_status_write(&mut self, status: Option<&PoolStatus>) -> PoolStatusWrite {
+        let there = status.cloned().unwrap_or_default();
         let changes = self.mostly(there.changes, |any| any.count(2));
         let (max_servers, now) = (1 + self.count(2), self.time());
         match self.below(8) {
-            0 => FleetWrite::Started { max_servers, now },
-            1 => FleetWrite::StartedAhead { changes, max_servers, now },
-            2 => FleetWrite::Recount { changes, live: self.count(3) },
-            3 => FleetWrite::Ended,
+            0 => PoolStatusWrite::Started { max_servers, now },
+            1 => PoolStatusWrite::StartedAhead { changes, max_servers, now },
+            2 => PoolStatusWrite::Recount { changes, live: self.count(3) },
+            3 => PoolStatusWrite::Ended,
             4 => {
                 let was = self.mostly(there.failures, |any| any.count(2));
-                FleetWrite::Failed { was, paused_until: self.maybe(Self::time) }
+                PoolStatusWrite::Failed { was, paused_until: self.maybe(Self::time) }
             }
-            5 => FleetWrite::Recovered,
-            6 => FleetWrite::Hold { at: now, until: self.time() },
-            _ => FleetWrite::Resume { at: now },
+            5 => PoolStatusWrite::Recovered,
+            6 => PoolStatusWrite::Hold { at: now, until: self.time() },
+            _ => PoolStatusWrite::Resume { at: now },
         }
     }
 }

@@ -69,7 +69,7 @@ fn nothing_stays(scope: &Scope, world: &World) -> bool {
         found && used(n, ledger)
     });
     let room = rest.ledgers.iter().any(|ledger| ledger.listed.is_some());
-    let may_start = rest.fleet.live < scope.pool.limits.max_servers;
+    let may_start = rest.status.live < scope.pool.limits.max_servers;
     let placed = (0..scope.players).all(|player| {
         let inside = rest.inside.iter().any(|inside| inside.player == player);
         inside || rest.was_told(player) || !room && !may_start
@@ -91,7 +91,7 @@ fn no_over_launch(scope: &Scope, world: &World) -> bool {
     let started = world.ledgers.len().saturating_sub(scope.ready.into());
     let limits = &scope.pool.limits;
     let accounted = world.handed + world.frontier.as_ref().map_or(0, |frontier| frontier.remaining);
-    world.fleet.live <= limits.max_servers && started * limits.capacity as usize <= accounted as usize
+    world.status.live <= limits.max_servers && started * limits.capacity as usize <= accounted as usize
 }
 
 /// As long as nothing newer has been done about the player's seat, the slot that they were told of is theirs.

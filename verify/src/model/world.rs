@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, Ask, Care, Claim, Connect, Dismiss, Fleet, FleetWrite, Frontier, FrontierWrite, GiveUp, Goodbye, Hint,
-    Join, Ledger, LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PresentedTicket, Registration,
-    Seat, SeatWrite, ServerId, ServerState, Slot, Span, TaskSight, Time, Told,
+    Answer, Ask, Care, Claim, Connect, Dismiss, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Ledger,
+    LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
+    Registration, Seat, SeatWrite, ServerId, ServerState, Slot, Span, TaskSight, Time, Told,
     teeth::{self, Mistake},
 };
 
@@ -133,7 +133,7 @@ pub struct World {
     pub hidden: [bool; SERVERS],
     pub seats: [Option<Kept<Seat>>; PLAYERS],
     pub frontier: Option<Frontier>,
-    pub fleet: Fleet,
+    pub status: PoolStatus,
     /// Slots that the frontier has handed out, or lost with a server that took nobody.
     pub handed: u32,
     pub inside: Vec<Inside>,
@@ -208,7 +208,7 @@ impl World {
             hidden: [false; SERVERS],
             seats: [const { None }; PLAYERS],
             frontier: None,
-            fleet: Fleet { live: scope.ready.into(), ..Fleet::default() },
+            status: PoolStatus { live: scope.ready.into(), ..PoolStatus::default() },
             handed: 0,
             inside: Vec::new(),
             promises: [None; PLAYERS],
@@ -259,7 +259,7 @@ impl World {
         let Some(new) = write.apply(Some(old)) else { return Answer::Refused(Some(Ledger::clone(old))) };
         if new.state == ServerState::Stopped && old.state != ServerState::Stopped {
             // In a transaction of its own, which whoever meets a stopped server repeats until it has taken once.
-            self.fleet = FleetWrite::Ended.apply(Some(&self.fleet)).unwrap_or_default();
+            self.status = PoolStatusWrite::Ended.apply(Some(&self.status)).unwrap_or_default();
         }
         let evicts = matches!(write, LedgerWrite::ClaimExactly { evict, .. } if !evict.is_empty());
         let unlisted = new.state == ServerState::Ready && new.listed.is_none() && !new.is_full();
@@ -330,12 +330,12 @@ impl World {
         let remaining = ledger.capacity.saturating_sub(slots);
         let roll = FrontierWrite::Roll { from: seen.cloned(), to: ledger.id.clone(), remaining };
         roll.apply(self.frontier.as_ref())?;
-        let started = FleetWrite::Started { max_servers: scope.pool.limits.max_servers, now: self.now() };
-        let Some(fleet) = started.apply(Some(&self.fleet)) else { return Some(Slot::No(NoSlot::PoolFull)) };
+        let started = PoolStatusWrite::Started { max_servers: scope.pool.limits.max_servers, now: self.now() };
+        let Some(status) = started.apply(Some(&self.status)) else { return Some(Slot::No(NoSlot::PoolFull)) };
         // A party may leave slots behind that are too few for it.
         let left_behind = seen.map_or(0, |seen| if seen.remaining < slots { seen.remaining } else { 0 });
         self.handed += slots.min(ledger.capacity) + left_behind;
-        self.fleet = fleet;
+        self.status = status;
         self.frontier = roll.apply(self.frontier.as_ref());
         let slot = Slot::On(ledger.id.clone());
         self.ledgers.push(Kept::new(ledger));

@@ -20,7 +20,8 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use serde_json::Value;
 use shared::{
     domain::{
-        Claim, Fleet, Frontier, Ledger, Placement, PlayerId, Pool, Seat, ServerId, ServerState, Span, Time, TokenHash,
+        Claim, Frontier, Ledger, Placement, PlayerId, Pool, PoolStatus, Seat, ServerId, ServerState, Span, Time,
+        TokenHash,
     },
     table::{
         items,
@@ -136,7 +137,7 @@ pub(super) struct Checks {
     pub(super) ledgers: BTreeMap<ServerId, Ledger>,
     pub(super) seats: BTreeMap<PlayerId, Seat>,
     pub(super) frontiers: BTreeMap<String, Frontier>,
-    pub(super) fleets: BTreeMap<String, Fleet>,
+    pub(super) statuses: BTreeMap<String, PoolStatus>,
     pub(super) roster: BTreeSet<String>,
     max_servers: u32,
     /// How far a function's clock may be ahead.
@@ -245,9 +246,9 @@ impl Checks {
                 self.hold(Invariant::Authority, theirs, || format!("{by:?} has written the seat of {player}"));
                 concerned.insert(player);
             }
-            "FLEET" => {
-                if let Some(fleet) = self.read(change, items::read_fleet) {
-                    self.fleets.insert(pk.clone(), fleet);
+            "STATUS" => {
+                if let Some(status) = self.read(change, items::read_pool_status) {
+                    self.statuses.insert(pk.clone(), status);
                 }
             }
             frontier if frontier.starts_with("FRONTIER#") => {

@@ -156,7 +156,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
         }
         for pool in [POOL, OTHER_POOL] {
             let count = live.iter().filter(|ledger| ledger.pool.as_str() == pool).count();
-            let counted = checks.fleets.get(&format!("POOL#{pool}")).map_or(0, |fleet| fleet.live as usize);
+            let counted = checks.statuses.get(&format!("POOL#{pool}")).map_or(0, |status| status.live as usize);
             if count != counted {
                 return Some((
                     Invariant::NothingForgotten,

@@ -1,4 +1,4 @@
-//! A pool's frontier, which gives away the slots of the server being started, and its fleet, which counts the
+//! A pool's frontier, which gives away the slots of the server being started, and its status, which counts the
 //! servers that live and remembers launches that failed.
 
 use std::collections::BTreeSet;
@@ -140,7 +140,7 @@ impl FrontierWrite {
 
 /// The image of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Fleet {
+pub struct PoolStatus {
     /// Servers that live: started and not stopped yet.
     pub live: u32,
     /// Servers that have ever been counted in or out, so that whoever sees the same number twice has missed none.
@@ -164,7 +164,7 @@ pub enum NoLaunch {
     Paused(Time),
 }
 
-impl Fleet {
+impl PoolStatus {
     /// Why a server may not be started now, if so.
     pub fn no_launch(&self, max_servers: u32, now: Time) -> Option<NoLaunch> {
         let held = self.held(now).map(|until| until.min(now + LOOK_AGAIN));
@@ -204,7 +204,7 @@ pub fn pause_after(failures: u32) -> Option<Span> {
 
 /// One conditional write on a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum FleetWrite {
+pub enum PoolStatusWrite {
     /// Counts a new server, in the transaction that rolls a frontier.
     Started {
         /// Servers that the pool allows.
@@ -248,26 +248,26 @@ pub enum FleetWrite {
         until: Time,
     },
     /// An operator resumes launching: no pause of either kind, and failures are forgotten. Refused like
-    /// [`FleetWrite::Hold`].
+    /// [`PoolStatusWrite::Hold`].
     Resume {
         /// The time of the word.
         at: Time,
     },
 }
 
-impl FleetWrite {
+impl PoolStatusWrite {
     /// Whether an operator's word is the one that stands: it has been heard, and its answer was lost.
-    pub fn stands(&self, fleet: &Fleet) -> bool {
+    pub fn stands(&self, status: &PoolStatus) -> bool {
         match self {
-            Self::Hold { at, until } => fleet.word_at == Some(*at) && fleet.held_until == Some(*until),
-            Self::Resume { at } => fleet.word_at == Some(*at) && fleet.held_until.is_none(),
+            Self::Hold { at, until } => status.word_at == Some(*at) && status.held_until == Some(*until),
+            Self::Resume { at } => status.word_at == Some(*at) && status.held_until.is_none(),
             _ => false,
         }
     }
 
     /// What the table makes of this write: the new fleet, or `None` when the condition refuses it.
-    pub fn apply(&self, fleet: Option<&Fleet>) -> Option<Fleet> {
-        let old = fleet.cloned().unwrap_or_default();
+    pub fn apply(&self, status: Option<&PoolStatus>) -> Option<PoolStatus> {
+        let old = status.cloned().unwrap_or_default();
         match self {
             Self::Started { max_servers, now } => {
                 old.no_launch(*max_servers, *now).is_none().then(|| old.counting(old.live.saturating_add(1)))
@@ -277,19 +277,19 @@ impl FleetWrite {
                 as_seen.then(|| old.counting(old.live.saturating_add(1)))
             }
             Self::Recount { changes, live } => {
-                fleet.filter(|_| old.changes == *changes).map(|_| Fleet { live: *live, ..old.clone() })
+                status.filter(|_| old.changes == *changes).map(|_| PoolStatus { live: *live, ..old.clone() })
             }
             Self::Ended => old.live.checked_sub(1).map(|live| old.counting(live)),
             Self::Failed { was, paused_until } => {
                 let live = old.live.checked_sub(1).filter(|_| old.failures == *was)?;
                 let paused_until = paused_until.or(old.paused_until);
-                Some(Fleet { failures: was.saturating_add(1), paused_until, ..old.counting(live) })
+                Some(PoolStatus { failures: was.saturating_add(1), paused_until, ..old.counting(live) })
             }
-            Self::Recovered => (old.failures > 0).then_some(Fleet { failures: 0, paused_until: None, ..old }),
+            Self::Recovered => (old.failures > 0).then_some(PoolStatus { failures: 0, paused_until: None, ..old }),
             Self::Hold { at, until } => {
-                (!old.has_heard(*at)).then_some(Fleet { held_until: Some(*until), word_at: Some(*at), ..old })
+                (!old.has_heard(*at)).then_some(PoolStatus { held_until: Some(*until), word_at: Some(*at), ..old })
             }
-            Self::Resume { at } => (!old.has_heard(*at)).then_some(Fleet {
+            Self::Resume { at } => (!old.has_heard(*at)).then_some(PoolStatus {
                 failures: 0,
                 paused_until: None,
                 held_until: None,
@@ -371,63 +371,67 @@ mod tests {
 
     #[test]
     fn a_server_is_started_within_the_maximum_and_while_nothing_is_paused() {
-        let fleet = |live| Fleet { live, ..Fleet::default() };
-        let started = FleetWrite::Started { max_servers: 2, now: NOW };
-        let ahead = FleetWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW };
-        let live = |write: &FleetWrite, fleet: Fleet| write.apply(Some(&fleet)).map(|it| (it.live, it.changes));
-        assert_eq!([0, 1, 2, 3].map(|n| live(&started, fleet(n))), [Some((1, 1)), Some((2, 1)), None, None]);
-        assert_eq!([0, 1, 2].map(|n| live(&ahead, fleet(n))), [Some((1, 1)), Some((2, 1)), None]);
-        assert_eq!(live(&ahead, Fleet { changes: 2, ..fleet(1) }), None, "one has come and one has gone");
-        assert_eq!(started.apply(None), Some(Fleet { changes: 1, ..fleet(1) }));
-        for pause in
-            [Fleet { paused_until: Some(NOW + TICK), ..fleet(1) }, Fleet { held_until: Some(NOW + TICK), ..fleet(1) }]
-        {
+        let status = |live| PoolStatus { live, ..PoolStatus::default() };
+        let started = PoolStatusWrite::Started { max_servers: 2, now: NOW };
+        let ahead = PoolStatusWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW };
+        let live =
+            |write: &PoolStatusWrite, status: PoolStatus| write.apply(Some(&status)).map(|it| (it.live, it.changes));
+        assert_eq!([0, 1, 2, 3].map(|n| live(&started, status(n))), [Some((1, 1)), Some((2, 1)), None, None]);
+        assert_eq!([0, 1, 2].map(|n| live(&ahead, status(n))), [Some((1, 1)), Some((2, 1)), None]);
+        assert_eq!(live(&ahead, PoolStatus { changes: 2, ..status(1) }), None, "one has come and one has gone");
+        assert_eq!(started.apply(None), Some(PoolStatus { changes: 1, ..status(1) }));
+        for pause in [
+            PoolStatus { paused_until: Some(NOW + TICK), ..status(1) },
+            PoolStatus { held_until: Some(NOW + TICK), ..status(1) },
+        ] {
             assert_eq!((live(&started, pause.clone()), live(&ahead, pause)), (None, None));
         }
-        let over = Fleet { paused_until: Some(NOW), held_until: Some(NOW), ..fleet(1) };
+        let over = PoolStatus { paused_until: Some(NOW), held_until: Some(NOW), ..status(1) };
         assert_eq!((live(&started, over.clone()), live(&ahead, over)), (Some((2, 1)), Some((2, 1))));
-        assert_eq!(fleet(2).no_launch(2, NOW), Some(NoLaunch::AtMaximum));
+        assert_eq!(status(2).no_launch(2, NOW), Some(NoLaunch::AtMaximum));
     }
 
     #[test]
     fn a_server_is_counted_out_and_its_failure_remembered_once() {
-        let fleet = Fleet { live: 1, failures: 2, paused_until: Some(NOW), ..Fleet::default() };
-        let out = Fleet { live: 0, changes: 1, ..fleet };
-        assert_eq!(FleetWrite::Ended.apply(Some(&fleet)), Some(out.clone()));
-        assert_eq!(FleetWrite::Ended.apply(Some(&out)), None);
-        let failed = |was, paused_until| FleetWrite::Failed { was, paused_until };
-        let third = Fleet { failures: 3, ..out };
-        assert_eq!(failed(2, None).apply(Some(&fleet)), Some(third.clone()));
+        let status = PoolStatus { live: 1, failures: 2, paused_until: Some(NOW), ..PoolStatus::default() };
+        let out = PoolStatus { live: 0, changes: 1, ..status };
+        assert_eq!(PoolStatusWrite::Ended.apply(Some(&status)), Some(out.clone()));
+        assert_eq!(PoolStatusWrite::Ended.apply(Some(&out)), None);
+        let failed = |was, paused_until| PoolStatusWrite::Failed { was, paused_until };
+        let third = PoolStatus { failures: 3, ..out };
+        assert_eq!(failed(2, None).apply(Some(&status)), Some(third.clone()));
         let paused = Some(NOW + TICK);
-        assert_eq!(failed(2, paused).apply(Some(&fleet)), Some(Fleet { paused_until: paused, ..third }));
-        assert_eq!([failed(1, None), failed(3, None)].map(|write| write.apply(Some(&fleet))), [None, None]);
+        assert_eq!(failed(2, paused).apply(Some(&status)), Some(PoolStatus { paused_until: paused, ..third }));
+        assert_eq!([failed(1, None), failed(3, None)].map(|write| write.apply(Some(&status))), [None, None]);
         assert_eq!(failed(2, None).apply(Some(&out)), None);
     }
 
     #[test]
     fn a_registration_forgets_failures_and_an_operator_who_resumes_every_pause() {
-        let live = Fleet { live: 1, changes: 1, word_at: Some(NOW), ..Fleet::default() };
-        let failed = Fleet { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live };
-        let held = Fleet { held_until: Some(UNTIL_RESUMED), ..live };
-        assert_eq!(FleetWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
-        assert_eq!(FleetWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
+        let live = PoolStatus { live: 1, changes: 1, word_at: Some(NOW), ..PoolStatus::default() };
+        let failed = PoolStatus { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live };
+        let held = PoolStatus { held_until: Some(UNTIL_RESUMED), ..live };
+        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
+        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
         let at = NOW + TICK;
-        assert_eq!(FleetWrite::Resume { at }.apply(Some(&failed)), Some(Fleet { word_at: Some(at), ..live }));
+        assert_eq!(PoolStatusWrite::Resume { at }.apply(Some(&failed)), Some(PoolStatus { word_at: Some(at), ..live }));
     }
 
     #[test]
     fn an_answer_that_was_lost_is_known_by_the_word_that_stands() {
-        let (hold, resume) = (FleetWrite::Hold { at: NOW, until: NOW + TICK }, FleetWrite::Resume { at: NOW });
+        let (hold, resume) =
+            (PoolStatusWrite::Hold { at: NOW, until: NOW + TICK }, PoolStatusWrite::Resume { at: NOW });
         let held = hold.apply(None).unwrap();
         let resumed = resume.apply(None).unwrap();
-        let stands =
-            |write: &FleetWrite| (write.stands(&held), write.stands(&resumed), write.stands(&Fleet::default()));
+        let stands = |write: &PoolStatusWrite| {
+            (write.stands(&held), write.stands(&resumed), write.stands(&PoolStatus::default()))
+        };
         assert_eq!((stands(&hold), stands(&resume)), ((true, false, false), (false, true, false)));
         let others = [
-            FleetWrite::Hold { at: NOW - TICK, until: NOW + TICK },
-            FleetWrite::Hold { at: NOW, until: NOW },
-            FleetWrite::Resume { at: NOW - TICK },
-            FleetWrite::Ended,
+            PoolStatusWrite::Hold { at: NOW - TICK, until: NOW + TICK },
+            PoolStatusWrite::Hold { at: NOW, until: NOW },
+            PoolStatusWrite::Resume { at: NOW - TICK },
+            PoolStatusWrite::Ended,
         ];
         assert_eq!(others.map(|write| stands(&write)), [(false, false, false); 4]);
         assert_eq!([&hold, &resume].map(|write| write.apply(Some(&held))), [None, None], "once each");
@@ -445,30 +449,30 @@ mod tests {
     #[test]
     fn an_operators_pause_is_asked_about_again_soon_and_outlives_one_for_failures() {
         let (now, soon) = (Time(1_000), Time(1_000) + LOOK_AGAIN);
-        let held = |until| Fleet { held_until: Some(until), ..Fleet::default() };
+        let held = |until| PoolStatus { held_until: Some(until), ..PoolStatus::default() };
         assert_eq!(held(UNTIL_RESUMED).no_launch(1, now), Some(NoLaunch::Paused(soon)));
         assert_eq!(held(Time(1_001)).no_launch(1, now), Some(NoLaunch::Paused(Time(1_001))));
         assert_eq!(held(now).no_launch(1, now), None);
-        let both = Fleet { paused_until: Some(soon + Span(1)), ..held(UNTIL_RESUMED) };
+        let both = PoolStatus { paused_until: Some(soon + Span(1)), ..held(UNTIL_RESUMED) };
         assert_eq!(both.no_launch(1, now), Some(NoLaunch::Paused(soon + Span(1))));
-        let failed = Fleet { failures: 3, ..both };
-        assert_eq!(FleetWrite::Recovered.apply(Some(&failed)), Some(held(UNTIL_RESUMED)));
+        let failed = PoolStatus { failures: 3, ..both };
+        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held(UNTIL_RESUMED)));
     }
 
     #[test]
     fn a_count_is_not_put_right_by_who_has_missed_a_server_that_came_as_another_went() {
-        let seen = Fleet { live: 1, changes: 7, ..Fleet::default() };
-        let recount = FleetWrite::Recount { changes: 7, live: 0 };
-        assert_eq!(recount.apply(Some(&seen)), Some(Fleet { live: 0, ..seen.clone() }));
-        let left = FleetWrite::Ended.apply(Some(&seen)).unwrap();
-        let as_many = FleetWrite::Started { max_servers: 1, now: Time(0) }.apply(Some(&left)).unwrap();
+        let seen = PoolStatus { live: 1, changes: 7, ..PoolStatus::default() };
+        let recount = PoolStatusWrite::Recount { changes: 7, live: 0 };
+        assert_eq!(recount.apply(Some(&seen)), Some(PoolStatus { live: 0, ..seen.clone() }));
+        let left = PoolStatusWrite::Ended.apply(Some(&seen)).unwrap();
+        let as_many = PoolStatusWrite::Started { max_servers: 1, now: Time(0) }.apply(Some(&left)).unwrap();
         assert_eq!((as_many.live, recount.apply(Some(&as_many))), (1, None));
     }
 
     #[test]
     fn of_two_words_the_later_counts_in_whichever_order_they_arrive() {
         let (pause, resume) =
-            (FleetWrite::Hold { at: Time(5), until: UNTIL_RESUMED }, FleetWrite::Resume { at: Time(6) });
+            (PoolStatusWrite::Hold { at: Time(5), until: UNTIL_RESUMED }, PoolStatusWrite::Resume { at: Time(6) });
         let paused = pause.apply(None).unwrap();
         assert!(paused.held(Time(9)).is_some());
         let resumed = resume.apply(Some(&paused)).unwrap();
