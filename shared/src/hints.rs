@@ -156,7 +156,7 @@ impl Listing {
             let room = candidate.room.map_or_else(|| candidate.rank.fill.least_room(capacity), |(room, _)| room);
             room >= wanted(candidate)
         };
-        let open = |candidate: &&mut Candidate| !tried.contains(&candidate.id) && pool.takes(candidate.rank.generation);
+        let open = |candidate: &&mut Candidate| !tried.contains(&candidate.id) && pool.takes(candidate.rank.build);
         let spread = listed.spread;
         let mut best: Vec<&mut Candidate> = listed.servers.iter_mut().filter(open).filter(|one| free(one)).collect();
         if best.is_empty() {
@@ -169,11 +169,11 @@ impl Listing {
         }
         let first = best.first()?.rank;
         let of_that_rank = best.iter().take_while(|candidate| candidate.rank == first).count();
-        let of_that_build = best.iter().take_while(|candidate| candidate.rank.generation == first.generation).count();
+        let of_that_build = best.iter().take_while(|candidate| candidate.rank.build == first.build).count();
         let among = of_that_rank.max(spread).min(of_that_build);
         let chosen = best.into_iter().nth(dice.below(among))?;
         chosen.on_their_way += slots;
-        Some(Pick { listing: Arc::clone(self), server: chosen.id.clone(), generation: first.generation, slots })
+        Some(Pick { listing: Arc::clone(self), server: chosen.id.clone(), build: first.build, slots })
     }
 
     /// A ledger was seen: that is what is free there.
@@ -226,8 +226,8 @@ pub struct Pick {
     listing: Arc<Listing>,
     /// The server.
     pub server: ServerId,
-    /// The generation of its build.
-    pub generation: u32,
+    /// The build.
+    pub build: u32,
     slots: u32,
 }
 

@@ -116,9 +116,9 @@ impl Launcher {
         let now = self.clock.now();
         let spec = serde_json::to_string(&pool.task).map_err(|error| TableError::Broken(error.to_string()))?;
         let (launch, token_hash) = self.launch(now, now + REPEAT_CALL_AFTER, pool.limits.launch, spec);
-        let (name, generation) = (pool.name.clone(), pool.generation);
+        let (name, build) = (pool.name.clone(), pool.build);
         let ledger = Ledger::new(self.dice.server_id(now), name, &pool.limits, token_hash);
-        Ok(Ledger { shard, generation, launch: Some(launch), ..ledger })
+        Ok(Ledger { shard, build, launch: Some(launch), ..ledger })
     }
 
     /// Calls RunTask for a launch and writes down what ECS said.

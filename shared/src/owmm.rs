@@ -329,7 +329,7 @@ impl Owmm {
                 let pick = listing.pick(&pool, slots, tried, &coming, &self.dice);
                 // Nobody is sent to an old build on an old answer of the index: a newer one may be up by now.
                 match &pick {
-                    Some(pick) if pick.generation < pool.generation && not_before.is_none() => {
+                    Some(pick) if pick.build < pool.build && not_before.is_none() => {
                         not_before = Some(run.started);
                     }
                     _ => break pick,
@@ -480,7 +480,7 @@ impl Owmm {
         let Some(seen) = seen else { return Ok(None) };
         for server in &seen.spare {
             let ledger = self.table.ledger(server).await?;
-            let room = ledger.map_or(0, |ledger| ledger.room_to_start(pool.generation));
+            let room = ledger.map_or(0, |ledger| ledger.room_to_start(pool.build));
             let write = match room.checked_sub(slots) {
                 Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
                 None if room == 0 => FrontierWrite::NotSpare { server: server.clone() },
@@ -804,7 +804,7 @@ impl Owmm {
     }
 
     /// Configures a pool. In force wherever its old configuration is remembered no longer: within ten seconds. Another task
-    /// definition is a new generation of the pool's build; what becomes of the servers of older ones is the roll-out's to
+    /// definition is a new build of the pool; what becomes of the servers of older ones is the roll-out's to
     /// say, at once for new joins, and with the next look at the fleet for the rest.
     ///
     /// # Errors
@@ -830,7 +830,7 @@ impl Owmm {
                 continue;
             };
             let ledger = self.table.ledger(&frontier.server).await?;
-            if ledger.is_some_and(|ledger| ledger.generation < pool.generation) {
+            if ledger.is_some_and(|ledger| ledger.build < pool.build) {
                 let used_up = FrontierWrite::UsedUp { server: frontier.server };
                 self.table.write_frontier(&pool.name, k, &used_up).await?;
             }

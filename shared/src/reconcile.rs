@@ -331,7 +331,7 @@ impl Owmm {
             seen.report.lapsed += usize::from(lapsed);
             seen.report.players += ledger.players();
             let stays = !matches!(care, Care::CountOut | Care::Stop(_));
-            if stays && ledger.generation < pool.generation {
+            if stays && ledger.build < pool.build {
                 // The headroom is for the new build to give, and an old one goes as soon as it is empty.
                 seen.outdated.extend(ledger.scale_in(Span(0), now).map(|write| (ledger.id.clone(), write)));
             } else if stays {

@@ -91,14 +91,14 @@ impl Wish {
         };
         let task = self.task.or(task).ok_or("`task` is missing.")?;
         task.check()?;
-        // Which generation it is and where it was before, the table says.
+        // Which build it is and where it was before, the table says.
         Ok(Pool {
             name,
             limits,
             task,
             rollout: self.rollout,
-            revision: 0,
-            generation: 0,
+            version: 0,
+            build: 0,
             shards: limits.frontiers,
             left: Vec::new(),
         })
@@ -183,7 +183,7 @@ fn view(pool: &Pool, status: &PoolStatus, now: Time) -> Value {
     json!({
         "name": pool.name.as_str(),
         "settings": Wish::of(pool),
-        "generation": pool.generation,
+        "build": pool.build,
         "liveServers": status.live,
         "failedLaunches": status.failures,
         "launchPausedUntil": status.paused_until.map(timestamp),

@@ -46,7 +46,7 @@ fn summary(ledger: &Ledger, now: Time) -> Value {
         "reserved": ledger.reserved(now),
         "address": ledger.endpoint.as_ref().map(|endpoint| &endpoint.address),
         "port": ledger.endpoint.as_ref().map(|endpoint| endpoint.port),
-        "generation": ledger.generation,
+        "build": ledger.build,
         "attempt": ledger.attempt,
         "task": ledger.task,
         "readyAt": ledger.ready_at.map(timestamp),

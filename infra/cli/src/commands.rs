@@ -91,12 +91,12 @@ async fn pools(api: &Api) -> Result<View, Failure> {
             field(settings, "headroom"),
             launching(pool, now),
             field(&settings["task"], "taskDefinition"),
-            field(pool, "generation"),
+            field(pool, "build"),
             field(settings, "rollout"),
         ]
     });
-    let heading = ["POOL", "SERVERS", "CAPACITY", "HEADROOM", "LAUNCHING", "BUILD", "GENERATION", "ROLLOUT"];
-    let numbers = ["SERVERS", "CAPACITY", "HEADROOM", "GENERATION"];
+    let heading = ["POOL", "SERVERS", "CAPACITY", "HEADROOM", "LAUNCHING", "BUILD", "BUILD", "ROLLOUT"];
+    let numbers = ["SERVERS", "CAPACITY", "HEADROOM", "BUILD"];
     let text = table_or_none(&heading, &numbers, rows.collect(), "no pool is configured");
     Ok(View { json: body, text })
 }
@@ -123,7 +123,7 @@ fn pool_view(Answer { body, now }: &Answer) -> View {
         ("pool".to_owned(), field(body, "name")),
         ("live servers".to_owned(), field(body, "liveServers")),
         ("launching".to_owned(), launching(body, *now)),
-        ("generation".to_owned(), field(body, "generation")),
+        ("build".to_owned(), field(body, "build")),
     ];
     rows.extend(body["settings"].as_object().map(settings::all).unwrap_or_default());
     View { json: body.clone(), text: list(&rows) }
@@ -297,8 +297,8 @@ fn notes(server: &Value, now: OffsetDateTime) -> String {
     if let Some(deadline) = time(server, "drainDeadline").filter(|_| server["state"] == "draining") {
         notes.push(format!("deadline {}", distance(deadline, now)));
     }
-    if number(server, "generation") > 0 {
-        notes.push(format!("generation {}", number(server, "generation")));
+    if number(server, "build") > 0 {
+        notes.push(format!("build {}", number(server, "build")));
     }
     if number(server, "attempt") > 1 {
         notes.push(format!("attempt {}", number(server, "attempt")));
@@ -321,7 +321,7 @@ fn server_view(Answer { body, now }: &Answer) -> View {
         ("idle since", moment(body, "idleSince", *now)),
         ("launch deadline", moment(body, "launchDeadline", *now)),
         ("drain deadline", moment(body, "drainDeadline", *now)),
-        ("generation", field(body, "generation")),
+        ("build", field(body, "build")),
         ("attempt", field(body, "attempt")),
         ("task", field(body, "task")),
         ("metadata", field(body, "metadata")),

@@ -190,8 +190,8 @@ impl Stack {
                 limits,
                 task,
                 rollout,
-                revision: 0,
-                generation: 0,
+                version: 0,
+                build: 0,
                 shards: limits.frontiers,
                 left: Vec::new(),
             });

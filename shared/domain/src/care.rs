@@ -116,7 +116,7 @@ impl Ledger {
         if self.state == ServerState::Draining && (self.claims.is_empty() || overdue) {
             return Care::Stop(Reason::Drained);
         }
-        if self.state == ServerState::Ready && !pool.takes(self.generation) {
+        if self.state == ServerState::Ready && !pool.takes(self.build) {
             return Care::Write(LedgerWrite::Retire);
         }
         // Of many it takes several looks, for which nothing above may have to wait.
@@ -279,14 +279,14 @@ mod tests {
 
     #[test]
     fn an_old_build_drains_if_its_pool_says_so() {
-        let pool = Pool { generation: 1, rollout: Rollout::Drain, ..configured() };
+        let pool = Pool { build: 1, rollout: Rollout::Drain, ..configured() };
         let drain = Care::Write(LedgerWrite::Retire);
         assert_eq!(in_order().care(&pool, TaskSight::Alive, NOW), drain);
         assert_eq!(
             in_order().care(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskSight::Alive, NOW),
             Care::None
         );
-        assert_eq!(Ledger { generation: 1, ..in_order() }.care(&pool, TaskSight::Alive, NOW), Care::None);
+        assert_eq!(Ledger { build: 1, ..in_order() }.care(&pool, TaskSight::Alive, NOW), Care::None);
         let going = draining(&[("a", connected(1_000))]);
         assert_eq!(going.care(&pool, TaskSight::Alive, NOW), Care::None, "it drains already");
     }

@@ -137,30 +137,30 @@ impl Fill {
 /// Where a server stands in the index: newest build first, and among those the fullest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank {
-    /// The generation of the pool's build that the server runs.
-    pub generation: u32,
+    /// The build that the server runs.
+    pub build: u32,
     /// How full it is.
     pub fill: Fill,
 }
 
 impl Rank {
-    /// Numbers of one generation.
-    const A_GENERATION: i64 = 4;
+    /// Numbers of one build.
+    const A_BUILD: i64 = 4;
 
     /// The rank that a number stands for.
     pub fn from_number(number: i64) -> Option<Self> {
-        let generation = u32::try_from(number.div_euclid(Self::A_GENERATION)).ok()?;
-        Some(Self { generation, fill: Fill::from_number(number.rem_euclid(Self::A_GENERATION))? })
+        let build = u32::try_from(number.div_euclid(Self::A_BUILD)).ok()?;
+        Some(Self { build, fill: Fill::from_number(number.rem_euclid(Self::A_BUILD))? })
     }
 
     /// The number that stands for it in the table.
     pub fn number(self) -> i64 {
-        i64::from(self.generation) * Self::A_GENERATION + self.fill.number()
+        i64::from(self.build) * Self::A_BUILD + self.fill.number()
     }
 
-    /// The rank of the fullest server of a generation.
-    pub const fn top(generation: u32) -> Self {
-        Self { generation, fill: Fill::TOP }
+    /// The rank of the fullest server of a build.
+    pub const fn top(build: u32) -> Self {
+        Self { build, fill: Fill::TOP }
     }
 }
 
@@ -239,8 +239,8 @@ pub struct Ledger {
     pub pool: PoolName,
     /// The part of the pool's index that lists it: the number of the frontier that it was started for.
     pub shard: u32,
-    /// The generation of the pool's build that it runs.
-    pub generation: u32,
+    /// The build that it runs.
+    pub build: u32,
     /// Where it is in its life.
     pub state: ServerState,
     /// Its slots.
@@ -286,7 +286,7 @@ impl Ledger {
             id,
             pool,
             shard: 0,
-            generation: 0,
+            build: 0,
             state: ServerState::Starting,
             capacity: limits.capacity,
             claims: BTreeMap::new(),
@@ -323,8 +323,8 @@ impl Ledger {
     }
 
     /// Slots that nobody holds on a server of that build that is still starting; 0 of any other.
-    pub fn room_to_start(&self, generation: u32) -> u32 {
-        let counts = self.state == ServerState::Starting && self.generation == generation;
+    pub fn room_to_start(&self, build: u32) -> u32 {
+        let counts = self.state == ServerState::Starting && self.build == build;
         let held = u32::try_from(self.claims.len()).unwrap_or(u32::MAX);
         if counts { self.capacity.saturating_sub(held) } else { 0 }
     }
@@ -390,14 +390,14 @@ impl Ledger {
     /// The write that puts the index right about this server, if it is wrong. A server with an expired claim counts
     /// as having room, so that its slot is found; one whose lease is over takes nobody, and would hide those that do.
     pub fn listing_fix(&self, now: Time) -> Option<LedgerWrite> {
-        let generation = self.generation;
+        let build = self.build;
         let fill = match self.state {
             ServerState::Ready if self.takes_claims(now) => fill(self.live_claims(now), self.capacity),
             _ => None,
         };
         match (self.listed, fill) {
-            (was, Some(fill)) if was != Some(fill) => Some(LedgerWrite::List { generation, was, fill }),
-            (Some(was), None) => Some(LedgerWrite::Unlist { generation, was, now }),
+            (was, Some(fill)) if was != Some(fill) => Some(LedgerWrite::List { build, was, fill }),
+            (Some(was), None) => Some(LedgerWrite::Unlist { build, was, now }),
             _ => None,
         }
     }
@@ -565,8 +565,8 @@ pub enum LedgerWrite {
     },
     /// Lists a ready server in the index.
     List {
-        /// Its generation, as it was seen.
-        generation: u32,
+        /// Its build, as it was seen.
+        build: u32,
         /// How it was listed.
         was: Option<Fill>,
         /// How it is to be listed.
@@ -574,8 +574,8 @@ pub enum LedgerWrite {
     },
     /// Takes a server that is full, or whose lease is over, out of the index. Refused if it has room again.
     Unlist {
-        /// Its generation, as it was seen.
-        generation: u32,
+        /// Its build, as it was seen.
+        build: u32,
         /// How it was listed.
         was: Fill,
         /// The time of the request.
@@ -772,17 +772,17 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::List { generation, was, fill } => {
-                let as_seen = old.generation == *generation && old.listed == *was;
+            Self::List { build, was, fill } => {
+                let as_seen = old.build == *build && old.listed == *was;
                 (old.state == ServerState::Ready && as_seen).then(|| {
                     new.listed = Some(*fill);
                     new
                 })
             }
-            Self::Unlist { generation, was, now } => {
+            Self::Unlist { build, was, now } => {
                 let lapsed = old.lease_until.is_some_and(|until| until < *now);
                 let no_room = old.state != ServerState::Ready || old.is_full() || lapsed;
-                (old.generation == *generation && old.listed == Some(*was) && no_room).then(|| {
+                (old.build == *build && old.listed == Some(*was) && no_room).then(|| {
                     new.listed = None;
                     new
                 })
@@ -863,7 +863,7 @@ mod tests {
 
     #[test]
     fn in_the_index_the_newest_build_comes_first_and_in_it_the_fullest() {
-        let rank = |generation, fill| Rank { generation, fill: Fill(fill) };
+        let rank = |build, fill| Rank { build, fill: Fill(fill) };
         let numbers = [rank(0, 0), rank(0, 2), rank(1, 0), rank(3, 1)].map(Rank::number);
         assert_eq!(numbers, [0, 2, 4, 13]);
         assert_eq!(numbers.map(|number| Rank::from_number(number).map(Rank::number)), numbers.map(Some));
@@ -937,8 +937,8 @@ mod tests {
 
     #[test]
     fn the_index_lists_who_is_ready_has_room_and_is_alive() {
-        let list = |was, fill| Some(LedgerWrite::List { generation: 0, was, fill });
-        let unlist = |was| Some(LedgerWrite::Unlist { generation: 0, was, now: NOW });
+        let list = |was, fill| Some(LedgerWrite::List { build: 0, was, fill });
+        let unlist = |was| Some(LedgerWrite::Unlist { build: 0, was, now: NOW });
         let of = |listed, ledger| Ledger { listed, ..ledger }.listing_fix(NOW);
         assert_eq!(of(None, ready(&[])), list(None, Fill::EMPTY));
         assert_eq!(of(Some(Fill::TOP), ready(&[])), list(Some(Fill::TOP), Fill::EMPTY));
@@ -1204,15 +1204,14 @@ mod tests {
 
     #[test]
     fn the_index_is_told_only_of_what_is_as_it_was_seen() {
-        let listed = |fill| Ledger { listed: fill, generation: 1, ..ready(&[]) };
-        let list = |generation| LedgerWrite::List { generation, was: Some(Fill::TOP), fill: Fill::EMPTY };
-        let images = || {
-            [listed(Some(Fill::TOP)), listed(None), Ledger { generation: 1, listed: Some(Fill::TOP), ..draining(&[]) }]
-        };
+        let listed = |fill| Ledger { listed: fill, build: 1, ..ready(&[]) };
+        let list = |build| LedgerWrite::List { build, was: Some(Fill::TOP), fill: Fill::EMPTY };
+        let images =
+            || [listed(Some(Fill::TOP)), listed(None), Ledger { build: 1, listed: Some(Fill::TOP), ..draining(&[]) }];
         assert_eq!(takes(&list(1), images()), [true, false, false]);
         assert_eq!(takes(&list(0), images()), [false, false, false]);
         assert_eq!(list(1).apply(Some(&listed(Some(Fill::TOP)))).unwrap().listed, Some(Fill::EMPTY));
-        let unlist = |now| LedgerWrite::Unlist { generation: 0, was: Fill::TOP, now };
+        let unlist = |now| LedgerWrite::Unlist { build: 0, was: Fill::TOP, now };
         let of = |ledger| Ledger { listed: Some(Fill::TOP), ..ledger };
         let full = of(ready(&[("a", connected(1)), ("b", connected(1))]));
         assert_eq!(takes(&unlist(NOW), [of(ready(&[])), full.clone(), of(draining(&[]))]), [false, true, true]);
@@ -1220,7 +1219,7 @@ mod tests {
             takes(&unlist(NOW + TICK), [of(ready(&[])), Ledger { listed: None, ..full.clone() }]),
             [true, false]
         );
-        assert_eq!(takes(&unlist(NOW), [Ledger { generation: 1, ..full.clone() }]), [false]);
+        assert_eq!(takes(&unlist(NOW), [Ledger { build: 1, ..full.clone() }]), [false]);
         assert_eq!(unlist(NOW).apply(Some(&full)).unwrap().listed, None);
     }
 

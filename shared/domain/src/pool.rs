@@ -12,10 +12,10 @@ pub struct Pool {
     /// What is started for it.
     pub task: TaskPlacement,
     /// How often it has been configured since it was made: late settings do not undo later ones.
-    pub revision: u32,
-    /// The generation of its build: one more each time that the task definition changes.
-    pub generation: u32,
-    /// What becomes of servers of an older generation.
+    pub version: u32,
+    /// The build: one more each time that the task definition changes.
+    pub build: u32,
+    /// What becomes of servers of an older build.
     pub rollout: Rollout,
     /// Parts of its index that may list servers: the most frontiers that it has ever had. A server stays in the part that
     /// it was started for.
@@ -28,18 +28,18 @@ pub struct Pool {
 const LEFT_AT_MOST: usize = 4;
 
 impl Pool {
-    /// This configuration in the place of `old`: a new generation if it starts another build.
+    /// This configuration in the place of `old`: a new build if it starts another build.
     pub fn succeeding(self, old: Option<&Self>) -> Self {
-        let generation = old.map_or(0, |old| {
+        let build = old.map_or(0, |old| {
             let another = old.task.task_definition != self.task.task_definition;
-            old.generation.saturating_add(another.into())
+            old.build.saturating_add(another.into())
         });
-        let revision = old.map_or(0, |old| old.revision.saturating_add(1));
+        let version = old.map_or(0, |old| old.version.saturating_add(1));
         let shards = self.limits.frontiers.max(old.map_or(0, |old| old.shards));
         let mut left = old.map_or_else(Vec::new, |old| old.clusters().map(str::to_owned).collect());
         left.retain(|cluster| *cluster != self.task.cluster);
         left.truncate(LEFT_AT_MOST);
-        Self { revision, generation, shards, left, ..self }
+        Self { version, build, shards, left, ..self }
     }
 
     /// Where its servers may run: the cluster of the next one first.
@@ -47,9 +47,9 @@ impl Pool {
         std::iter::once(&self.task.cluster).chain(&self.left).map(String::as_str)
     }
 
-    /// Whether a server of that generation takes new players.
-    pub const fn takes(&self, generation: u32) -> bool {
-        matches!(self.rollout, Rollout::Lazy) || generation >= self.generation
+    /// Whether a server of that build takes new players.
+    pub const fn takes(&self, build: u32) -> bool {
+        matches!(self.rollout, Rollout::Lazy) || build >= self.build
     }
 }
 
@@ -262,17 +262,17 @@ mod tests {
     use crate::fixtures::configured;
 
     #[test]
-    fn another_task_definition_is_a_new_generation_and_parts_of_the_index_stay() {
-        let old = Pool { revision: 6, generation: 3, shards: 4, ..configured() };
+    fn another_task_definition_is_a_new_build_and_parts_of_the_index_stay() {
+        let old = Pool { version: 6, build: 3, shards: 4, ..configured() };
         let same = configured().succeeding(Some(&old));
-        assert_eq!((same.revision, same.generation, same.shards), (7, 3, 4));
+        assert_eq!((same.version, same.build, same.shards), (7, 3, 4));
         let mut another = configured();
         another.task.task_definition = "game-server:8".to_owned();
         another.limits.frontiers = 5;
         let another = another.succeeding(Some(&old));
-        assert_eq!((another.generation, another.shards), (4, 5));
-        let first = Pool { generation: 7, shards: 7, ..configured() }.succeeding(None);
-        assert_eq!((first.revision, first.generation, first.shards), (0, 0, 1));
+        assert_eq!((another.build, another.shards), (4, 5));
+        let first = Pool { build: 7, shards: 7, ..configured() }.succeeding(None);
+        assert_eq!((first.version, first.build, first.shards), (0, 0, 1));
     }
 
     #[test]
@@ -296,8 +296,8 @@ mod tests {
     #[test]
     fn a_roll_out_decides_whether_an_old_build_takes_players() {
         let takes = |rollout| {
-            let pool = Pool { generation: 1, rollout, ..configured() };
-            [0, 1, 2].map(|generation| pool.takes(generation))
+            let pool = Pool { build: 1, rollout, ..configured() };
+            [0, 1, 2].map(|build| pool.takes(build))
         };
         assert_eq!((takes(Rollout::Lazy), takes(Rollout::Drain)), ([true; 3], [false, true, true]));
         assert_eq!(Rollout::ALL.map(Rollout::as_str), ["lazy", "drain"]);

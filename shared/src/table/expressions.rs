@@ -161,8 +161,8 @@ fn state(state: ServerState) -> AttributeValue {
     s(state.as_str())
 }
 
-fn rank(generation: u32, fill: Fill) -> AttributeValue {
-    n(Rank { generation, fill }.number())
+fn rank(build: u32, fill: Fill) -> AttributeValue {
+    n(Rank { build, fill }.number())
 }
 
 fn reserved(placement: Placement) -> AttributeValue {
@@ -389,22 +389,23 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":idleBy", n(idle_by.0)),
             ],
         ),
-        LedgerWrite::List { generation, was, fill } => {
-            let values = [(":ready", state(ServerState::Ready)), (":to", rank(*generation, *fill))];
+        LedgerWrite::List { build, was, fill } => {
+            let values = [(":ready", state(ServerState::Ready)), (":to", rank(*build, *fill))];
             let update = "SET #open = #home, #fill = :to";
             match was {
                 None => {
                     Expression::new(update, "#state = :ready AND attribute_not_exists(#fill) AND #top = :top", values)
-                        .with(":top", rank(*generation, Fill::TOP))
+                        .with(":top", rank(*build, Fill::TOP))
                 }
-                Some(was) => Expression::new(update, "#state = :ready AND #fill = :was", values)
-                    .with(":was", rank(*generation, *was)),
+                Some(was) => {
+                    Expression::new(update, "#state = :ready AND #fill = :was", values).with(":was", rank(*build, *was))
+                }
             }
         }
-        LedgerWrite::Unlist { generation, was, now } => Expression::new(
+        LedgerWrite::Unlist { build, was, now } => Expression::new(
             "REMOVE #open, #fill",
             "#fill = :was AND (#state <> :ready OR size(#claims) >= #cap OR #lease < :now)",
-            [(":was", rank(*generation, *was)), (":ready", state(ServerState::Ready)), (":now", n(now.0))],
+            [(":was", rank(*build, *was)), (":ready", state(ServerState::Ready)), (":now", n(now.0))],
         ),
         LedgerWrite::Recall { attempt, was, call_at } => Expression::new(
             "SET #launch.#call = :callAt",
@@ -458,7 +459,7 @@ pub const IS_THERE: &str = "attribute_exists(pk)";
 
 /// The condition under which a pool's configuration may be replaced: it is the one that was seen. Older releases wrote no
 /// revision.
-pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#revision) OR #revision = :revision)";
+pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#version) OR #version = :version)";
 
 /// A write on a seat.
 pub fn seat(write: &SeatWrite) -> Expression {

@@ -156,7 +156,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         id: keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?,
         pool,
         shard,
-        generation: rank(item, keys::TOP)?.ok_or(Malformed(keys::TOP))?.generation,
+        build: rank(item, keys::TOP)?.ok_or(Malformed(keys::TOP))?.build,
         state: ServerState::parse(text(item, keys::STATE)?).ok_or(Malformed(keys::STATE))?,
         capacity: number(item, keys::CAPACITY)?,
         claims: claims.collect::<Result<_, Malformed>>()?,
@@ -188,9 +188,9 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     };
     let home = s(keys::home(&ledger.pool, ledger.shard));
     put(keys::LISTED, ledger.listed.map(|_| home.clone()));
-    let generation = ledger.generation;
-    put(keys::FILL, ledger.listed.map(|fill| n(Rank { generation, fill }.number())));
-    put(keys::TOP, Some(n(Rank::top(generation).number())));
+    let build = ledger.build;
+    put(keys::FILL, ledger.listed.map(|fill| n(Rank { build, fill }.number())));
+    put(keys::TOP, Some(n(Rank::top(build).number())));
     put(keys::HOME, Some(home));
     put(keys::STATE, Some(s(ledger.state.as_str())));
     put(keys::CAPACITY, Some(n(ledger.capacity)));
@@ -319,8 +319,8 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
             lease: Span(number(item, keys::LEASE_FOR)?),
         },
         rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
-        revision: opt_number(item, keys::REVISION)?.unwrap_or(0),
-        generation: number(item, keys::GENERATION)?,
+        version: opt_number(item, keys::VERSION)?.unwrap_or(0),
+        build: number(item, keys::BUILD)?,
         shards: opt_number(item, keys::SHARDS)?.unwrap_or(frontiers),
         left: read_texts(item, keys::LEFT)?,
         task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
@@ -343,8 +343,8 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::LAUNCH_FOR, n(limits.launch.0)),
             (keys::LEASE_FOR, n(limits.lease.0)),
             (keys::ROLLOUT, s(pool.rollout.as_str())),
-            (keys::REVISION, n(pool.revision)),
-            (keys::GENERATION, n(pool.generation)),
+            (keys::VERSION, n(pool.version)),
+            (keys::BUILD, n(pool.build)),
             (keys::LEFT, texts(&pool.left)),
             (keys::SPEC, s(serde_json::to_string(&pool.task)?)),
         ]

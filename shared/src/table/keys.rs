@@ -76,7 +76,7 @@ pub const SPEC: &str = "spec";
 pub const LISTED: &str = "open";
 /// Ledger: sort key of the index: the rank of the server.
 pub const FILL: &str = "fill";
-/// Ledger: the rank of the fullest server of its generation.
+/// Ledger: the rank of the fullest server of its build.
 pub const TOP: &str = "top";
 
 /// Seat: the server; absent when the seat is vacant. Frontier: the server being filled.
@@ -110,10 +110,10 @@ pub const HEADROOM: &str = "headroom";
 /// Pool: how long a server may be empty, in milliseconds.
 pub const IDLE_FOR: &str = "idleFor";
 /// Pool: how often it has been configured since it was made.
-pub const REVISION: &str = "revision";
-/// Pool: the generation of its build, from 0.
-pub const GENERATION: &str = "gen";
-/// Pool: what becomes of servers of an older generation.
+pub const VERSION: &str = "version";
+/// Pool: its build, from 0.
+pub const BUILD: &str = "build";
+/// Pool: what becomes of servers of an older build.
 pub const ROLLOUT: &str = "rollout";
 /// Pool: number of frontiers.
 pub const FRONTIERS: &str = "frontiers";

@@ -269,8 +269,8 @@ impl Table {
             None => put.condition_expression(IS_NEW),
             Some(old) => put
                 .condition_expression(IS_AS_SEEN)
-                .expression_attribute_names("#revision", keys::REVISION)
-                .expression_attribute_values(":revision", items::n(old.revision)),
+                .expression_attribute_names("#version", keys::VERSION)
+                .expression_attribute_values(":version", items::n(old.version)),
         };
         match put.send().await {
             Ok(_) => Ok(true),

@@ -55,7 +55,7 @@ fn ledger(state: ServerState, claims: &[(&str, Claim)]) -> Ledger {
     let registered = (!starting).then_some(NOW);
     let limits = PoolLimits { capacity: 3, ..PoolLimits::DEFAULT };
     Ledger {
-        generation: 1,
+        build: 1,
         state,
         claims: claims.iter().map(|(name, claim)| (player(name), *claim)).collect(),
         lease_until: registered.map(|at| at + Span(30_000)),
@@ -99,11 +99,11 @@ fn together(players: &[(&str, Option<Claim>)], evict: &[(&str, Claim)], capacity
 }
 
 fn list(was: Option<i64>, fill: Fill) -> LedgerWrite {
-    LedgerWrite::List { generation: 1, was: was.and_then(Fill::from_number), fill }
+    LedgerWrite::List { build: 1, was: was.and_then(Fill::from_number), fill }
 }
 
 fn unlist(was: Fill) -> LedgerWrite {
-    LedgerWrite::Unlist { generation: 1, was, now: NOW }
+    LedgerWrite::Unlist { build: 1, was, now: NOW }
 }
 
 fn connect(by: TokenHash, n: i64, reserved: bool) -> LedgerWrite {
@@ -192,12 +192,12 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (listed(Some(1), ready(&[])), list(Some(0), Fill::TOP)),
         (listed(Some(1), ready(&[])), list(None, Fill::TOP)),
         (ready(&[]), list(None, Fill::EMPTY)),
-        (Ledger { generation: 2, ..ready(&[]) }, list(None, Fill::EMPTY)),
-        (Ledger { generation: 0, ..listed(Some(1), ready(&[])) }, list(Some(1), Fill::EMPTY)),
+        (Ledger { build: 2, ..ready(&[]) }, list(None, Fill::EMPTY)),
+        (Ledger { build: 0, ..listed(Some(1), ready(&[])) }, list(Some(1), Fill::EMPTY)),
         (ready(&[]), list(Some(1), Fill::EMPTY)),
         (ledger(Draining, &[]), list(None, Fill::EMPTY)),
         (listed(Some(2), ready(&full)), unlist(Fill::TOP)),
-        (Ledger { generation: 2, ..listed(Some(2), ready(&full)) }, unlist(Fill::TOP)),
+        (Ledger { build: 2, ..listed(Some(2), ready(&full)) }, unlist(Fill::TOP)),
         (listed(Some(2), ready(&full[1..])), unlist(Fill::TOP)),
         (listed(Some(2), Ledger { lease_until: Some(NOW), ..ready(&[]) }), unlist(Fill::TOP)),
         (listed(Some(2), Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) }), unlist(Fill::TOP)),

@@ -263,8 +263,8 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
         name: pool(name),
         limits,
         task,
-        revision: 0,
-        generation: 1,
+        version: 0,
+        build: 1,
         rollout: Rollout::Drain,
         shards: limits.frontiers,
         left: Vec::new(),
@@ -277,7 +277,7 @@ fn ready(name: &str, now: Time) -> Ledger {
     let claim = Claim::Connected(Placement::new(ago(900).0).unwrap());
     let limits = PoolLimits { capacity: 4, ..PoolLimits::DEFAULT };
     Ledger {
-        generation: 1,
+        build: 1,
         state: ServerState::Ready,
         claims: BTreeMap::from([(PlayerId::parse(&format!("player-of-{name}")).unwrap(), claim)]),
         lease_until: Some(now + Span::seconds(86_400)),
@@ -350,7 +350,7 @@ async fn one_of_everything(ground: &Ground) {
         task(Ledger { idle_since: Some(ago(10_000)), ..empty("idle") }).await,
         Ledger { listed: None, ..ready("unlisted", now) },
         task(Ledger { state: ServerState::Draining, listed: None, ..empty("drained") }).await,
-        Ledger { generation: 0, ..ready("outdated", now) },
+        Ledger { build: 0, ..ready("outdated", now) },
         expired,
     ];
     ground.task("older-task", 1).await;

@@ -33,16 +33,16 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_generation_begins_only_with_another_task_definition() {
+async fn a_build_begins_only_with_another_task_definition() {
     let world = World::new(|_| {}).await;
-    let generation = async || world.operate("GET", "/pools/default", None).await.is(200).body["generation"].clone();
-    assert_eq!(generation().await, 0);
+    let build = async || world.operate("GET", "/pools/default", None).await.is(200).body["build"].clone();
+    assert_eq!(build().await, 0);
     world.new_build(7, Rollout::Lazy).await;
-    assert_eq!(generation().await, 1);
+    assert_eq!(build().await, 1);
     world.new_build(7, Rollout::Drain).await;
-    assert_eq!(generation().await, 1, "the same build, whatever else has changed");
+    assert_eq!(build().await, 1, "the same build, whatever else has changed");
     world.new_build(8, Rollout::Drain).await;
-    assert_eq!(generation().await, 2);
+    assert_eq!(build().await, 2);
     world.end().await;
 }
 
@@ -56,7 +56,7 @@ async fn a_drained_build_takes_nobody_new_and_its_players_stay() {
     assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
     let new = world.join_afresh("bob").await;
     assert_ne!(new, old.id);
-    assert_eq!(world.ledger(&new).await.generation, 1);
+    assert_eq!(world.ledger(&new).await.build, 1);
     world.reconcile().await;
     assert_eq!(old.beat(&world, Some(&["ann"])).await.is(200).body["state"], "draining");
     assert_eq!(world.ledger(&old.id).await.claims.len(), 1, "who is inside stays");
@@ -99,7 +99,7 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     world.stack.owmm().configure(headroom).await.unwrap();
     world.reconcile().await;
     let ledgers = world.ledgers().await;
-    let new = ledgers.iter().find(|ledger| ledger.generation == 1).unwrap().id.to_string();
+    let new = ledgers.iter().find(|ledger| ledger.build == 1).unwrap().id.to_string();
     world.hand(&new).await.register(&world).await.is(200);
     // The old one is the fuller, and has room.
     assert!(world.ledger(&old.id).await.claims.len() == 3 && world.ledger(&new).await.claims.is_empty());

@@ -134,7 +134,7 @@ impl Any {
             id: id.clone(),
             pool: self.pool(),
             shard: self.count(2),
-            generation: self.count(2),
+            build: self.count(2),
             state,
             capacity: u32::try_from(claims.len()).unwrap_or(0).max(1) + self.count(1),
             claims,
@@ -240,11 +240,11 @@ impl Any {
             10 => LedgerWrite::Idle { now },
             11 => LedgerWrite::Drain { at: now, drain_by: self.maybe(Self::time) },
             12 => LedgerWrite::DrainIdle { idle_by: now },
-            13 => LedgerWrite::List { generation: ledger.generation, was: listed, fill: self.fill() },
+            13 => LedgerWrite::List { build: ledger.build, was: listed, fill: self.fill() },
             14 => {
                 let was = listed.unwrap_or_else(|| self.fill());
-                let generation = self.mostly(ledger.generation, |any| any.count(2));
-                LedgerWrite::Unlist { generation, was, now }
+                let build = self.mostly(ledger.build, |any| any.count(2));
+                LedgerWrite::Unlist { build, was, now }
             }
             15 => {
                 let was = ledger.launch.as_ref().map_or(now, |launch| launch.call_at);

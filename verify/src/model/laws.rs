@@ -113,7 +113,7 @@ fn not_under_them(_: &Scope, world: &World) -> bool {
     (0..).zip(&world.ledgers).all(|(n, ledger)| {
         let runs = world.process(n) == Process::Up;
         let ended = ledger.state == ServerState::Stopped && runs && world.inside.iter().any(|it| it.server == n);
-        let scaled_in = ledger.state == ServerState::Draining && ledger.generation == world.generation;
+        let scaled_in = ledger.state == ServerState::Draining && ledger.build == world.build;
         !ended && (!scaled_in || ledger.claims.is_empty())
     })
 }

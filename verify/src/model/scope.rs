@@ -96,8 +96,8 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
             assign_public_ip: false,
             url: "http://owmm".into(),
         },
-        revision: 0,
-        generation: 0,
+        version: 0,
+        build: 0,
         rollout: Rollout::Drain,
         shards: 1,
         left: Vec::new(),
@@ -126,9 +126,9 @@ impl Scope {
     }
 
     /// A ledger as the launcher makes it.
-    pub fn starting(&self, n: u8, generation: u32) -> Ledger {
+    pub fn starting(&self, n: u8, build: u32) -> Ledger {
         Ledger {
-            generation,
+            build,
             task: Some(String::new()),
             ..Ledger::new(Self::server(n), self.pool.name.clone(), &self.pool.limits, TokenHash::of("token"))
         }

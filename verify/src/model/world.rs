@@ -126,7 +126,7 @@ pub enum Late {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub tick: u8,
-    pub generation: u32,
+    pub build: u32,
     pub ledgers: Vec<Kept<Ledger>>,
     pub processes: [Process; SERVERS],
     /// Ready servers with room that the index does not list because of an eviction: their next heartbeat mends it.
@@ -202,7 +202,7 @@ impl World {
         let ready = usize::from(scope.ready);
         Self {
             tick: 0,
-            generation: 0,
+            build: 0,
             ledgers: (0..scope.ready).map(|n| Kept::new(scope.registered(n))).collect(),
             processes: std::array::from_fn(|n| if n < ready { Process::Up } else { Process::Dead }),
             hidden: [false; SERVERS],
@@ -235,7 +235,7 @@ impl World {
 
     /// The pool as it is configured now.
     fn pool(&self, scope: &Scope) -> Pool {
-        Pool { generation: self.generation, ..scope.pool.clone() }
+        Pool { build: self.build, ..scope.pool.clone() }
     }
 
     fn seat(&self, player: &PlayerId) -> Option<Seat> {
@@ -309,7 +309,7 @@ impl World {
         let seen = seen?;
         for server in &seen.spare {
             let ledger = self.ledgers.get(server_of(server))?;
-            let room = ledger.room_to_start(self.generation);
+            let room = ledger.room_to_start(self.build);
             let write = match room.checked_sub(slots) {
                 Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
                 None if room == 0 => FrontierWrite::NotSpare { server: server.clone() },
@@ -326,7 +326,7 @@ impl World {
     /// The transaction that starts a server; `None` if somebody else moved the frontier.
     fn roll(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<Slot> {
         let n = self.ledgers.len();
-        let ledger = scope.starting(small(n), self.generation);
+        let ledger = scope.starting(small(n), self.build);
         let remaining = ledger.capacity.saturating_sub(slots);
         let roll = FrontierWrite::Roll { from: seen.cloned(), to: ledger.id.clone(), remaining };
         roll.apply(self.frontier.as_ref())?;
@@ -353,7 +353,7 @@ impl World {
         if listed {
             let pool = self.pool(scope);
             for ledger in self.ledgers.iter().filter(|ledger| !tried.contains(&ledger.id)) {
-                if ledger.listed.is_some() && pool.takes(ledger.generation) {
+                if ledger.listed.is_some() && pool.takes(ledger.build) {
                     seen_some = true;
                     hints.push((Hint::Listed(ledger.id.clone()), false));
                 } else if stale && ledger.ready_at.is_some() {
@@ -527,7 +527,7 @@ impl World {
             }
         }
         if let Some(mut world) = spend(self, |left| &mut left.builds) {
-            world.generation += 1;
+            world.build += 1;
             if let Some(frontier) = world.frontier.clone() {
                 world.used_up(&frontier.server);
             }

@@ -342,7 +342,7 @@ impl Checks {
         let theirs = before.drain_by == after.drain_by || *by == Caller::Operator;
         let newer = before.word_at <= after.word_at;
         self.hold(Invariant::KeptWord, theirs && newer, || format!("{by:?} has changed the deadline of {id}"));
-        let current = self.pools.get(before.pool.as_str()).is_none_or(|pool| pool.takes(before.generation));
+        let current = self.pools.get(before.pool.as_str()).is_none_or(|pool| pool.takes(before.build));
         if changed && after.state == ServerState::Draining && *by == Caller::Schedule && current {
             let claims = before.claims.len();
             let what = || format!("{id} is scaled in with {claims} claims");
@@ -415,7 +415,7 @@ impl Checks {
 
     fn retired(&self, server: &ServerId) -> bool {
         let ledger = self.ledgers.get(server);
-        ledger.is_some_and(|it| self.pools.get(it.pool.as_str()).is_some_and(|pool| it.generation < pool.generation))
+        ledger.is_some_and(|it| self.pools.get(it.pool.as_str()).is_some_and(|pool| it.build < pool.build))
     }
 
     /// ECS has started a process for an attempt of a server.

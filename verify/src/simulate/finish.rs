@@ -129,7 +129,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             if ledger.state == ServerState::Starting {
                 return Some((Invariant::NothingForgotten, format!("the launch of {id} is undecided: {ledger:?}")));
             }
-            if checks.pools.get(ledger.pool.as_str()).is_some_and(|pool| !pool.takes(ledger.generation)) {
+            if checks.pools.get(ledger.pool.as_str()).is_some_and(|pool| !pool.takes(ledger.build)) {
                 return Some((
                     Invariant::NothingForgotten,
                     format!("{id} is of a build that has been rolled out of the pool"),
