@@ -774,8 +774,10 @@ impl Owmm {
                 ServerState::Stopped => return Ok(Err(ServerOutcome::Stopped)),
                 ServerState::Starting => return Ok(Err(ServerOutcome::NotRegistered)),
                 // It has been heard, and the answer was lost.
-                _ if ledger.word_at == Some(at) && ledger.drain_by == drain_by => return Ok(Ok(ledger)),
-                ServerState::Ready | ServerState::Draining => at = self.clock.now().next_word(ledger.word_at),
+                _ if ledger.requested_at == Some(at) && ledger.drain_by == drain_by => return Ok(Ok(ledger)),
+                ServerState::Ready | ServerState::Draining => {
+                    at = self.clock.now().operator_timestamp(ledger.requested_at)
+                }
             }
         }
         Err(TableError::Busy("others drain the server".to_owned()).into())
@@ -844,7 +846,7 @@ impl Owmm {
     /// See [`Failure`].
     pub async fn pause(&self, name: &PoolName, within: Option<Span>) -> Result<(Pool, PoolStatus), Failure> {
         let until = within.map_or(UNTIL_RESUMED, |span| self.clock.now() + span);
-        self.say(name, |at| PoolStatusWrite::Hold { at, until }).await
+        self.operator_command(name, |at| PoolStatusWrite::Hold { at, until }).await
     }
 
     /// An operator resumes launching, whatever had paused it.
@@ -852,26 +854,26 @@ impl Owmm {
     /// # Errors
     /// See [`Failure`].
     pub async fn resume(&self, name: &PoolName) -> Result<(Pool, PoolStatus), Failure> {
-        self.say(name, |at| PoolStatusWrite::Resume { at }).await
+        self.operator_command(name, |at| PoolStatusWrite::Resume { at }).await
     }
 
-    /// Writes an operator's word down as the last one that was said.
-    async fn say(
+    /// Applies an operator command with a timestamp later than the last one's.
+    async fn operator_command(
         &self,
         name: &PoolName,
-        word: impl Fn(Time) -> PoolStatusWrite,
+        command: impl Fn(Time) -> PoolStatusWrite,
     ) -> Result<(Pool, PoolStatus), Failure> {
         let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
         let mut at = self.clock.now();
         for _ in 0..BY_HAND_TURNS {
-            let word = word(at);
-            match self.table.write_pool_status(name, &word).await? {
+            let command = command(at);
+            match self.table.write_pool_status(name, &command).await? {
                 Answer::Written(status) => {
-                    tracing::info!(pool = %name, ?word, "an operator's word");
+                    tracing::info!(pool = %name, ?command, "operator command applied");
                     return Ok((pool, status));
                 }
-                Answer::Refused(Some(status)) if word.stands(&status) => return Ok((pool, status)),
-                Answer::Refused(status) => at = status.unwrap_or_default().next_word(self.clock.now()),
+                Answer::Refused(Some(status)) if command.stands(&status) => return Ok((pool, status)),
+                Answer::Refused(status) => at = status.unwrap_or_default().operator_timestamp(self.clock.now()),
             }
         }
         Err(TableError::Busy("others pause and resume the pool".to_owned()).into())

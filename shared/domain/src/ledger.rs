@@ -260,7 +260,7 @@ pub struct Ledger {
     /// When a draining server is stopped although players are inside.
     pub drain_by: Option<Time>,
     /// When an operator last said that it is to drain. Newer wins, late loses.
-    pub word_at: Option<Time>,
+    pub requested_at: Option<Time>,
     /// When it registered.
     pub ready_at: Option<Time>,
     /// Where players connect to, once it has registered.
@@ -296,7 +296,7 @@ impl Ledger {
             seen: None,
             idle_since: None,
             drain_by: None,
-            word_at: None,
+            requested_at: None,
             ready_at: None,
             endpoint: None,
             metadata: BTreeMap::new(),
@@ -548,10 +548,10 @@ pub enum LedgerWrite {
         /// The time of the request.
         now: Time,
     },
-    /// ready → draining on an operator's word: no new claims; who is inside stays. Draining already is done, with the
-    /// new deadline. Refused once this word, or a later one, has been heard.
+    /// ready → draining on an operator's command: no new claims; who is inside stays. Draining already is done, with the
+    /// new deadline. Refused if this command or a later one was applied already.
     Drain {
-        /// The time of the word.
+        /// When the operator requested it.
         at: Time,
         /// When it is stopped although players are inside; `None` waits for them.
         drain_by: Option<Time>,
@@ -749,12 +749,12 @@ impl LedgerWrite {
             }
             Self::Drain { at, drain_by } => {
                 let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
-                let heard = old.word_at.is_some_and(|last| last >= *at);
+                let heard = old.requested_at.is_some_and(|last| last >= *at);
                 (registered && !heard).then(|| {
                     new.state = ServerState::Draining;
                     new.listed = None;
                     new.drain_by = *drain_by;
-                    new.word_at = Some(*at);
+                    new.requested_at = Some(*at);
                     new
                 })
             }

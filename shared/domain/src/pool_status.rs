@@ -152,7 +152,7 @@ pub struct PoolStatus {
     /// No server is started before this, because an operator says so.
     pub held_until: Option<Time>,
     /// When an operator last paused or resumed. Newer wins, late loses.
-    pub word_at: Option<Time>,
+    pub requested_at: Option<Time>,
 }
 
 /// Why no server may be started now.
@@ -179,9 +179,9 @@ impl PoolStatus {
         self.held_until.filter(|until| *until > now)
     }
 
-    /// The time of an operator's next word: now, or just after the last one, if that was said by a clock ahead of ours.
-    pub fn next_word(&self, now: Time) -> Time {
-        now.next_word(self.word_at)
+    /// Timestamp for the next operator command: now, or just after the last one.
+    pub fn operator_timestamp(&self, now: Time) -> Time {
+        now.operator_timestamp(self.requested_at)
     }
 
     /// The fleet after a server has come or gone.
@@ -189,9 +189,9 @@ impl PoolStatus {
         Self { live, changes: self.changes.saturating_add(1), ..self.clone() }
     }
 
-    /// Whether a word of that time, or a later one, has been heard.
-    fn has_heard(&self, at: Time) -> bool {
-        self.word_at.is_some_and(|last| last >= at)
+    /// Whether an operator command of that time or a later one was applied already.
+    fn supersedes(&self, at: Time) -> bool {
+        self.requested_at.is_some_and(|last| last >= at)
     }
 }
 
@@ -240,9 +240,9 @@ pub enum PoolStatusWrite {
     },
     /// A server has registered: failures are forgotten, and a pause for them is over. An operator's pause is not.
     Recovered,
-    /// An operator pauses launching. Refused once this word, or a later one, has been heard.
+    /// An operator pauses launching. Refused if this command or a later one was applied already.
     Hold {
-        /// The time of the word.
+        /// When the operator requested it.
         at: Time,
         /// Until when.
         until: Time,
@@ -250,17 +250,17 @@ pub enum PoolStatusWrite {
     /// An operator resumes launching: no pause of either kind, and failures are forgotten. Refused like
     /// [`PoolStatusWrite::Hold`].
     Resume {
-        /// The time of the word.
+        /// When the operator requested it.
         at: Time,
     },
 }
 
 impl PoolStatusWrite {
-    /// Whether an operator's word is the one that stands: it has been heard, and its answer was lost.
+    /// Whether this operator command is the last one applied: an earlier call applied it, and its answer was lost.
     pub fn stands(&self, status: &PoolStatus) -> bool {
         match self {
-            Self::Hold { at, until } => status.word_at == Some(*at) && status.held_until == Some(*until),
-            Self::Resume { at } => status.word_at == Some(*at) && status.held_until.is_none(),
+            Self::Hold { at, until } => status.requested_at == Some(*at) && status.held_until == Some(*until),
+            Self::Resume { at } => status.requested_at == Some(*at) && status.held_until.is_none(),
             _ => false,
         }
     }
@@ -286,14 +286,16 @@ impl PoolStatusWrite {
                 Some(PoolStatus { failures: was.saturating_add(1), paused_until, ..old.counting(live) })
             }
             Self::Recovered => (old.failures > 0).then_some(PoolStatus { failures: 0, paused_until: None, ..old }),
-            Self::Hold { at, until } => {
-                (!old.has_heard(*at)).then_some(PoolStatus { held_until: Some(*until), word_at: Some(*at), ..old })
-            }
-            Self::Resume { at } => (!old.has_heard(*at)).then_some(PoolStatus {
+            Self::Hold { at, until } => (!old.supersedes(*at)).then_some(PoolStatus {
+                held_until: Some(*until),
+                requested_at: Some(*at),
+                ..old
+            }),
+            Self::Resume { at } => (!old.supersedes(*at)).then_some(PoolStatus {
                 failures: 0,
                 paused_until: None,
                 held_until: None,
-                word_at: Some(*at),
+                requested_at: Some(*at),
                 ..old
             }),
         }
@@ -408,13 +410,16 @@ mod tests {
 
     #[test]
     fn a_registration_forgets_failures_and_an_operator_who_resumes_every_pause() {
-        let live = PoolStatus { live: 1, changes: 1, word_at: Some(NOW), ..PoolStatus::default() };
+        let live = PoolStatus { live: 1, changes: 1, requested_at: Some(NOW), ..PoolStatus::default() };
         let failed = PoolStatus { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live };
         let held = PoolStatus { held_until: Some(UNTIL_RESUMED), ..live };
         assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
         assert_eq!(PoolStatusWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
         let at = NOW + TICK;
-        assert_eq!(PoolStatusWrite::Resume { at }.apply(Some(&failed)), Some(PoolStatus { word_at: Some(at), ..live }));
+        assert_eq!(
+            PoolStatusWrite::Resume { at }.apply(Some(&failed)),
+            Some(PoolStatus { requested_at: Some(at), ..live })
+        );
     }
 
     #[test]
@@ -477,6 +482,6 @@ mod tests {
         assert!(paused.held(Time(9)).is_some());
         let resumed = resume.apply(Some(&paused)).unwrap();
         assert_eq!(pause.apply(Some(&resumed)), None, "a late repeat");
-        assert_eq!(resumed.next_word(Time(2)), Time(7), "a clock that is behind is heard all the same");
+        assert_eq!(resumed.operator_timestamp(Time(2)), Time(7), "a clock that is behind is heard all the same");
     }
 }

@@ -7,8 +7,8 @@ use std::ops::{Add, Sub};
 pub struct Time(pub i64);
 
 impl Time {
-    /// The time of a word that is said now: just after `last`, if that was said by a clock ahead of ours.
-    pub fn next_word(self, last: Option<Self>) -> Self {
+    /// Timestamp for an operator command: now, or just after the last one.
+    pub fn operator_timestamp(self, last: Option<Self>) -> Self {
         last.map_or(self, |last| self.max(last + Span(1)))
     }
 }

@@ -352,17 +352,17 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             [(":now", n(now.0)), (":ready", state(ServerState::Ready)), (":zero", n(0))],
         ),
         LedgerWrite::Drain { at, drain_by } => {
-            let condition = format!("{REGISTERED} AND {UNHEARD}");
+            let condition = format!("{REGISTERED} AND {NOT_SUPERSEDED}");
             let values =
                 [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready)), (":at", n(at.0))];
             match drain_by {
                 None => Expression::new(
-                    "SET #state = :draining, #word = :at REMOVE #open, #fill, #drainBy",
+                    "SET #state = :draining, #requestedAt = :at REMOVE #open, #fill, #drainBy",
                     condition,
                     values,
                 ),
                 Some(by) => Expression::new(
-                    "SET #state = :draining, #word = :at, #drainBy = :drainBy REMOVE #open, #fill",
+                    "SET #state = :draining, #requestedAt = :at, #drainBy = :drainBy REMOVE #open, #fill",
                     condition,
                     values,
                 )
@@ -584,8 +584,8 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
 /// Launching is paused neither for failures nor by an operator.
 const NOT_PAUSED: &str =
     "(attribute_not_exists(#paused) OR #paused <= :now) AND (attribute_not_exists(#held) OR #held <= :now)";
-/// Neither this word of an operator nor a later one has been heard.
-const UNHEARD: &str = "(attribute_not_exists(#word) OR #word < :at)";
+/// Neither this operator command nor a later one was applied.
+const NOT_SUPERSEDED: &str = "(attribute_not_exists(#requestedAt) OR #requestedAt < :at)";
 
 /// A write on a fleet.
 pub fn pool_status(write: &PoolStatusWrite) -> Expression {
@@ -643,13 +643,13 @@ pub fn pool_status(write: &PoolStatusWrite) -> Expression {
         }
         PoolStatusWrite::Recovered => Expression::new("REMOVE #failures, #paused", "attribute_exists(#failures)", []),
         PoolStatusWrite::Hold { at, until } => Expression::new(
-            "SET #held = :until, #word = :at, #live = if_not_exists(#live, :zero)",
-            UNHEARD,
+            "SET #held = :until, #requestedAt = :at, #live = if_not_exists(#live, :zero)",
+            NOT_SUPERSEDED,
             [(":until", n(until.0)), (":at", n(at.0)), (":zero", n(0))],
         ),
         PoolStatusWrite::Resume { at } => Expression::new(
-            "SET #word = :at, #live = if_not_exists(#live, :zero) REMOVE #held, #failures, #paused",
-            UNHEARD,
+            "SET #requestedAt = :at, #live = if_not_exists(#live, :zero) REMOVE #held, #failures, #paused",
+            NOT_SUPERSEDED,
             [(":at", n(at.0)), (":zero", n(0))],
         ),
     }

@@ -166,7 +166,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         seen: time(item, keys::SEEN)?,
         idle_since: time(item, keys::IDLE)?,
         drain_by: time(item, keys::DRAIN_BY)?,
-        word_at: time(item, keys::WORD_AT)?,
+        requested_at: time(item, keys::REQUESTED_AT)?,
         ready_at: time(item, keys::READY_AT)?,
         endpoint,
         metadata: map(item, keys::METADATA)?.map(texts).transpose()?.unwrap_or_default(),
@@ -201,7 +201,7 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
     put(keys::IDLE, ledger.idle_since.map(|time| n(time.0)));
     put(keys::DRAIN_BY, ledger.drain_by.map(|time| n(time.0)));
-    put(keys::WORD_AT, ledger.word_at.map(|time| n(time.0)));
+    put(keys::REQUESTED_AT, ledger.requested_at.map(|time| n(time.0)));
     put(keys::READY_AT, ledger.ready_at.map(|time| n(time.0)));
     put(keys::ADDRESS, ledger.endpoint.as_ref().map(|endpoint| s(&endpoint.address)));
     put(keys::PORT, ledger.endpoint.as_ref().map(|endpoint| n(endpoint.port)));
@@ -285,8 +285,8 @@ pub fn write_pool_status(pool: &PoolName, status: &PoolStatus) -> Attributes {
     if let Some(until) = status.held_until {
         item.insert(keys::HELD.into(), n(until.0));
     }
-    if let Some(at) = status.word_at {
-        item.insert(keys::WORD_AT.into(), n(at.0));
+    if let Some(at) = status.requested_at {
+        item.insert(keys::REQUESTED_AT.into(), n(at.0));
     }
     item
 }
@@ -299,7 +299,7 @@ pub fn read_pool_status(item: &Attributes) -> Result<PoolStatus, Malformed> {
         failures: opt_number(item, keys::FAILURES)?.unwrap_or(0),
         paused_until: time(item, keys::PAUSED)?,
         held_until: time(item, keys::HELD)?,
-        word_at: time(item, keys::WORD_AT)?,
+        requested_at: time(item, keys::REQUESTED_AT)?,
     })
 }
 

@@ -101,7 +101,7 @@ pub const PAUSED: &str = "paused";
 /// PoolStatus: launching is paused by an operator until then, in milliseconds.
 pub const HELD: &str = "held";
 /// PoolStatus: when an operator last paused or resumed launching; ledger: when one last said that it is to drain. In milliseconds.
-pub const WORD_AT: &str = "word";
+pub const REQUESTED_AT: &str = "requestedAt";
 
 /// Pool: servers that may live.
 pub const MAX_SERVERS: &str = "max";

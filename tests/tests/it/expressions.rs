@@ -213,8 +213,8 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
         (ready(&full), LedgerWrite::Beat { by: other, now: NOW }),
         (Ledger { seen: Some(NOW + Span(1)), ..ready(&full) }, LedgerWrite::Beat { by: hash(), now: NOW }),
-        (Ledger { word_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW, drain_by: None }),
-        (Ledger { word_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW + Span(1), drain_by: None }),
+        (Ledger { requested_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW, drain_by: None }),
+        (Ledger { requested_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW + Span(1), drain_by: None }),
         (
             ready(&[("a", connected(5))]),
             LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
@@ -522,15 +522,15 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             live: 1,
             failures: 1,
             held_until: Some(UNTIL_RESUMED),
-            word_at: Some(NOW),
+            requested_at: Some(NOW),
             ..PoolStatus::default()
         }),
-        Some(PoolStatus { live: 1, held_until: Some(NOW), word_at: Some(NOW - Span(1)), ..PoolStatus::default() }),
+        Some(PoolStatus { live: 1, held_until: Some(NOW), requested_at: Some(NOW - Span(1)), ..PoolStatus::default() }),
         Some(PoolStatus {
             live: 1,
             failures: 2,
             paused_until: Some(NOW),
-            word_at: Some(NOW + Span(1)),
+            requested_at: Some(NOW + Span(1)),
             ..PoolStatus::default()
         }),
     ];

@@ -144,7 +144,7 @@ impl Any {
             seen: (!starting || self.rarely(5)).then_some(seen),
             idle_since: idle.then(|| self.time()),
             drain_by: self.maybe(Self::time),
-            word_at: self.maybe(Self::time),
+            requested_at: self.maybe(Self::time),
             ready_at: (!starting).then(|| self.time()),
             endpoint: (!starting).then(|| self.endpoint()),
             metadata: self.metadata(),
@@ -329,7 +329,7 @@ impl Any {
             failures: self.count(2),
             paused_until: self.maybe(Self::time),
             held_until: self.maybe(Self::time),
-            word_at: self.maybe(Self::time),
+            requested_at: self.maybe(Self::time),
         })
     }
 

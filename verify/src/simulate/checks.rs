@@ -340,7 +340,7 @@ impl Checks {
         let later = before.lease_until.is_none() || before.lease_until <= after.lease_until;
         self.hold(Invariant::NoLeak, later, || format!("the lease of {id} goes back"));
         let theirs = before.drain_by == after.drain_by || *by == Caller::Operator;
-        let newer = before.word_at <= after.word_at;
+        let newer = before.requested_at <= after.requested_at;
         self.hold(Invariant::KeptWord, theirs && newer, || format!("{by:?} has changed the deadline of {id}"));
         let current = self.pools.get(before.pool.as_str()).is_none_or(|pool| pool.takes(before.build));
         if changed && after.state == ServerState::Draining && *by == Caller::Schedule && current {
