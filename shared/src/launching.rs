@@ -220,11 +220,11 @@ impl Launcher {
             let write = if failed {
                 let status = self.table.pool_status(pool).await?;
                 let failures = status.failures.saturating_add(1);
-                let paused_until = pause_after(failures).map(|pause| self.clock.now() + pause);
-                if let Some(Time(until)) = paused_until {
+                let backoff_until = pause_after(failures).map(|pause| self.clock.now() + pause);
+                if let Some(Time(until)) = backoff_until {
                     tracing::error!(%pool, failures, until, "launching is paused");
                 }
-                PoolStatusWrite::Failed { was: status.failures, paused_until }
+                PoolStatusWrite::Failed { was: status.failures, backoff_until }
             } else {
                 PoolStatusWrite::Ended
             };

@@ -608,11 +608,11 @@ impl Owmm {
         let Some(endpoint) = &ledger.endpoint else {
             // If the server has registered since it was seen, the reservation runs from then on, which a function that was
             // frozen on the way does not know; if the server never does, it runs to the deadline.
-            let hold = begun + ledger.hold;
-            let expires = ledger.launch.as_ref().map_or(hold, |launch| launch.deadline.min(hold));
+            let reservation = begun + ledger.reservation;
+            let expires = ledger.launch.as_ref().map_or(reservation, |launch| launch.deadline.min(reservation));
             return Ok(Slot::Starting { server, expires });
         };
-        let expires = ledger.expires(claim).unwrap_or_else(|| self.clock.now() + ledger.hold);
+        let expires = ledger.expires(claim).unwrap_or_else(|| self.clock.now() + ledger.reservation);
         let ticket = ticket::issue(&ledger.token_hash, &server, player, claim.placement(), expires)?;
         Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
     }
@@ -846,7 +846,7 @@ impl Owmm {
     /// See [`Failure`].
     pub async fn pause(&self, name: &PoolName, within: Option<Span>) -> Result<(Pool, PoolStatus), Failure> {
         let until = within.map_or(UNTIL_RESUMED, |span| self.clock.now() + span);
-        self.operator_command(name, |at| PoolStatusWrite::Hold { at, until }).await
+        self.operator_command(name, |at| PoolStatusWrite::Pause { at, until }).await
     }
 
     /// An operator resumes launching, whatever had paused it.

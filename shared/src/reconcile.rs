@@ -245,7 +245,7 @@ impl Owmm {
     async fn reconcile_pool(&self, pool: &Pool, running: &Running<'_>, seen: &mut Seen) -> Result<(), Failure> {
         let status = self.table().pool_status(&pool.name).await?;
         seen.report.launches_failed = status.failures.into();
-        seen.report.launch_paused = status.paused_until.is_some_and(|until| until > self.time()).into();
+        seen.report.launch_paused = status.backoff_until.is_some_and(|until| until > self.time()).into();
         let mut roster = Vec::new();
         let mut from = None;
         loop {

@@ -179,14 +179,14 @@ fn shown(owmm: &Owmm, (pool, status): (Pool, PoolStatus)) -> Result<Response<Bod
 }
 
 fn view(pool: &Pool, status: &PoolStatus, now: Time) -> Value {
-    let by_operator = status.held(now);
+    let by_operator = status.operator_pause(now);
     json!({
         "name": pool.name.as_str(),
         "settings": Wish::of(pool),
         "build": pool.build,
         "liveServers": status.live,
         "failedLaunches": status.failures,
-        "launchPausedUntil": status.paused_until.map(timestamp),
+        "launchPausedUntil": status.backoff_until.map(timestamp),
         "operatorPause": by_operator.map(|until| {
             json!({ "until": (until < UNTIL_RESUMED).then(|| timestamp(until)) })
         }),

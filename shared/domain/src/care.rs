@@ -237,7 +237,7 @@ mod tests {
         let long = NOW + empty.lease_for.times(3);
         assert_eq!(care(&empty, TaskSight::Unknown, long), Care::None);
         assert_eq!(care(&empty, TaskSight::Unknown, long + TICK), Care::Stop(Reason::Silent));
-        let on_the_way = Ledger { hold: Span::seconds(1_000), ..ready(&[("a", reserved(1_000))]) };
+        let on_the_way = Ledger { reservation: Span::seconds(1_000), ..ready(&[("a", reserved(1_000))]) };
         assert_eq!(care(&on_the_way, TaskSight::Alive, long + TICK), Care::Stop(Reason::Silent));
     }
 
@@ -255,7 +255,7 @@ mod tests {
         for (ledger, is_ready) in
             [(ready(&[("a", reserved(1_000))]), true), (draining(&[("a", reserved(1_000))]), false)]
         {
-            let now = NOW + ledger.hold;
+            let now = NOW + ledger.reservation;
             let ledger = Ledger { lease_until: Some(now), ..ledger };
             let sweep = LedgerWrite::Sweep { evict: ledger.evictable(now), ready: is_ready };
             assert_eq!(care(&ledger, TaskSight::Alive, now), Care::Write(sweep));
@@ -270,7 +270,11 @@ mod tests {
         assert_eq!(care(&inside, TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
         let coming = draining(&[("a", connected(1_000)), ("b", reserved(1))]).claims;
         let coming = Ledger { claims: coming, drain_by: Some(NOW), lease_until: None, ..inside.clone() };
-        assert_eq!(care(&coming, TaskSight::Unknown, NOW + coming.hold), Care::Stop(Reason::Drained), "first of all");
+        assert_eq!(
+            care(&coming, TaskSight::Unknown, NOW + coming.reservation),
+            Care::Stop(Reason::Drained),
+            "first of all"
+        );
         let without_end = Ledger { drain_by: None, ..inside.clone() };
         assert_eq!(care(&without_end, TaskSight::Alive, NOW), Care::None);
         let ready = Ledger { state: ServerState::Ready, listed: Some(Fill::TOP), capacity: 1, ..inside };

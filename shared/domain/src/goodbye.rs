@@ -30,8 +30,8 @@ enum Stage {
     Reading,
     Releasing { placement: Placement, ready: bool },
     Voiding,
-    HoldingSeat { from: Placement, hold: Span, ready: bool },
-    HoldingLedger { to: Placement, hold: Span },
+    KeepingSeat { from: Placement, reservation: Span, ready: bool },
+    KeepingClaim { to: Placement, reservation: Span },
     Over,
 }
 
@@ -98,10 +98,10 @@ impl Goodbye {
         match (held.filter(named), self.grace) {
             (Some(Claim::Connected(from)), Some(grace)) => {
                 // A reservation ends `hold` after its placement, so the placement is what sets the end.
-                let to = Placement::next(now + grace - ledger.hold, Some(from));
-                self.stage = Stage::HoldingSeat { from, hold: ledger.hold, ready };
+                let to = Placement::next(now + grace - ledger.reservation, Some(from));
+                self.stage = Stage::KeepingSeat { from, reservation: ledger.reservation, ready };
                 let server = self.server.clone();
-                Next::Ask(Ask::WriteSeat(SeatWrite::Hold { server, from, to }))
+                Next::Ask(Ask::WriteSeat(SeatWrite::KeepForReconnect { server, from, to }))
             }
             (Some(claim @ Claim::Reserved(_)), Some(_)) => Next::Done(Left::Held(ledger.expires(claim).unwrap_or(now))),
             (Some(claim), None) => self.release(claim.placement(), ready),
@@ -139,7 +139,7 @@ impl Protocol for Goodbye {
                 }
             }
             (Stage::Voiding, Told::Seat(_)) => Next::Done(Left::Gone),
-            (Stage::HoldingSeat { from, hold, ready }, Told::Seat(answer)) => {
+            (Stage::KeepingSeat { from, reservation, ready }, Told::Seat(answer)) => {
                 let seat = match answer {
                     Answer::Written(seat) | Answer::Refused(Some(seat)) => seat,
                     Answer::Refused(None) => return self.release(from, ready),
@@ -149,15 +149,18 @@ impl Protocol for Goodbye {
                     Seat::Assigned(Assignment { server, claim: Claim::Reserved(to), .. })
                         if server == self.server && to > from =>
                     {
-                        self.stage = Stage::HoldingLedger { to, hold };
-                        let write = LedgerWrite::Hold { by: self.by, player: self.player.clone(), from, to };
+                        self.stage = Stage::KeepingClaim { to, reservation };
+                        let write =
+                            LedgerWrite::KeepForReconnect { by: self.by, player: self.player.clone(), from, to };
                         Next::Ask(Ask::WriteLedger(self.server.clone(), write))
                     }
                     // The seat has moved on: what the ledger holds is a leftover.
                     _ => self.release(from, ready),
                 }
             }
-            (Stage::HoldingLedger { to, hold }, Told::Ledger(_)) => Next::Done(Left::Held(to.time() + hold)),
+            (Stage::KeepingClaim { to, reservation }, Told::Ledger(_)) => {
+                Next::Done(Left::Held(to.time() + reservation))
+            }
             _ => Next::Done(Left::Busy),
         }
     }
@@ -298,8 +301,8 @@ mod tests {
         let mut goodbye = goodbye(Some(1_000), Some(GRACE));
         assert_eq!(goodbye.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
         let ledger = ready(&[("a", connected(1_000))]);
-        let to = Placement::new((NOW + GRACE - ledger.hold).0).unwrap();
-        let write = SeatWrite::Hold { server: server("s"), from: placement(1_000), to };
+        let to = Placement::new((NOW + GRACE - ledger.reservation).0).unwrap();
+        let write = SeatWrite::KeepForReconnect { server: server("s"), from: placement(1_000), to };
         assert_eq!(goodbye.next(NOW, Told::LedgerIs(Some(ledger))), Next::Ask(Ask::WriteSeat(write)));
         goodbye
     }
@@ -312,10 +315,14 @@ mod tests {
             (Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
         ] {
             let mut goodbye = held();
-            let write =
-                LedgerWrite::Hold { by: token(), player: player("a"), from: placement(1_000), to: placement(to) };
+            let write = LedgerWrite::KeepForReconnect {
+                by: token(),
+                player: player("a"),
+                from: placement(1_000),
+                to: placement(to),
+            };
             assert_eq!(goodbye.next(NOW, Told::Seat(answer)), Next::Ask(Ask::WriteLedger(server("s"), write)));
-            let until = Time(to) + ready(&[]).hold;
+            let until = Time(to) + ready(&[]).reservation;
             assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(Left::Held(until)));
         }
     }
@@ -341,7 +348,7 @@ mod tests {
             goodbye.next(NOW, Told::Start);
             goodbye.next(NOW, Told::LedgerIs(Some(ledger)))
         };
-        let until = NOW + ready(&[]).hold;
+        let until = NOW + ready(&[]).reservation;
         assert_eq!(told(ready(&[("a", reserved(1_000))])), Next::Done(Left::Held(until)));
         assert_eq!(told(ready(&[("a", connected(1_001))])), void(1_000));
         assert_eq!(told(ready(&[])), void(1_000));

@@ -615,7 +615,7 @@ mod tests {
         let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(took))));
         assert!(matches!(next, Next::Done(Joined::Placed(_))), "{next:?}");
         // The same of a claim on a server of the index, whose answer came so late that it is over.
-        let late = NOW + ready(&[]).hold;
+        let late = NOW + ready(&[]).reservation;
         for (now, over) in [(late - TICK, false), (late, true)] {
             let mut join = self::join(None);
             join.next(NOW, Told::Start);

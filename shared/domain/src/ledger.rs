@@ -248,7 +248,7 @@ pub struct Ledger {
     /// Who holds them.
     pub claims: BTreeMap<PlayerId, Claim>,
     /// How long a reservation holds, as the pool said when the server was started.
-    pub hold: Span,
+    pub reservation: Span,
     /// How long a heartbeat keeps the lease, likewise.
     pub lease_for: Span,
     /// Until when the server is believed alive. Unknown before it registers.
@@ -290,7 +290,7 @@ impl Ledger {
             state: ServerState::Starting,
             capacity: limits.capacity,
             claims: BTreeMap::new(),
-            hold: limits.reservation,
+            reservation: limits.reservation,
             lease_for: limits.lease,
             lease_until: None,
             seen: None,
@@ -312,7 +312,7 @@ impl Ledger {
     /// starting.
     pub fn expires(&self, claim: Claim) -> Option<Time> {
         match (claim, self.ready_at) {
-            (Claim::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.hold),
+            (Claim::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.reservation),
             _ => None,
         }
     }
@@ -492,7 +492,7 @@ pub enum LedgerWrite {
         ready: bool,
     },
     /// connected → reserved under a new placement, for a reconnect.
-    Hold {
+    KeepForReconnect {
         /// The server's token.
         by: TokenHash,
         /// The player.
@@ -678,7 +678,7 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::Hold { by, player, from, to } => {
+            Self::KeepForReconnect { by, player, from, to } => {
                 let held = old.claims.get(player) == Some(&Claim::Connected(*from));
                 (knows(by) && held).then(|| {
                     new.claims.insert(player.clone(), Claim::Reserved(*to));
@@ -888,7 +888,7 @@ mod tests {
     #[test]
     fn a_reservation_counts_from_when_its_server_was_ready() {
         let ledger = ready(&[]);
-        let until = NOW + ledger.hold;
+        let until = NOW + ledger.reservation;
         assert_eq!(ledger.expires(reserved(1_000)), Some(until), "made while it was starting");
         assert_eq!(ledger.expires(reserved(NOW.0 + 5)), Some(until + Span(5)));
         assert_eq!(ledger.expires(connected(1_000)), None);
@@ -903,8 +903,8 @@ mod tests {
         let count = |now| (ledger.players(), ledger.reserved(now), ledger.live_claims(now));
         assert_eq!(count(NOW), (1, 2, 3));
         assert_eq!((ready(&[]).players(), ready(&[]).reserved(NOW)), (0, 0));
-        assert_eq!(count(NOW + ledger.hold), (1, 1, 2));
-        assert_eq!(ledger.evictable(NOW + ledger.hold), [(player("b"), reserved(1_000))]);
+        assert_eq!(count(NOW + ledger.reservation), (1, 1, 2));
+        assert_eq!(ledger.evictable(NOW + ledger.reservation), [(player("b"), reserved(1_000))]);
         let inside = [player("b")];
         assert_eq!(ledger.connected_but_not(&inside).collect::<Vec<_>>(), [(&player("a"), placement(1_000))]);
         assert_eq!(ledger.connected_but_not(&[player("a")]).count(), 0);
@@ -931,7 +931,7 @@ mod tests {
         assert_eq!(kept(connected(7), connected(7), NOW), Some(connected(7)));
         assert_eq!(kept(reserved(7), connected(7), NOW), None, "a goodbye that got half way");
         assert_eq!(kept(reserved(8), reserved(7), NOW), None);
-        assert_eq!(kept(reserved(7), reserved(7), NOW + ready(&[]).hold), None);
+        assert_eq!(kept(reserved(7), reserved(7), NOW + ready(&[]).reservation), None);
         assert_eq!(ready(&[]).kept(&player("a"), reserved(7), NOW), None);
     }
 
@@ -1065,11 +1065,11 @@ mod tests {
 
     #[test]
     fn only_who_is_inside_under_that_placement_is_held() {
-        let hold = |by| LedgerWrite::Hold { by, player: player("a"), from: placement(7), to: placement(9) };
+        let keep = |by| LedgerWrite::KeepForReconnect { by, player: player("a"), from: placement(7), to: placement(9) };
         let claims = [connected(7), reserved(7), connected(8)].map(|claim| ready(&[("a", claim)]));
-        assert_eq!(takes(&hold(token()), claims.clone()), [true, false, false]);
-        assert_eq!(takes(&hold(TokenHash::of("another")), claims), [false, false, false]);
-        let held = hold(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();
+        assert_eq!(takes(&keep(token()), claims.clone()), [true, false, false]);
+        assert_eq!(takes(&keep(TokenHash::of("another")), claims), [false, false, false]);
+        let held = keep(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();
         assert_eq!(held.claims, ready(&[("a", reserved(9))]).claims);
     }
 

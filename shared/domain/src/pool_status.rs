@@ -148,9 +148,9 @@ pub struct PoolStatus {
     /// Launches that have failed since a server last registered.
     pub failures: u32,
     /// No server is started before this, because launches have failed.
-    pub paused_until: Option<Time>,
+    pub backoff_until: Option<Time>,
     /// No server is started before this, because an operator says so.
-    pub held_until: Option<Time>,
+    pub paused_until: Option<Time>,
     /// When an operator last paused or resumed. Newer wins, late loses.
     pub requested_at: Option<Time>,
 }
@@ -167,16 +167,16 @@ pub enum NoLaunch {
 impl PoolStatus {
     /// Why a server may not be started now, if so.
     pub fn no_launch(&self, max_servers: u32, now: Time) -> Option<NoLaunch> {
-        let held = self.held(now).map(|until| until.min(now + LOOK_AGAIN));
-        match self.paused_until.filter(|until| *until > now).max(held) {
+        let held = self.operator_pause(now).map(|until| until.min(now + LOOK_AGAIN));
+        match self.backoff_until.filter(|until| *until > now).max(held) {
             Some(until) => Some(NoLaunch::Paused(until)),
             None => (self.live >= max_servers).then_some(NoLaunch::AtMaximum),
         }
     }
 
     /// Until when an operator's pause holds, if one does; [`UNTIL_RESUMED`] if it has no end.
-    pub fn held(&self, now: Time) -> Option<Time> {
-        self.held_until.filter(|until| *until > now)
+    pub fn operator_pause(&self, now: Time) -> Option<Time> {
+        self.paused_until.filter(|until| *until > now)
     }
 
     /// Timestamp for the next operator command: now, or just after the last one.
@@ -236,19 +236,19 @@ pub enum PoolStatusWrite {
         /// The failures that were seen.
         was: u32,
         /// Until when launching pauses, if it does.
-        paused_until: Option<Time>,
+        backoff_until: Option<Time>,
     },
     /// A server has registered: failures are forgotten, and a pause for them is over. An operator's pause is not.
     Recovered,
     /// An operator pauses launching. Refused if this command or a later one was applied already.
-    Hold {
+    Pause {
         /// When the operator requested it.
         at: Time,
         /// Until when.
         until: Time,
     },
     /// An operator resumes launching: no pause of either kind, and failures are forgotten. Refused like
-    /// [`PoolStatusWrite::Hold`].
+    /// [`PoolStatusWrite::Pause`].
     Resume {
         /// When the operator requested it.
         at: Time,
@@ -259,8 +259,8 @@ impl PoolStatusWrite {
     /// Whether this operator command is the last one applied: an earlier call applied it, and its answer was lost.
     pub fn stands(&self, status: &PoolStatus) -> bool {
         match self {
-            Self::Hold { at, until } => status.requested_at == Some(*at) && status.held_until == Some(*until),
-            Self::Resume { at } => status.requested_at == Some(*at) && status.held_until.is_none(),
+            Self::Pause { at, until } => status.requested_at == Some(*at) && status.paused_until == Some(*until),
+            Self::Resume { at } => status.requested_at == Some(*at) && status.paused_until.is_none(),
             _ => false,
         }
     }
@@ -280,21 +280,21 @@ impl PoolStatusWrite {
                 status.filter(|_| old.changes == *changes).map(|_| PoolStatus { live: *live, ..old.clone() })
             }
             Self::Ended => old.live.checked_sub(1).map(|live| old.counting(live)),
-            Self::Failed { was, paused_until } => {
+            Self::Failed { was, backoff_until } => {
                 let live = old.live.checked_sub(1).filter(|_| old.failures == *was)?;
-                let paused_until = paused_until.or(old.paused_until);
-                Some(PoolStatus { failures: was.saturating_add(1), paused_until, ..old.counting(live) })
+                let backoff_until = backoff_until.or(old.backoff_until);
+                Some(PoolStatus { failures: was.saturating_add(1), backoff_until, ..old.counting(live) })
             }
-            Self::Recovered => (old.failures > 0).then_some(PoolStatus { failures: 0, paused_until: None, ..old }),
-            Self::Hold { at, until } => (!old.supersedes(*at)).then_some(PoolStatus {
-                held_until: Some(*until),
+            Self::Recovered => (old.failures > 0).then_some(PoolStatus { failures: 0, backoff_until: None, ..old }),
+            Self::Pause { at, until } => (!old.supersedes(*at)).then_some(PoolStatus {
+                paused_until: Some(*until),
                 requested_at: Some(*at),
                 ..old
             }),
             Self::Resume { at } => (!old.supersedes(*at)).then_some(PoolStatus {
                 failures: 0,
+                backoff_until: None,
                 paused_until: None,
-                held_until: None,
                 requested_at: Some(*at),
                 ..old
             }),
@@ -383,27 +383,27 @@ mod tests {
         assert_eq!(live(&ahead, PoolStatus { changes: 2, ..status(1) }), None, "one has come and one has gone");
         assert_eq!(started.apply(None), Some(PoolStatus { changes: 1, ..status(1) }));
         for pause in [
+            PoolStatus { backoff_until: Some(NOW + TICK), ..status(1) },
             PoolStatus { paused_until: Some(NOW + TICK), ..status(1) },
-            PoolStatus { held_until: Some(NOW + TICK), ..status(1) },
         ] {
             assert_eq!((live(&started, pause.clone()), live(&ahead, pause)), (None, None));
         }
-        let over = PoolStatus { paused_until: Some(NOW), held_until: Some(NOW), ..status(1) };
+        let over = PoolStatus { backoff_until: Some(NOW), paused_until: Some(NOW), ..status(1) };
         assert_eq!((live(&started, over.clone()), live(&ahead, over)), (Some((2, 1)), Some((2, 1))));
         assert_eq!(status(2).no_launch(2, NOW), Some(NoLaunch::AtMaximum));
     }
 
     #[test]
     fn a_server_is_counted_out_and_its_failure_remembered_once() {
-        let status = PoolStatus { live: 1, failures: 2, paused_until: Some(NOW), ..PoolStatus::default() };
+        let status = PoolStatus { live: 1, failures: 2, backoff_until: Some(NOW), ..PoolStatus::default() };
         let out = PoolStatus { live: 0, changes: 1, ..status };
         assert_eq!(PoolStatusWrite::Ended.apply(Some(&status)), Some(out.clone()));
         assert_eq!(PoolStatusWrite::Ended.apply(Some(&out)), None);
-        let failed = |was, paused_until| PoolStatusWrite::Failed { was, paused_until };
+        let failed = |was, backoff_until| PoolStatusWrite::Failed { was, backoff_until };
         let third = PoolStatus { failures: 3, ..out };
         assert_eq!(failed(2, None).apply(Some(&status)), Some(third.clone()));
         let paused = Some(NOW + TICK);
-        assert_eq!(failed(2, paused).apply(Some(&status)), Some(PoolStatus { paused_until: paused, ..third }));
+        assert_eq!(failed(2, paused).apply(Some(&status)), Some(PoolStatus { backoff_until: paused, ..third }));
         assert_eq!([failed(1, None), failed(3, None)].map(|write| write.apply(Some(&status))), [None, None]);
         assert_eq!(failed(2, None).apply(Some(&out)), None);
     }
@@ -411,8 +411,8 @@ mod tests {
     #[test]
     fn a_registration_forgets_failures_and_an_operator_who_resumes_every_pause() {
         let live = PoolStatus { live: 1, changes: 1, requested_at: Some(NOW), ..PoolStatus::default() };
-        let failed = PoolStatus { failures: 3, paused_until: Some(NOW), held_until: Some(UNTIL_RESUMED), ..live };
-        let held = PoolStatus { held_until: Some(UNTIL_RESUMED), ..live };
+        let failed = PoolStatus { failures: 3, backoff_until: Some(NOW), paused_until: Some(UNTIL_RESUMED), ..live };
+        let held = PoolStatus { paused_until: Some(UNTIL_RESUMED), ..live };
         assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
         assert_eq!(PoolStatusWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
         let at = NOW + TICK;
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_lost_is_known_by_the_word_that_stands() {
         let (hold, resume) =
-            (PoolStatusWrite::Hold { at: NOW, until: NOW + TICK }, PoolStatusWrite::Resume { at: NOW });
+            (PoolStatusWrite::Pause { at: NOW, until: NOW + TICK }, PoolStatusWrite::Resume { at: NOW });
         let held = hold.apply(None).unwrap();
         let resumed = resume.apply(None).unwrap();
         let stands = |write: &PoolStatusWrite| {
@@ -433,8 +433,8 @@ mod tests {
         };
         assert_eq!((stands(&hold), stands(&resume)), ((true, false, false), (false, true, false)));
         let others = [
-            PoolStatusWrite::Hold { at: NOW - TICK, until: NOW + TICK },
-            PoolStatusWrite::Hold { at: NOW, until: NOW },
+            PoolStatusWrite::Pause { at: NOW - TICK, until: NOW + TICK },
+            PoolStatusWrite::Pause { at: NOW, until: NOW },
             PoolStatusWrite::Resume { at: NOW - TICK },
             PoolStatusWrite::Ended,
         ];
@@ -454,11 +454,11 @@ mod tests {
     #[test]
     fn an_operators_pause_is_asked_about_again_soon_and_outlives_one_for_failures() {
         let (now, soon) = (Time(1_000), Time(1_000) + LOOK_AGAIN);
-        let held = |until| PoolStatus { held_until: Some(until), ..PoolStatus::default() };
+        let held = |until| PoolStatus { paused_until: Some(until), ..PoolStatus::default() };
         assert_eq!(held(UNTIL_RESUMED).no_launch(1, now), Some(NoLaunch::Paused(soon)));
         assert_eq!(held(Time(1_001)).no_launch(1, now), Some(NoLaunch::Paused(Time(1_001))));
         assert_eq!(held(now).no_launch(1, now), None);
-        let both = PoolStatus { paused_until: Some(soon + Span(1)), ..held(UNTIL_RESUMED) };
+        let both = PoolStatus { backoff_until: Some(soon + Span(1)), ..held(UNTIL_RESUMED) };
         assert_eq!(both.no_launch(1, now), Some(NoLaunch::Paused(soon + Span(1))));
         let failed = PoolStatus { failures: 3, ..both };
         assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held(UNTIL_RESUMED)));
@@ -477,9 +477,9 @@ mod tests {
     #[test]
     fn of_two_words_the_later_counts_in_whichever_order_they_arrive() {
         let (pause, resume) =
-            (PoolStatusWrite::Hold { at: Time(5), until: UNTIL_RESUMED }, PoolStatusWrite::Resume { at: Time(6) });
+            (PoolStatusWrite::Pause { at: Time(5), until: UNTIL_RESUMED }, PoolStatusWrite::Resume { at: Time(6) });
         let paused = pause.apply(None).unwrap();
-        assert!(paused.held(Time(9)).is_some());
+        assert!(paused.operator_pause(Time(9)).is_some());
         let resumed = resume.apply(Some(&paused)).unwrap();
         assert_eq!(pause.apply(Some(&resumed)), None, "a late repeat");
         assert_eq!(resumed.operator_timestamp(Time(2)), Time(7), "a clock that is behind is heard all the same");

@@ -82,7 +82,7 @@ pub enum SeatWrite {
         claim: Claim,
     },
     /// connected → reserved under a new placement: the slot is kept for a reconnect.
-    Hold {
+    KeepForReconnect {
         /// The server.
         server: ServerId,
         /// The placement of the connection that ended.
@@ -123,7 +123,7 @@ impl SeatWrite {
                     place.claim == *claim || (claim.is_connected() && place.claim.placement() == claim.placement());
                 over.then(|| Seat::Vacant(claim.placement()))
             }
-            Self::Hold { server, from, to } => {
+            Self::KeepForReconnect { server, from, to } => {
                 let place = names(server).filter(|place| place.claim == Claim::Connected(*from))?;
                 Some(Seat::Assigned(Assignment { claim: Claim::Reserved(*to), ..place.clone() }))
             }
@@ -167,10 +167,10 @@ mod tests {
         assert_eq!(takes(&void(connected(7)), seats()), [true, true, false, false]);
         assert_eq!(takes(&void(reserved(7)), seats()), [true, false, false, false], "connected by now");
         assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Vacant(placement(7))));
-        let hold = SeatWrite::Hold { server: server("s"), from: placement(7), to: placement(9) };
-        assert_eq!(takes(&hold, seats()), [false, true, false, false]);
-        assert_eq!(hold.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
-        for write in [connect, void(connected(7)), hold] {
+        let keep = SeatWrite::KeepForReconnect { server: server("s"), from: placement(7), to: placement(9) };
+        assert_eq!(takes(&keep, seats()), [false, true, false, false]);
+        assert_eq!(keep.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
+        for write in [connect, void(connected(7)), keep] {
             assert_eq!(takes(&write, [None, Some(Seat::Vacant(placement(7)))]), [false, false]);
         }
     }

@@ -262,7 +262,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             }
             by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)
         }
-        LedgerWrite::Hold { by: hash, player, from, to } => {
+        LedgerWrite::KeepForReconnect { by: hash, player, from, to } => {
             let expression = Expression::new(
                 "SET #claims.#player = :to",
                 "",
@@ -518,7 +518,7 @@ pub fn seat(write: &SeatWrite) -> Expression {
                 }
             }
         }
-        SeatWrite::Hold { server, from, to } => Expression::new(
+        SeatWrite::KeepForReconnect { server, from, to } => Expression::new(
             "SET #placement = :to, #ttl = :ttl",
             "#server = :server AND #placement = :connected",
             [
@@ -582,8 +582,7 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
 }
 
 /// Launching is paused neither for failures nor by an operator.
-const NOT_PAUSED: &str =
-    "(attribute_not_exists(#paused) OR #paused <= :now) AND (attribute_not_exists(#held) OR #held <= :now)";
+const NOT_BACKOFF_UNTIL: &str = "(attribute_not_exists(#backoffUntil) OR #backoffUntil <= :now) AND (attribute_not_exists(#pausedUntil) OR #pausedUntil <= :now)";
 /// Neither this operator command nor a later one was applied.
 const NOT_SUPERSEDED: &str = "(attribute_not_exists(#requestedAt) OR #requestedAt < :at)";
 
@@ -592,7 +591,7 @@ pub fn pool_status(write: &PoolStatusWrite) -> Expression {
     match write {
         PoolStatusWrite::Started { max_servers, now } => Expression::new(
             "ADD #live :one, #changes :one",
-            format!("(attribute_not_exists(#live) OR #live < :max) AND {NOT_PAUSED}"),
+            format!("(attribute_not_exists(#live) OR #live < :max) AND {NOT_BACKOFF_UNTIL}"),
             [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))],
         ),
         PoolStatusWrite::StartedAhead { changes, max_servers, now } => {
@@ -602,11 +601,13 @@ pub fn pool_status(write: &PoolStatusWrite) -> Expression {
             match changes {
                 // Also one whose item an older release wrote.
                 0 => {
-                    let condition = format!("attribute_not_exists(#changes) AND {room} AND {NOT_PAUSED}");
+                    let condition = format!("attribute_not_exists(#changes) AND {room} AND {NOT_BACKOFF_UNTIL}");
                     Expression::new(update, condition, values)
                 }
-                seen => Expression::new(update, format!("#changes = :changes AND {room} AND {NOT_PAUSED}"), values)
-                    .with(":changes", n(*seen)),
+                seen => {
+                    Expression::new(update, format!("#changes = :changes AND {room} AND {NOT_BACKOFF_UNTIL}"), values)
+                        .with(":changes", n(*seen))
+                }
             }
         }
         // A fleet whose item an older release wrote has counted no changes.
@@ -623,7 +624,7 @@ pub fn pool_status(write: &PoolStatusWrite) -> Expression {
         PoolStatusWrite::Ended => {
             Expression::new("SET #live = #live - :one ADD #changes :one", "#live >= :one", [(":one", n(1))])
         }
-        PoolStatusWrite::Failed { was, paused_until } => {
+        PoolStatusWrite::Failed { was, backoff_until } => {
             let same = if *was == 0 { "attribute_not_exists(#failures)" } else { "#failures = :was" };
             let mut expression = Expression::new(
                 "ADD #changes :one SET #live = #live - :one, #failures = :failures",
@@ -633,22 +634,24 @@ pub fn pool_status(write: &PoolStatusWrite) -> Expression {
             if *was > 0 {
                 expression = expression.with(":was", n(*was));
             }
-            match paused_until {
+            match backoff_until {
                 None => expression,
                 Some(until) => {
-                    let update = format!("{}, #paused = :paused", expression.update);
-                    Expression { update: update.into(), ..expression }.with(":paused", n(until.0))
+                    let update = format!("{}, #backoffUntil = :backoffUntil", expression.update);
+                    Expression { update: update.into(), ..expression }.with(":backoffUntil", n(until.0))
                 }
             }
         }
-        PoolStatusWrite::Recovered => Expression::new("REMOVE #failures, #paused", "attribute_exists(#failures)", []),
-        PoolStatusWrite::Hold { at, until } => Expression::new(
-            "SET #held = :until, #requestedAt = :at, #live = if_not_exists(#live, :zero)",
+        PoolStatusWrite::Recovered => {
+            Expression::new("REMOVE #failures, #backoffUntil", "attribute_exists(#failures)", [])
+        }
+        PoolStatusWrite::Pause { at, until } => Expression::new(
+            "SET #pausedUntil = :until, #requestedAt = :at, #live = if_not_exists(#live, :zero)",
             NOT_SUPERSEDED,
             [(":until", n(until.0)), (":at", n(at.0)), (":zero", n(0))],
         ),
         PoolStatusWrite::Resume { at } => Expression::new(
-            "SET #requestedAt = :at, #live = if_not_exists(#live, :zero) REMOVE #held, #failures, #paused",
+            "SET #requestedAt = :at, #live = if_not_exists(#live, :zero) REMOVE #pausedUntil, #failures, #backoffUntil",
             NOT_SUPERSEDED,
             [(":at", n(at.0)), (":zero", n(0))],
         ),

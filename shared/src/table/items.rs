@@ -160,7 +160,7 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         state: ServerState::parse(text(item, keys::STATE)?).ok_or(Malformed(keys::STATE))?,
         capacity: number(item, keys::CAPACITY)?,
         claims: claims.collect::<Result<_, Malformed>>()?,
-        hold: Span(number(item, keys::HOLD)?),
+        reservation: Span(number(item, keys::RESERVATION)?),
         lease_for: Span(number(item, keys::LEASE_FOR)?),
         lease_until: time(item, keys::LEASE)?,
         seen: time(item, keys::SEEN)?,
@@ -195,7 +195,7 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
     put(keys::STATE, Some(s(ledger.state.as_str())));
     put(keys::CAPACITY, Some(n(ledger.capacity)));
     put(keys::CLAIMS, Some(claims(&ledger.claims)));
-    put(keys::HOLD, Some(n(ledger.hold.0)));
+    put(keys::RESERVATION, Some(n(ledger.reservation.0)));
     put(keys::LEASE_FOR, Some(n(ledger.lease_for.0)));
     put(keys::LEASE, ledger.lease_until.map(|time| n(time.0)));
     put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
@@ -279,11 +279,11 @@ pub fn write_pool_status(pool: &PoolName, status: &PoolStatus) -> Attributes {
     if status.failures > 0 {
         item.insert(keys::FAILURES.into(), n(status.failures));
     }
-    if let Some(until) = status.paused_until {
-        item.insert(keys::PAUSED.into(), n(until.0));
+    if let Some(until) = status.backoff_until {
+        item.insert(keys::BACKOFF_UNTIL.into(), n(until.0));
     }
-    if let Some(until) = status.held_until {
-        item.insert(keys::HELD.into(), n(until.0));
+    if let Some(until) = status.paused_until {
+        item.insert(keys::PAUSED_UNTIL.into(), n(until.0));
     }
     if let Some(at) = status.requested_at {
         item.insert(keys::REQUESTED_AT.into(), n(at.0));
@@ -297,8 +297,8 @@ pub fn read_pool_status(item: &Attributes) -> Result<PoolStatus, Malformed> {
         live: opt_number(item, keys::LIVE)?.unwrap_or(0),
         changes: opt_number(item, keys::CHANGES)?.unwrap_or(0),
         failures: opt_number(item, keys::FAILURES)?.unwrap_or(0),
-        paused_until: time(item, keys::PAUSED)?,
-        held_until: time(item, keys::HELD)?,
+        backoff_until: time(item, keys::BACKOFF_UNTIL)?,
+        paused_until: time(item, keys::PAUSED_UNTIL)?,
         requested_at: time(item, keys::REQUESTED_AT)?,
     })
 }
@@ -314,7 +314,7 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
             frontiers,
             headroom: number(item, keys::HEADROOM)?,
             idle: Span(number(item, keys::IDLE_FOR)?),
-            reservation: Span(number(item, keys::HOLD)?),
+            reservation: Span(number(item, keys::RESERVATION)?),
             launch: Span(number(item, keys::LAUNCH_FOR)?),
             lease: Span(number(item, keys::LEASE_FOR)?),
         },
@@ -339,7 +339,7 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::SHARDS, n(pool.shards)),
             (keys::HEADROOM, n(limits.headroom)),
             (keys::IDLE_FOR, n(limits.idle.0)),
-            (keys::HOLD, n(limits.reservation.0)),
+            (keys::RESERVATION, n(limits.reservation.0)),
             (keys::LAUNCH_FOR, n(limits.launch.0)),
             (keys::LEASE_FOR, n(limits.lease.0)),
             (keys::ROLLOUT, s(pool.rollout.as_str())),

@@ -37,7 +37,7 @@ pub const CAPACITY: &str = "cap";
 /// Ledger: map of player to claim.
 pub const CLAIMS: &str = "claims";
 /// Ledger and pool: reservation time in milliseconds.
-pub const HOLD: &str = "hold";
+pub const RESERVATION: &str = "reservationMs";
 /// Ledger and pool: lease time in milliseconds.
 pub const LEASE_FOR: &str = "beat";
 /// Ledger: end of the lease, in milliseconds.
@@ -97,9 +97,9 @@ pub const CHANGES: &str = "changes";
 /// PoolStatus: failed launches in a row.
 pub const FAILURES: &str = "failures";
 /// PoolStatus: launching is paused until then, in milliseconds.
-pub const PAUSED: &str = "paused";
+pub const BACKOFF_UNTIL: &str = "backoffUntil";
 /// PoolStatus: launching is paused by an operator until then, in milliseconds.
-pub const HELD: &str = "held";
+pub const PAUSED_UNTIL: &str = "pausedUntil";
 /// PoolStatus: when an operator last paused or resumed launching; ledger: when one last said that it is to drain. In milliseconds.
 pub const REQUESTED_AT: &str = "requestedAt";
 

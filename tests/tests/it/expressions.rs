@@ -217,19 +217,19 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (Ledger { requested_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW + Span(1), drain_by: None }),
         (
             ready(&[("a", connected(5))]),
-            LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
+            LedgerWrite::KeepForReconnect { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
         ),
         (
             ready(&[("a", reserved(5))]),
-            LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
+            LedgerWrite::KeepForReconnect { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
         ),
         (
             ready(&[("a", connected(6))]),
-            LedgerWrite::Hold { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
+            LedgerWrite::KeepForReconnect { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
         ),
         (
             ready(&[("a", connected(5))]),
-            LedgerWrite::Hold { by: other, player: player("a"), from: placement(5), to: placement(7) },
+            LedgerWrite::KeepForReconnect { by: other, player: player("a"), from: placement(5), to: placement(7) },
         ),
     ];
     let idle = |since: i64| Ledger { idle_since: Some(Time(since)), ..ready(&[]) };
@@ -416,7 +416,7 @@ async fn every_write_on_a_seat_does_what_apply_says() {
         SeatWrite::Connect { server: id("s1"), placement: placement(5) },
         SeatWrite::Vacate { server: id("s1"), claim: reserved(5) },
         SeatWrite::Vacate { server: id("s1"), claim: connected(5) },
-        SeatWrite::Hold { server: id("s1"), from: placement(5), to: placement(7) },
+        SeatWrite::KeepForReconnect { server: id("s1"), from: placement(5), to: placement(7) },
     ];
     let alice = player("alice");
     let mut seen = Seen::default();
@@ -514,22 +514,27 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     let mut seen = Seen::default();
     let statuses = [
         None,
-        Some(PoolStatus { live: 2, failures: 0, paused_until: None, ..PoolStatus::default() }),
-        Some(PoolStatus { live: 0, failures: 0, paused_until: None, ..PoolStatus::default() }),
-        Some(PoolStatus { live: 1, changes: 3, failures: 2, paused_until: Some(NOW), ..PoolStatus::default() }),
-        Some(PoolStatus { live: 1, failures: 3, paused_until: Some(NOW + Span(1)), ..PoolStatus::default() }),
+        Some(PoolStatus { live: 2, failures: 0, backoff_until: None, ..PoolStatus::default() }),
+        Some(PoolStatus { live: 0, failures: 0, backoff_until: None, ..PoolStatus::default() }),
+        Some(PoolStatus { live: 1, changes: 3, failures: 2, backoff_until: Some(NOW), ..PoolStatus::default() }),
+        Some(PoolStatus { live: 1, failures: 3, backoff_until: Some(NOW + Span(1)), ..PoolStatus::default() }),
         Some(PoolStatus {
             live: 1,
             failures: 1,
-            held_until: Some(UNTIL_RESUMED),
+            paused_until: Some(UNTIL_RESUMED),
             requested_at: Some(NOW),
             ..PoolStatus::default()
         }),
-        Some(PoolStatus { live: 1, held_until: Some(NOW), requested_at: Some(NOW - Span(1)), ..PoolStatus::default() }),
+        Some(PoolStatus {
+            live: 1,
+            paused_until: Some(NOW),
+            requested_at: Some(NOW - Span(1)),
+            ..PoolStatus::default()
+        }),
         Some(PoolStatus {
             live: 1,
             failures: 2,
-            paused_until: Some(NOW),
+            backoff_until: Some(NOW),
             requested_at: Some(NOW + Span(1)),
             ..PoolStatus::default()
         }),
@@ -542,11 +547,11 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             PoolStatusWrite::Recount { changes: 0, live: 7 },
             PoolStatusWrite::Recount { changes: 3, live: 7 },
             PoolStatusWrite::Ended,
-            PoolStatusWrite::Failed { was: 0, paused_until: None },
-            PoolStatusWrite::Failed { was: 2, paused_until: Some(NOW + Span(9)) },
+            PoolStatusWrite::Failed { was: 0, backoff_until: None },
+            PoolStatusWrite::Failed { was: 2, backoff_until: Some(NOW + Span(9)) },
             PoolStatusWrite::Recovered,
-            PoolStatusWrite::Hold { at: NOW, until: NOW + Span(5) },
-            PoolStatusWrite::Hold { at: NOW + Span(1), until: UNTIL_RESUMED },
+            PoolStatusWrite::Pause { at: NOW, until: NOW + Span(5) },
+            PoolStatusWrite::Pause { at: NOW + Span(1), until: UNTIL_RESUMED },
             PoolStatusWrite::Resume { at: NOW },
         ] {
             remove(&world, keys::pool_status(&name)).await;

@@ -402,7 +402,7 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     world.reconcile().await;
     // What is starting goes on, and its registration does not end the pause; nor does one that forgets failures.
     let hand = world.hand(&first).await;
-    let failed = PoolStatusWrite::Failed { was: 0, paused_until: Some(world.stack.owmm().time() + Span(60_000)) };
+    let failed = PoolStatusWrite::Failed { was: 0, backoff_until: Some(world.stack.owmm().time() + Span(60_000)) };
     let name = crate::support::pool("default");
     world.stack.owmm().table().write_pool_status(&name, &failed).await.unwrap();
     assert!(world.operate("GET", "/pools/default", None).await.is(200).body["launchPausedUntil"].is_string());
@@ -416,7 +416,7 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     let now = world.stack.owmm().time();
     let again = PoolStatusWrite::Recount { changes: 2, live: 1 };
     world.stack.owmm().table().write_pool_status(&name, &again).await.unwrap();
-    let failed = PoolStatusWrite::Failed { was: 0, paused_until: Some(now + Span(60_000)) };
+    let failed = PoolStatusWrite::Failed { was: 0, backoff_until: Some(now + Span(60_000)) };
     world.stack.owmm().table().write_pool_status(&name, &failed).await.unwrap();
     let resumed = world.operate("POST", resume, None).await.is(200).body;
     let nothing = (&Value::Null, &Value::Null, &json!(0));

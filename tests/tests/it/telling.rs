@@ -178,7 +178,7 @@ async fn a_look_at_the_fleet_is_told_in_numbers() {
     table.write_pool_status(&pool("default"), &wrong).await.unwrap();
     let status = shared::domain::PoolStatus {
         failures: 4,
-        paused_until: Some(now + shared::domain::Span(60_000)),
+        backoff_until: Some(now + shared::domain::Span(60_000)),
         ..Default::default()
     };
     let item = shared::table::items::write_pool_status(&pool("another"), &status);

@@ -138,7 +138,7 @@ impl Any {
             state,
             capacity: u32::try_from(claims.len()).unwrap_or(0).max(1) + self.count(1),
             claims,
-            hold: Span(60_000),
+            reservation: Span(60_000),
             lease_for: Span(30_000),
             lease_until: (!starting || self.rarely(5)).then_some(lease),
             seen: (!starting || self.rarely(5)).then_some(seen),
@@ -213,7 +213,7 @@ impl Any {
             }
             2 => LedgerWrite::Connect { by, player, placement, reserved: self.below(2) == 0 },
             3 => LedgerWrite::Release { by: self.maybe(|_| by), player, claim, ready },
-            4 => LedgerWrite::Hold { by, player, from: placement, to: self.placement() },
+            4 => LedgerWrite::KeepForReconnect { by, player, from: placement, to: self.placement() },
             5 => {
                 let registration = Registration {
                     endpoint: self.endpoint(),
@@ -284,7 +284,7 @@ impl Any {
             }
             1 => SeatWrite::Connect { server, placement: claim.placement() },
             2 => SeatWrite::Vacate { server, claim },
-            _ => SeatWrite::Hold { server, from: claim.placement(), to: self.placement() },
+            _ => SeatWrite::KeepForReconnect { server, from: claim.placement(), to: self.placement() },
         }
     }
 
@@ -327,8 +327,8 @@ impl Any {
             live: self.count(2),
             changes: self.count(2),
             failures: self.count(2),
+            backoff_until: self.maybe(Self::time),
             paused_until: self.maybe(Self::time),
-            held_until: self.maybe(Self::time),
             requested_at: self.maybe(Self::time),
         })
     }
@@ -344,10 +344,10 @@ impl Any {
             3 => PoolStatusWrite::Ended,
             4 => {
                 let was = self.mostly(there.failures, |any| any.count(2));
-                PoolStatusWrite::Failed { was, paused_until: self.maybe(Self::time) }
+                PoolStatusWrite::Failed { was, backoff_until: self.maybe(Self::time) }
             }
             5 => PoolStatusWrite::Recovered,
-            6 => PoolStatusWrite::Hold { at: now, until: self.time() },
+            6 => PoolStatusWrite::Pause { at: now, until: self.time() },
             _ => PoolStatusWrite::Resume { at: now },
         }
     }

@@ -28,8 +28,8 @@ pub(super) fn token() -> TokenHash {
 }
 
 fn promise(ledger: &Ledger, claim: Claim, now: Time) -> Promise {
-    let hold = now + ledger.hold;
-    let until = ledger.endpoint.as_ref().and_then(|_| ledger.expires(claim)).unwrap_or(hold);
+    let reservation = now + ledger.reservation;
+    let until = ledger.endpoint.as_ref().and_then(|_| ledger.expires(claim)).unwrap_or(reservation);
     Promise {
         server: small(server_of(&ledger.id)),
         placement: claim.placement(),

@@ -316,7 +316,7 @@ impl Checks {
                 self.hold(Invariant::Authority, theirs(player), || format!("{by:?} has claimed for {player} on {id}"));
                 if let (Claim::Reserved(placement), true) = (claim, after.ready_at.is_some()) {
                     let grace = Span::seconds(LONGEST_GRACE_SECONDS as u32);
-                    let latest = now + after.hold.max(grace) + CLOCKS + Span(50);
+                    let latest = now + after.reservation.max(grace) + CLOCKS + Span(50);
                     let ends = after.expires(Claim::Reserved(*placement)).is_some_and(|end| end <= latest);
                     self.hold(Invariant::NoLeak, ends, || format!("{player}'s {claim:?} on {id} ends too late"));
                 }
