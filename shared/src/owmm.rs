@@ -7,10 +7,11 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Ask, Claim, Connect, Connected, Dismiss, Dismissed, Frontier, FrontierWrite, GiveUp, Goodbye, Hint,
-        Join, Joined, Ledger, LedgerWrite, Left, Next, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool,
-        PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, SPARE_AT_MOST,
-        Seat, ServerId, ServerState, Slot as TakenSlot, Span, StopBy, Time, Together, TokenHash, Told, UNTIL_RESUMED,
+        Answer, Claim, Connect, Connected, Dismiss, Dismissed, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint,
+        Join, Joined, Ledger, LedgerWrite, Left, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool,
+        PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, Reply,
+        SPARE_AT_MOST, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time, Together, TokenHash,
+        UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
@@ -250,57 +251,57 @@ impl Owmm {
 
     /// Runs a protocol to its end.
     async fn run<P: Protocol>(&self, mut protocol: P, mut run: Run) -> Result<P::Outcome, Failure> {
-        let mut told = Told::Start;
+        let mut reply = Reply::Start;
         loop {
-            match protocol.next(self.clock.now(), told) {
-                Next::Ask(ask) => told = self.ask(&mut run, ask).await?,
-                Next::Done(outcome) => return Ok(outcome),
+            match protocol.next(self.clock.now(), reply) {
+                Step::Effect(effect) => reply = self.perform(&mut run, effect).await?,
+                Step::Done(outcome) => return Ok(outcome),
             }
         }
     }
 
-    async fn ask(&self, run: &mut Run, ask: Ask) -> Result<Told, Failure> {
-        Ok(match ask {
-            Ask::Find { slots, tried, listed, fresh } => {
-                Told::Found(self.find(run, slots, &tried, listed, fresh).await?)
+    async fn perform(&self, run: &mut Run, effect: Effect) -> Result<Reply, Failure> {
+        Ok(match effect {
+            Effect::Find { slots, tried, listed, fresh } => {
+                Reply::Found(self.find(run, slots, &tried, listed, fresh).await?)
             }
-            Ask::TakeSlots { slots, may_start } => Told::Slot(self.take_slots(run, slots, may_start).await?),
-            Ask::UsedUp(server) => {
+            Effect::TakeSlots { slots, may_start } => Reply::SlotsTaken(self.take_slots(run, slots, may_start).await?),
+            Effect::UsedUp(server) => {
                 self.used_up(run, &server).await?;
-                Told::Noted
+                Reply::Done
             }
-            Ask::GiveBack(ledger) => {
+            Effect::GiveBack(ledger) => {
                 self.give_back(&ledger).await?;
-                Told::Noted
+                Reply::Done
             }
-            Ask::ReadSeats(players) => {
+            Effect::ReadSeats(players) => {
                 let seats = players.iter().map(|player| self.table.seat(player));
-                Told::SeatsAre(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
+                Reply::SeatsRead(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
             }
-            Ask::WriteSeats(writes) => {
+            Effect::WriteSeats(writes) => {
                 let seats = writes.iter().map(|(player, write)| self.table.write_seat(player, write));
-                Told::Seats(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
+                Reply::SeatsWritten(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
             }
-            Ask::ReadSeat => Told::SeatIs(match &run.player {
+            Effect::ReadSeat => Reply::SeatRead(match &run.player {
                 Some(player) => self.table.seat(player).await?,
                 None => None,
             }),
-            Ask::ReadLedger(server) => {
+            Effect::ReadLedger(server) => {
                 // Whoever looks at a ledger is not on the way to another server.
                 run.pick = None;
                 run.pass = None;
-                Told::LedgerIs(self.table.ledger(&server).await?)
+                Reply::LedgerRead(self.table.ledger(&server).await?)
             }
-            Ask::WriteSeat(write) => {
-                let Some(player) = &run.player else { return Ok(Told::SeatIs(None)) };
-                Told::Seat(self.table.write_seat(player, &write).await?)
+            Effect::WriteSeat(write) => {
+                let Some(player) = &run.player else { return Ok(Reply::SeatRead(None)) };
+                Reply::SeatWritten(self.table.write_seat(player, &write).await?)
             }
-            Ask::WriteLedger(server, write) => {
+            Effect::WriteLedger(server, write) => {
                 let answer = self.table.write_ledger(&server, &write).await?;
                 if let (Some(pool), Answer::Written(ledger) | Answer::Refused(Some(ledger))) = (&run.pool, &answer) {
                     self.hints.listing(&pool.name).observe(ledger, self.clock.now());
                 }
-                Told::Ledger(answer)
+                Reply::LedgerWritten(answer)
             }
         })
     }
@@ -363,8 +364,8 @@ impl Owmm {
     }
 
     /// Takes slots from a frontier; if it is seen used up and `may_start`, starts a server and takes the first ones.
-    async fn take_slots(&self, run: &mut Run, slots: u32, may_start: bool) -> Result<TakenSlot, Failure> {
-        let Some(pool) = run.pool.clone() else { return Ok(TakenSlot::No(NoSlot::Busy)) };
+    async fn take_slots(&self, run: &mut Run, slots: u32, may_start: bool) -> Result<TakenSlots, Failure> {
+        let Some(pool) = run.pool.clone() else { return Ok(TakenSlots::No(NoSlot::Busy)) };
         let mut pass = match run.pass.take() {
             Some(pass) => pass,
             None => self.enter(&pool, slots).await,
@@ -375,12 +376,12 @@ impl Owmm {
             return Ok(match taken {
                 Ok(frontier) => {
                     run.pass = Some(pass);
-                    TakenSlot::On(frontier.server)
+                    TakenSlots::On(frontier.server)
                 }
                 Err(_) => {
                     // Whoever is about to start a server keeps its leave; the others wait for that server's name.
                     run.pass = Some(pass);
-                    TakenSlot::UsedUp
+                    TakenSlots::UsedUp
                 }
             });
         }
@@ -398,7 +399,7 @@ impl Owmm {
             let seen = match taken {
                 Ok(frontier) => {
                     run.pass = Some(pass);
-                    return Ok(TakenSlot::On(frontier.server));
+                    return Ok(TakenSlots::On(frontier.server));
                 }
                 Err(seen) => seen,
             };
@@ -406,7 +407,7 @@ impl Owmm {
                 gate.goes_back(&frontier);
                 pass.took(&frontier.server);
                 run.pass = Some(pass);
-                return Ok(TakenSlot::On(frontier.server));
+                return Ok(TakenSlots::On(frontier.server));
             }
             match self.launcher.roll(&pool, k, seen, slots).await? {
                 Ok(ledger) => {
@@ -415,13 +416,13 @@ impl Owmm {
                     drop(rolling);
                     run.pass = Some(pass);
                     self.launcher.call(&ledger).await?;
-                    return Ok(TakenSlot::On(ledger.id));
+                    return Ok(TakenSlots::On(ledger.id));
                 }
                 Err(None) => {
                     drop(rolling);
                     tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
                 }
-                Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlot::No(NoSlot::LaunchPaused(until))),
+                Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlots::No(NoSlot::LaunchPaused(until))),
                 Err(Some(NoLaunch::AtMaximum)) => {
                     // Nobody may wait for this gate while this call asks at the others.
                     drop(rolling);
@@ -430,7 +431,7 @@ impl Owmm {
                 }
             }
         }
-        Ok(TakenSlot::No(NoSlot::Busy))
+        Ok(TakenSlots::No(NoSlot::Busy))
     }
 
     async fn take(
@@ -454,7 +455,7 @@ impl Owmm {
     }
 
     /// No server may be started for this frontier; another one may still have slots.
-    async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlot, Failure> {
+    async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlots, Failure> {
         for k in (0..pool.shards).filter(|k| *k != but) {
             let mut pass = self.hints.gate(&pool.name, k).at_once(k, slots);
             let frontier = match self.take(pool, slots, &mut pass).await? {
@@ -462,10 +463,10 @@ impl Owmm {
                 Err(seen) => self.go_back(pool, k, seen.as_ref(), slots).await?,
             };
             if let Some(frontier) = frontier {
-                return Ok(TakenSlot::On(frontier.server));
+                return Ok(TakenSlots::On(frontier.server));
             }
         }
-        Ok(TakenSlot::No(NoSlot::PoolFull))
+        Ok(TakenSlots::No(NoSlot::PoolFull))
     }
 
     /// Before a new server is started: a frontier that is used up goes back to a server that it has left, if that is still

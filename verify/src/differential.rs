@@ -227,8 +227,8 @@ pub fn run(first: u64, seeds: u64) -> Verdict {
         Ok(runtime) => runtime,
         Err(error) => return report::failed(&error),
     };
-    let told = |done: u64| progress.say(|| format!("{} of {} seeds", grouped(done), grouped(seeds)));
-    let compared = match runtime.block_on(compare(first, seeds, told)) {
+    let reply = |done: u64| progress.say(|| format!("{} of {} seeds", grouped(done), grouped(seeds)));
+    let compared = match runtime.block_on(compare(first, seeds, reply)) {
         Ok(compared) => compared,
         Err(error) => return report::failed(&error),
     };

@@ -151,12 +151,12 @@ mod tests {
 
     #[test]
     fn no_order_of_events_in_the_small_worlds_breaks_a_law() {
-        let told = include_str!("../README.md");
+        let reply = include_str!("../README.md");
         for scope in scopes(Size::Small) {
             let explored = explore(&scope, 2, |_, _| {});
             assert_eq!(explored.broken, None, "{}", scope.name);
             let row = format!("\n| {} | {} | ", scope.name, grouped(explored.states));
-            assert!(told.contains(&row), "README.md says something else than {row:?}");
+            assert!(reply.contains(&row), "README.md says something else than {row:?}");
         }
     }
 

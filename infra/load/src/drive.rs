@@ -24,7 +24,7 @@ use crate::{
     args::Args,
     report, say,
     servers::Servers,
-    world::{Door, Told, World},
+    world::{Door, Reply, World},
 };
 
 /// How often progress is told.
@@ -148,20 +148,20 @@ impl Crowd {
                 None => Arc::clone(&self.places).acquire_owned().await.ok(),
             };
             // Boxed, since the call takes kilobytes that a waiting player does not need.
-            let told = Box::pin(self.door.join(&played.id)).await;
+            let reply = Box::pin(self.door.join(&played.id)).await;
             drop(taken);
             played.calls += 1;
             if played.calls == 1 {
                 played.first_call = came.elapsed();
             }
-            let pause = match told {
-                Told::Ready(server) => {
+            let pause = match reply {
+                Reply::Ready(server) => {
                     self.hold(&mut played, server);
                     self.ready.fetch_add(1, Ordering::Relaxed);
                     (played.ready, played.to_slot) = (Some(self.began.elapsed()), Some(came.elapsed()));
                     return played;
                 }
-                Told::Starting(server, pause) => {
+                Reply::Starting(server, pause) => {
                     if let Some(servers) = &self.servers {
                         // Nobody listens any more once the run is over.
                         let _ = servers.send(server.clone());
@@ -169,12 +169,12 @@ impl Crowd {
                     self.hold(&mut played, server);
                     pause
                 }
-                Told::Refused(code, pause) => {
+                Reply::Refused(code, pause) => {
                     played.last = Last::Refused;
                     self.count(code);
                     pause
                 }
-                Told::Unclear(code, pause) => {
+                Reply::Unclear(code, pause) => {
                     played.last = Last::Unclear;
                     self.count(code);
                     pause

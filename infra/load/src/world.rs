@@ -69,7 +69,7 @@ pub(crate) enum Door {
 }
 
 /// What a player is told.
-pub(crate) enum Told {
+pub(crate) enum Reply {
     /// A slot on a server that runs.
     Ready(String),
     /// A slot on a server that starts, and when to ask again.
@@ -206,27 +206,27 @@ async fn client(url: &str) -> Client {
 
 impl Door {
     /// One join of one player.
-    pub(crate) async fn join(&self, player: &PlayerId) -> Told {
+    pub(crate) async fn join(&self, player: &PlayerId) -> Reply {
         match self {
             Self::Http { url, pool, http } => {
                 let pool = pool.as_ref().map(PoolName::as_str);
                 match Player::new(url, player.as_str(), pool, http.clone()).join().await {
-                    Ok(Joined::Ready(ready)) => Told::Ready(ready.server),
-                    Ok(Joined::Starting(starting)) => Told::Starting(starting.server, starting.retry_after),
+                    Ok(Joined::Ready(ready)) => Reply::Ready(ready.server),
+                    Ok(Joined::Starting(starting)) => Reply::Starting(starting.server, starting.retry_after),
                     Err(failure) => refused(&failure),
                 }
             }
             Self::Calls(owmm) => match owmm.join(player, None).await {
-                Ok(JoinOutcome::Slot(Slot::Ready { server, .. })) => Told::Ready(server.to_string()),
-                Ok(JoinOutcome::Slot(Slot::Starting { server, .. })) => Told::Starting(server.to_string(), POLL_AFTER),
-                Ok(JoinOutcome::No(NoSlot::PoolFull)) => Told::Refused("pool_full".into(), FULL_AFTER),
+                Ok(JoinOutcome::Slot(Slot::Ready { server, .. })) => Reply::Ready(server.to_string()),
+                Ok(JoinOutcome::Slot(Slot::Starting { server, .. })) => Reply::Starting(server.to_string(), POLL_AFTER),
+                Ok(JoinOutcome::No(NoSlot::PoolFull)) => Reply::Refused("pool_full".into(), FULL_AFTER),
                 Ok(JoinOutcome::No(NoSlot::LaunchPaused(until))) => {
                     let seconds = (until - owmm.time()).whole_seconds_up().unsigned_abs();
-                    Told::Refused("launch_paused".into(), Duration::from_secs(seconds))
+                    Reply::Refused("launch_paused".into(), Duration::from_secs(seconds))
                 }
-                Ok(JoinOutcome::No(NoSlot::Busy)) => Told::Unclear("busy".into(), BUSY_AFTER),
-                Ok(JoinOutcome::Elsewhere(pool)) => Told::Unclear(format!("placed in {pool}"), BUSY_AFTER),
-                Err(failure) => Told::Unclear(failure.to_string(), BUSY_AFTER),
+                Ok(JoinOutcome::No(NoSlot::Busy)) => Reply::Unclear("busy".into(), BUSY_AFTER),
+                Ok(JoinOutcome::Elsewhere(pool)) => Reply::Unclear(format!("placed in {pool}"), BUSY_AFTER),
+                Err(failure) => Reply::Unclear(failure.to_string(), BUSY_AFTER),
             },
         }
     }
@@ -271,15 +271,15 @@ impl Door {
     }
 }
 
-fn refused(failure: &demo::Failure) -> Told {
+fn refused(failure: &demo::Failure) -> Reply {
     let after = failure.retry_after().unwrap_or(BUSY_AFTER);
     match failure {
         demo::Failure::Problem(problem) => match problem.code.as_str() {
-            code @ ("pool_full" | "launch_paused") => Told::Refused(code.to_owned(), after),
+            code @ ("pool_full" | "launch_paused") => Reply::Refused(code.to_owned(), after),
             // `busy` is also what a lost answer of the table comes to.
-            code => Told::Unclear(code.to_owned(), after),
+            code => Reply::Unclear(code.to_owned(), after),
         },
-        demo::Failure::NoAnswer(_) => Told::Unclear("no answer".to_owned(), after),
-        demo::Failure::Unsendable(why) => Told::Unclear(why.clone(), after),
+        demo::Failure::NoAnswer(_) => Reply::Unclear("no answer".to_owned(), after),
+        demo::Failure::Unsendable(why) => Reply::Unclear(why.clone(), after),
     }
 }

@@ -4,8 +4,8 @@
 //! is released again, by its exact placement; so nothing ever has to be undone on the seat.
 
 use super::{
-    Answer, Ask, Claim, Ledger, LedgerWrite, Next, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
-    ServerState, Time, TokenHash, Told,
+    Answer, Claim, Effect, Ledger, LedgerWrite, Placement, PlayerId, Protocol, Reply, Seat, SeatWrite, ServerId,
+    ServerState, Step, Time, TokenHash,
 };
 
 /// What a valid ticket says.
@@ -64,17 +64,17 @@ impl Connect {
         Self { by, server, player, ticket, ready: true, stage: Stage::Start }
     }
 
-    fn on_ledger(&mut self, placement: Placement, reserved: bool) -> Next<Connected> {
+    fn on_ledger(&mut self, placement: Placement, reserved: bool) -> Step<Connected> {
         self.stage = Stage::OnLedger(placement);
         let write = LedgerWrite::Connect { by: self.by, player: self.player.clone(), placement, reserved };
-        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+        Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
-    fn undo(&mut self, placement: Placement, outcome: Connected) -> Next<Connected> {
+    fn undo(&mut self, placement: Placement, outcome: Connected) -> Step<Connected> {
         self.stage = Stage::Undoing(placement, outcome);
         let (by, player, claim) = (Some(self.by), self.player.clone(), Claim::Connected(placement));
         let write = LedgerWrite::Release { by, player, claim, ready: self.ready };
-        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+        Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
     fn why_not(&self, image: Option<&Ledger>) -> Connected {
@@ -93,45 +93,49 @@ impl Connect {
 impl Protocol for Connect {
     type Outcome = Connected;
 
-    fn next(&mut self, now: Time, told: Told) -> Next<Connected> {
-        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
-            (Stage::Start, Told::Start) => match self.ticket {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Connected> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
+            (Stage::Start, Reply::Start) => match self.ticket {
                 Some(ticket) => self.on_ledger(ticket.placement, now < ticket.expires),
                 None => {
                     self.stage = Stage::Reading;
-                    Next::Ask(Ask::ReadLedger(self.server.clone()))
+                    Step::Effect(Effect::ReadLedger(self.server.clone()))
                 }
             },
-            (Stage::Reading, Told::LedgerIs(ledger)) => {
+            (Stage::Reading, Reply::LedgerRead(ledger)) => {
                 let held = ledger.as_ref().filter(|ledger| ledger.token_hash == self.by).and_then(|ledger| {
                     ledger.claims.get(&self.player).copied().filter(|claim| !ledger.is_over(*claim, now))
                 });
                 match held {
                     Some(claim) => self.on_ledger(claim.placement(), true),
-                    None => Next::Done(self.why_not(ledger.as_ref())),
+                    None => Step::Done(self.why_not(ledger.as_ref())),
                 }
             }
-            (Stage::OnLedger(placement), Told::Ledger(Answer::Written(ledger))) => {
+            (Stage::OnLedger(placement), Reply::LedgerWritten(Answer::Written(ledger))) => {
                 self.ready = ledger.state == ServerState::Ready;
                 self.stage = Stage::OnSeat(placement);
-                Next::Ask(Ask::WriteSeat(SeatWrite::Connect { server: self.server.clone(), placement }))
+                Step::Effect(Effect::WriteSeat(SeatWrite::Connect { server: self.server.clone(), placement }))
             }
-            (Stage::OnLedger(_), Told::Ledger(Answer::Refused(image))) => Next::Done(self.why_not(image.as_ref())),
-            (Stage::OnSeat(placement), Told::Seat(Answer::Written(_))) => Next::Done(Connected::Inside(placement)),
-            (Stage::OnSeat(placement), Told::Seat(Answer::Refused(seat))) => {
+            (Stage::OnLedger(_), Reply::LedgerWritten(Answer::Refused(image))) => {
+                Step::Done(self.why_not(image.as_ref()))
+            }
+            (Stage::OnSeat(placement), Reply::SeatWritten(Answer::Written(_))) => {
+                Step::Done(Connected::Inside(placement))
+            }
+            (Stage::OnSeat(placement), Reply::SeatWritten(Answer::Refused(seat))) => {
                 let elsewhere = matches!(seat, Some(Seat::Assigned(place)) if place.server != self.server);
                 let outcome = if elsewhere { Connected::PlacedElsewhere } else { Connected::NoClaim };
                 self.undo(placement, outcome)
             }
             // It has begun to drain in between, and must not wait for somebody who is not inside.
-            (Stage::Undoing(placement, outcome), Told::Ledger(Answer::Refused(Some(ledger))))
+            (Stage::Undoing(placement, outcome), Reply::LedgerWritten(Answer::Refused(Some(ledger))))
                 if self.ready && ledger.state == ServerState::Draining =>
             {
                 self.ready = false;
                 self.undo(placement, outcome)
             }
-            (Stage::Undoing(_, outcome), Told::Ledger(_)) => Next::Done(outcome),
-            _ => Next::Done(Connected::NoClaim),
+            (Stage::Undoing(_, outcome), Reply::LedgerWritten(_)) => Step::Done(outcome),
+            _ => Step::Done(Connected::NoClaim),
         }
     }
 }
@@ -154,25 +158,25 @@ mod tests {
         Some(PresentedTicket { placement: placement(1_000), expires })
     }
 
-    fn on_ledger(reserved: bool) -> Next<Connected> {
+    fn on_ledger(reserved: bool) -> Step<Connected> {
         let write = LedgerWrite::Connect { by: token(), player: player("a"), placement: placement(1_000), reserved };
-        Next::Ask(Ask::WriteLedger(server("s"), write))
+        Step::Effect(Effect::WriteLedger(server("s"), write))
     }
 
     #[test]
     fn a_player_is_inside_once_ledger_and_seat_have_both_said_so() {
         let mut connect = connect(ticket(NOW + TICK));
-        assert_eq!(connect.next(NOW, Told::Start), on_ledger(true));
+        assert_eq!(connect.next(NOW, Reply::Start), on_ledger(true));
         let written = Answer::Written(ready(&[("a", connected(1_000))]));
         let on_seat = SeatWrite::Connect { server: server("s"), placement: placement(1_000) };
-        assert_eq!(connect.next(NOW, Told::Ledger(written)), Next::Ask(Ask::WriteSeat(on_seat)));
+        assert_eq!(connect.next(NOW, Reply::LedgerWritten(written)), Step::Effect(Effect::WriteSeat(on_seat)));
         let written = Answer::Written(seat("s", connected(1_000)));
-        assert_eq!(connect.next(NOW, Told::Seat(written)), Next::Done(Connected::Inside(placement(1_000))));
+        assert_eq!(connect.next(NOW, Reply::SeatWritten(written)), Step::Done(Connected::Inside(placement(1_000))));
     }
 
     #[test]
     fn a_ticket_that_has_run_out_finds_only_who_is_inside_already() {
-        assert_eq!(connect(ticket(NOW)).next(NOW, Told::Start), on_ledger(false));
+        assert_eq!(connect(ticket(NOW)).next(NOW, Reply::Start), on_ledger(false));
     }
 
     #[test]
@@ -180,10 +184,10 @@ mod tests {
         let now = NOW + Span(60_000);
         for (claim, there) in [(reserved(1_000), false), (connected(1_000), true), (reserved(2_000_001), true)] {
             let mut connect = connect(None);
-            assert_eq!(connect.next(now, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
-            let next = connect.next(now, Told::LedgerIs(Some(ready(&[("a", claim)]))));
-            assert_eq!(matches!(next, Next::Ask(Ask::WriteLedger(..))), there, "{claim:?}: {next:?}");
-            assert_eq!(next == Next::Done(Connected::NoClaim), !there, "{claim:?}: {next:?}");
+            assert_eq!(connect.next(now, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
+            let next = connect.next(now, Reply::LedgerRead(Some(ready(&[("a", claim)]))));
+            assert_eq!(matches!(next, Step::Effect(Effect::WriteLedger(..))), there, "{claim:?}: {next:?}");
+            assert_eq!(next == Step::Done(Connected::NoClaim), !there, "{claim:?}: {next:?}");
         }
     }
 
@@ -200,11 +204,11 @@ mod tests {
         ];
         for (image, why) in cases {
             let mut with_ticket = connect(ticket(NOW + TICK));
-            assert_eq!(with_ticket.next(NOW, Told::Start), on_ledger(true));
-            assert_eq!(with_ticket.next(NOW, Told::Ledger(Answer::Refused(image.clone()))), Next::Done(why));
+            assert_eq!(with_ticket.next(NOW, Reply::Start), on_ledger(true));
+            assert_eq!(with_ticket.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone()))), Step::Done(why));
             let mut without = connect(None);
-            assert_eq!(without.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
-            assert_eq!(without.next(NOW, Told::LedgerIs(image)), Next::Done(why));
+            assert_eq!(without.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
+            assert_eq!(without.next(NOW, Reply::LedgerRead(image)), Step::Done(why));
         }
     }
 
@@ -219,19 +223,19 @@ mod tests {
         for (seat, outcome) in seats {
             for (ledger, is_ready) in [(ready(&[]), true), (draining(&[]), false)] {
                 let mut connect = connect(ticket(NOW + TICK));
-                connect.next(NOW, Told::Start);
-                connect.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));
+                connect.next(NOW, Reply::Start);
+                connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
                 let release = LedgerWrite::Release {
                     by: Some(token()),
                     player: player("a"),
                     claim: connected(1_000),
                     ready: is_ready,
                 };
-                let next = connect.next(NOW, Told::Seat(Answer::Refused(seat.clone())));
-                assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
+                let next = connect.next(NOW, Reply::SeatWritten(Answer::Refused(seat.clone())));
+                assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
                 // A release that is refused because the server drains by now is made again; any other is over.
                 let refused = Answer::Refused(Some(draining(&[("a", connected(1_000))])));
-                let next = connect.next(NOW, Told::Ledger(refused));
+                let next = connect.next(NOW, Reply::LedgerWritten(refused));
                 if is_ready {
                     let release = LedgerWrite::Release {
                         by: Some(token()),
@@ -239,10 +243,10 @@ mod tests {
                         claim: connected(1_000),
                         ready: false,
                     };
-                    assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
-                    assert_eq!(connect.next(NOW, Told::Ledger(Answer::Written(ledger))), Next::Done(outcome));
+                    assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
+                    assert_eq!(connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger))), Step::Done(outcome));
                 } else {
-                    assert_eq!(next, Next::Done(outcome));
+                    assert_eq!(next, Step::Done(outcome));
                 }
             }
         }

@@ -11,8 +11,8 @@
 //!    exact placement.
 
 use super::{
-    Answer, Ask, Assignment, Claim, GiveUp, Ledger, Next, Placement, PlayerId, Protocol, Seat, SeatWrite, ServerId,
-    ServerState, Time, Told,
+    Answer, Assignment, Claim, Effect, GiveUp, Ledger, Placement, PlayerId, Protocol, Reply, Seat, SeatWrite, ServerId,
+    ServerState, Step, Time,
 };
 
 /// How a release ends.
@@ -60,22 +60,22 @@ impl Dismiss {
         Self { player, stage: Stage::Start }
     }
 
-    fn look(&mut self, place: Assignment) -> Next<Dismissed> {
+    fn look(&mut self, place: Assignment) -> Step<Dismissed> {
         let server = place.server.clone();
         self.stage = Stage::Looking(place);
-        Next::Ask(Ask::ReadLedger(server))
+        Step::Effect(Effect::ReadLedger(server))
     }
 
-    fn give_up(&mut self, placement: Placement, mut give_up: GiveUp, now: Time, told: Told) -> Next<Dismissed> {
-        match give_up.next(now, told) {
-            Next::Ask(ask) => {
+    fn give_up(&mut self, placement: Placement, mut give_up: GiveUp, now: Time, reply: Reply) -> Step<Dismissed> {
+        match give_up.next(now, reply) {
+            Step::Effect(effect) => {
                 self.stage = Stage::GivingUp { placement, give_up };
-                Next::Ask(ask)
+                Step::Effect(effect)
             }
             // Which does not say whether the server was faster.
-            Next::Done(()) => {
+            Step::Done(()) => {
                 self.stage = Stage::ReadingAgain { placement };
-                Next::Ask(Ask::ReadSeat)
+                Step::Effect(Effect::ReadSeat)
             }
         }
     }
@@ -84,46 +84,46 @@ impl Dismiss {
 impl Protocol for Dismiss {
     type Outcome = Dismissed;
 
-    fn next(&mut self, now: Time, told: Told) -> Next<Dismissed> {
-        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
-            (Stage::Start, Told::Start) => {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Dismissed> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
+            (Stage::Start, Reply::Start) => {
                 self.stage = Stage::Reading;
-                Next::Ask(Ask::ReadSeat)
+                Step::Effect(Effect::ReadSeat)
             }
-            (Stage::Reading, Told::SeatIs(None)) => Next::Done(Dismissed::Unknown),
-            (Stage::Reading, Told::SeatIs(Some(Seat::Assigned(place)))) => match place.claim {
+            (Stage::Reading, Reply::SeatRead(None)) => Step::Done(Dismissed::Unknown),
+            (Stage::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) => match place.claim {
                 Claim::Reserved(placement) => {
-                    self.give_up(placement, GiveUp::new(self.player.clone()), now, Told::Start)
+                    self.give_up(placement, GiveUp::new(self.player.clone()), now, Reply::Start)
                 }
                 Claim::Connected(_) => self.look(place),
             },
-            (Stage::GivingUp { placement, give_up }, told) => self.give_up(placement, give_up, now, told),
+            (Stage::GivingUp { placement, give_up }, reply) => self.give_up(placement, give_up, now, reply),
             // Connected in the meantime. A newer placement is another one, which nobody has asked to end.
-            (Stage::ReadingAgain { placement }, Told::SeatIs(Some(Seat::Assigned(place))))
+            (Stage::ReadingAgain { placement }, Reply::SeatRead(Some(Seat::Assigned(place))))
                 if place.claim.placement() == placement =>
             {
                 if place.claim.is_connected() {
                     self.look(place)
                 } else {
-                    Next::Done(Dismissed::Busy)
+                    Step::Done(Dismissed::Busy)
                 }
             }
-            (Stage::Reading | Stage::ReadingAgain { .. }, Told::SeatIs(_)) => Next::Done(Dismissed::Free),
-            (Stage::Looking(place), Told::LedgerIs(ledger)) => {
+            (Stage::Reading | Stage::ReadingAgain { .. }, Reply::SeatRead(_)) => Step::Done(Dismissed::Free),
+            (Stage::Looking(place), Reply::LedgerRead(ledger)) => {
                 if place.is_inside(ledger.as_ref(), &self.player) {
-                    return Next::Done(Dismissed::Inside(place.server));
+                    return Step::Done(Dismissed::Inside(place.server));
                 }
                 let write = SeatWrite::Vacate { server: place.server.clone(), claim: place.claim };
                 self.stage = Stage::Voiding(place);
-                Next::Ask(Ask::WriteSeat(write))
+                Step::Effect(Effect::WriteSeat(write))
             }
-            (Stage::Voiding(_), Told::Seat(Answer::Written(_))) => Next::Done(Dismissed::Free),
+            (Stage::Voiding(_), Reply::SeatWritten(Answer::Written(_))) => Step::Done(Dismissed::Free),
             // That placement was over before; whatever stands now is another one.
-            (Stage::Voiding(place), Told::Seat(Answer::Refused(seat))) => {
+            (Stage::Voiding(place), Reply::SeatWritten(Answer::Refused(seat))) => {
                 let same = matches!(seat, Some(Seat::Assigned(at)) if at.claim.placement() == place.claim.placement());
-                Next::Done(if same { Dismissed::Busy } else { Dismissed::Free })
+                Step::Done(if same { Dismissed::Busy } else { Dismissed::Free })
             }
-            _ => Next::Done(Dismissed::Busy),
+            _ => Step::Done(Dismissed::Busy),
         }
     }
 }
@@ -137,51 +137,54 @@ mod tests {
     };
 
     /// A release of a player whose seat is this, up to the second question.
-    fn begun(seat: Option<Seat>) -> (Dismiss, Next<Dismissed>) {
+    fn begun(seat: Option<Seat>) -> (Dismiss, Step<Dismissed>) {
         let mut dismiss = Dismiss::new(player("a"));
-        assert_eq!(dismiss.next(NOW, Told::Start), Next::Ask(Ask::ReadSeat));
-        let next = dismiss.next(NOW, Told::SeatIs(seat));
+        assert_eq!(dismiss.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeat));
+        let next = dismiss.next(NOW, Reply::SeatRead(seat));
         (dismiss, next)
     }
 
     #[test]
     fn who_is_placed_nowhere_is_free_and_who_never_was_is_unknown() {
-        assert_eq!(begun(None).1, Next::Done(Dismissed::Unknown));
-        assert_eq!(begun(Some(Seat::Vacant(placement(1_000)))).1, Next::Done(Dismissed::Free));
+        assert_eq!(begun(None).1, Step::Done(Dismissed::Unknown));
+        assert_eq!(begun(Some(Seat::Vacant(placement(1_000)))).1, Step::Done(Dismissed::Free));
     }
 
     #[test]
     fn a_reservation_is_given_up_and_then_the_seat_says_who_was_faster() {
         let reservation = seat("s", reserved(1_000));
         let after = [
-            (Some(seat("s", connected(1_000))), Next::Ask(Ask::ReadLedger(server("s")))),
-            (Some(reservation.clone()), Next::Done(Dismissed::Busy)),
-            (Some(seat("s", reserved(1_001))), Next::Done(Dismissed::Free)),
-            (Some(seat("s", connected(1_001))), Next::Done(Dismissed::Free)),
-            (Some(Seat::Vacant(placement(1_000))), Next::Done(Dismissed::Free)),
-            (None, Next::Done(Dismissed::Free)),
+            (Some(seat("s", connected(1_000))), Step::Effect(Effect::ReadLedger(server("s")))),
+            (Some(reservation.clone()), Step::Done(Dismissed::Busy)),
+            (Some(seat("s", reserved(1_001))), Step::Done(Dismissed::Free)),
+            (Some(seat("s", connected(1_001))), Step::Done(Dismissed::Free)),
+            (Some(Seat::Vacant(placement(1_000))), Step::Done(Dismissed::Free)),
+            (None, Step::Done(Dismissed::Free)),
         ];
         for (seat, end) in after {
             let (mut dismiss, next) = begun(Some(reservation.clone()));
-            assert_eq!(next, Next::Ask(Ask::ReadSeat), "as the player would");
+            assert_eq!(next, Step::Effect(Effect::ReadSeat), "as the player would");
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
-            let next = dismiss.next(NOW, Told::SeatIs(Some(reservation.clone())));
-            assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
+            let next = dismiss.next(NOW, Reply::SeatRead(Some(reservation.clone())));
+            assert_eq!(next, Step::Effect(Effect::WriteSeat(void)));
             let (player, claim) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Release { by: None, player, claim, ready: true };
-            let next = dismiss.next(NOW, Told::Seat(Answer::Written(Seat::Vacant(placement(1_000)))));
-            assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
-            assert_eq!(dismiss.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), Next::Ask(Ask::ReadSeat));
-            assert_eq!(dismiss.next(NOW, Told::SeatIs(seat.clone())), end, "{seat:?}");
+            let next = dismiss.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
+            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
+            assert_eq!(
+                dismiss.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))),
+                Step::Effect(Effect::ReadSeat)
+            );
+            assert_eq!(dismiss.next(NOW, Reply::SeatRead(seat.clone())), end, "{seat:?}");
         }
     }
 
     #[test]
     fn who_is_inside_is_left_there() {
         let (mut dismiss, next) = begun(Some(seat("s", connected(1_000))));
-        assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
-        let next = dismiss.next(NOW, Told::LedgerIs(Some(ready(&[("a", connected(1_000))]))));
-        assert_eq!(next, Next::Done(Dismissed::Inside(server("s"))));
+        assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
+        let next = dismiss.next(NOW, Reply::LedgerRead(Some(ready(&[("a", connected(1_000))]))));
+        assert_eq!(next, Step::Done(Dismissed::Inside(server("s"))));
     }
 
     #[test]
@@ -205,9 +208,9 @@ mod tests {
             for (answer, end) in answers.clone() {
                 let (mut dismiss, _) = begun(Some(seat("s", connected(1_000))));
                 let void = SeatWrite::Vacate { server: server("s"), claim: connected(1_000) };
-                let next = dismiss.next(NOW, Told::LedgerIs(ledger.clone()));
-                assert_eq!(next, Next::Ask(Ask::WriteSeat(void)), "{ledger:?}");
-                assert_eq!(dismiss.next(NOW, Told::Seat(answer.clone())), Next::Done(end), "{answer:?}");
+                let next = dismiss.next(NOW, Reply::LedgerRead(ledger.clone()));
+                assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{ledger:?}");
+                assert_eq!(dismiss.next(NOW, Reply::SeatWritten(answer.clone())), Step::Done(end), "{answer:?}");
             }
         }
     }

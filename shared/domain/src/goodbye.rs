@@ -5,8 +5,8 @@
 //! placement, reserved), because the seat decides which placement that is.
 
 use super::{
-    Answer, Ask, Assignment, Claim, Ledger, LedgerWrite, Next, Placement, PlayerId, Protocol, Seat, SeatWrite,
-    ServerId, ServerState, Span, Time, TokenHash, Told,
+    Answer, Assignment, Claim, Effect, Ledger, LedgerWrite, Placement, PlayerId, Protocol, Reply, Seat, SeatWrite,
+    ServerId, ServerState, Span, Step, Time, TokenHash,
 };
 
 /// How a goodbye ends.
@@ -59,22 +59,22 @@ impl Goodbye {
         Self { by, server, player, placement, grace, stage: Stage::Start }
     }
 
-    fn read(&mut self) -> Next<Left> {
+    fn read(&mut self) -> Step<Left> {
         self.stage = Stage::Reading;
-        Next::Ask(Ask::ReadLedger(self.server.clone()))
+        Step::Effect(Effect::ReadLedger(self.server.clone()))
     }
 
-    fn release(&mut self, placement: Placement, ready: bool) -> Next<Left> {
+    fn release(&mut self, placement: Placement, ready: bool) -> Step<Left> {
         self.stage = Stage::Releasing { placement, ready };
         let (by, player) = (Some(self.by), self.player.clone());
         let write = LedgerWrite::Release { by, player, claim: Claim::Connected(placement), ready };
-        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+        Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
-    fn void(&mut self, placement: Placement) -> Next<Left> {
+    fn void(&mut self, placement: Placement) -> Step<Left> {
         self.stage = Stage::Voiding;
         let (server, claim) = (self.server.clone(), Claim::Connected(placement));
-        Next::Ask(Ask::WriteSeat(SeatWrite::Vacate { server, claim }))
+        Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server, claim }))
     }
 
     fn refusal(&self, image: Option<&Ledger>) -> Option<Left> {
@@ -85,12 +85,12 @@ impl Goodbye {
         }
     }
 
-    fn on_image(&mut self, ledger: Option<Ledger>, now: Time) -> Next<Left> {
+    fn on_image(&mut self, ledger: Option<Ledger>, now: Time) -> Step<Left> {
         if let Some(refusal) = self.refusal(ledger.as_ref()) {
-            return Next::Done(refusal);
+            return Step::Done(refusal);
         }
         let Some(ledger) = ledger else {
-            return Next::Done(Left::UnknownServer);
+            return Step::Done(Left::UnknownServer);
         };
         let held = ledger.claims.get(&self.player).copied();
         let named = |claim: &Claim| self.placement.is_none_or(|placement| placement == claim.placement());
@@ -101,14 +101,14 @@ impl Goodbye {
                 let to = Placement::next(now + grace - ledger.reservation, Some(from));
                 self.stage = Stage::KeepingSeat { from, reservation: ledger.reservation, ready };
                 let server = self.server.clone();
-                Next::Ask(Ask::WriteSeat(SeatWrite::KeepForReconnect { server, from, to }))
+                Step::Effect(Effect::WriteSeat(SeatWrite::KeepForReconnect { server, from, to }))
             }
-            (Some(claim @ Claim::Reserved(_)), Some(_)) => Next::Done(Left::Held(ledger.expires(claim).unwrap_or(now))),
+            (Some(claim @ Claim::Reserved(_)), Some(_)) => Step::Done(Left::Held(ledger.expires(claim).unwrap_or(now))),
             (Some(claim), None) => self.release(claim.placement(), ready),
             // The ledger has forgotten this placement: the seat may not have.
             (None, _) => match self.placement {
                 Some(placement) => self.void(placement),
-                None => Next::Done(Left::Gone),
+                None => Step::Done(Left::Gone),
             },
         }
     }
@@ -117,17 +117,17 @@ impl Goodbye {
 impl Protocol for Goodbye {
     type Outcome = Left;
 
-    fn next(&mut self, now: Time, told: Told) -> Next<Left> {
-        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
-            (Stage::Start, Told::Start) => match (self.placement, self.grace) {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Left> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
+            (Stage::Start, Reply::Start) => match (self.placement, self.grace) {
                 (Some(placement), None) => self.release(placement, true),
                 _ => self.read(),
             },
-            (Stage::Reading, Told::LedgerIs(ledger)) => self.on_image(ledger, now),
-            (Stage::Releasing { placement, .. }, Told::Ledger(Answer::Written(_))) => self.void(placement),
-            (Stage::Releasing { placement, ready }, Told::Ledger(Answer::Refused(image))) => {
+            (Stage::Reading, Reply::LedgerRead(ledger)) => self.on_image(ledger, now),
+            (Stage::Releasing { placement, .. }, Reply::LedgerWritten(Answer::Written(_))) => self.void(placement),
+            (Stage::Releasing { placement, ready }, Reply::LedgerWritten(Answer::Refused(image))) => {
                 if let Some(refusal) = self.refusal(image.as_ref()) {
-                    return Next::Done(refusal);
+                    return Step::Done(refusal);
                 }
                 let held = image.as_ref().and_then(|ledger| ledger.claims.get(&self.player));
                 let is_ready = image.as_ref().is_some_and(|ledger| ledger.state == ServerState::Ready);
@@ -138,8 +138,8 @@ impl Protocol for Goodbye {
                     _ => self.void(placement),
                 }
             }
-            (Stage::Voiding, Told::Seat(_)) => Next::Done(Left::Gone),
-            (Stage::KeepingSeat { from, reservation, ready }, Told::Seat(answer)) => {
+            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Left::Gone),
+            (Stage::KeepingSeat { from, reservation, ready }, Reply::SeatWritten(answer)) => {
                 let seat = match answer {
                     Answer::Written(seat) | Answer::Refused(Some(seat)) => seat,
                     Answer::Refused(None) => return self.release(from, ready),
@@ -152,16 +152,16 @@ impl Protocol for Goodbye {
                         self.stage = Stage::KeepingClaim { to, reservation };
                         let write =
                             LedgerWrite::KeepForReconnect { by: self.by, player: self.player.clone(), from, to };
-                        Next::Ask(Ask::WriteLedger(self.server.clone(), write))
+                        Step::Effect(Effect::WriteLedger(self.server.clone(), write))
                     }
                     // The seat has moved on: what the ledger holds is a leftover.
                     _ => self.release(from, ready),
                 }
             }
-            (Stage::KeepingClaim { to, reservation }, Told::Ledger(_)) => {
-                Next::Done(Left::Held(to.time() + reservation))
+            (Stage::KeepingClaim { to, reservation }, Reply::LedgerWritten(_)) => {
+                Step::Done(Left::Held(to.time() + reservation))
             }
-            _ => Next::Done(Left::Busy),
+            _ => Step::Done(Left::Busy),
         }
     }
 }
@@ -190,43 +190,48 @@ impl GiveUp {
         Self { player, stage: GivingUp::Start }
     }
 
-    fn release(&mut self, server: ServerId, claim: Claim, ready: bool) -> Next<()> {
+    fn release(&mut self, server: ServerId, claim: Claim, ready: bool) -> Step<()> {
         let write = LedgerWrite::Release { by: None, player: self.player.clone(), claim, ready };
         self.stage = GivingUp::Releasing { server: server.clone(), claim, ready };
-        Next::Ask(Ask::WriteLedger(server, write))
+        Step::Effect(Effect::WriteLedger(server, write))
     }
 }
 
 impl Protocol for GiveUp {
     type Outcome = ();
 
-    fn next(&mut self, _now: Time, told: Told) -> Next<()> {
-        match (std::mem::replace(&mut self.stage, GivingUp::Over), told) {
-            (GivingUp::Start, Told::Start) => {
+    fn next(&mut self, _now: Time, reply: Reply) -> Step<()> {
+        match (std::mem::replace(&mut self.stage, GivingUp::Over), reply) {
+            (GivingUp::Start, Reply::Start) => {
                 self.stage = GivingUp::Reading;
-                Next::Ask(Ask::ReadSeat)
+                Step::Effect(Effect::ReadSeat)
             }
-            (GivingUp::Reading, Told::SeatIs(Some(Seat::Assigned(place)))) if !place.claim.is_connected() => {
+            (GivingUp::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) if !place.claim.is_connected() => {
                 self.stage = GivingUp::Voiding(place.server.clone(), place.claim);
-                Next::Ask(Ask::WriteSeat(SeatWrite::Vacate { server: place.server, claim: place.claim }))
+                Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server: place.server, claim: place.claim }))
             }
-            (GivingUp::Voiding(server, claim), Told::Seat(Answer::Written(_))) => self.release(server, claim, true),
+            (GivingUp::Voiding(server, claim), Reply::SeatWritten(Answer::Written(_))) => {
+                self.release(server, claim, true)
+            }
             // The frontier has counted this slot as given away; without this nobody could have it before the server is up.
-            (GivingUp::Releasing { .. }, Told::Ledger(Answer::Written(ledger)))
+            (GivingUp::Releasing { .. }, Reply::LedgerWritten(Answer::Written(ledger)))
                 if ledger.state == ServerState::Starting =>
             {
                 self.stage = GivingUp::GivingBack;
-                Next::Ask(Ask::GiveBack(Box::new(ledger)))
+                Step::Effect(Effect::GiveBack(Box::new(ledger)))
             }
-            (GivingUp::Releasing { server, claim, ready: true }, Told::Ledger(Answer::Refused(Some(ledger)))) => {
+            (
+                GivingUp::Releasing { server, claim, ready: true },
+                Reply::LedgerWritten(Answer::Refused(Some(ledger))),
+            ) => {
                 let held = ledger.claims.get(&self.player) == Some(&claim);
                 if held && ledger.state != ServerState::Ready {
                     self.release(server, claim, false)
                 } else {
-                    Next::Done(())
+                    Step::Done(())
                 }
             }
-            _ => Next::Done(()),
+            _ => Step::Done(()),
         }
     }
 }
@@ -242,13 +247,13 @@ mod tests {
         Goodbye::new(token(), server("s"), player("a"), of.map(placement), grace)
     }
 
-    fn release(of: i64, ready: bool) -> Next<Left> {
+    fn release(of: i64, ready: bool) -> Step<Left> {
         let (by, player) = (Some(token()), player("a"));
-        Next::Ask(Ask::WriteLedger(server("s"), LedgerWrite::Release { by, player, claim: connected(of), ready }))
+        Step::Effect(Effect::WriteLedger(server("s"), LedgerWrite::Release { by, player, claim: connected(of), ready }))
     }
 
-    fn void(of: i64) -> Next<Left> {
-        Next::Ask(Ask::WriteSeat(SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
+    fn void(of: i64) -> Step<Left> {
+        Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
     }
 
     fn not_ours() -> Ledger {
@@ -258,16 +263,16 @@ mod tests {
     #[test]
     fn a_placement_ends_on_the_ledger_and_then_on_the_seat() {
         let mut goodbye = goodbye(Some(1_000), None);
-        assert_eq!(goodbye.next(NOW, Told::Start), release(1_000, true));
-        assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Written(ready(&[])))), void(1_000));
-        assert_eq!(goodbye.next(NOW, Told::Seat(Answer::Refused(None))), Next::Done(Left::Gone));
+        assert_eq!(goodbye.next(NOW, Reply::Start), release(1_000, true));
+        assert_eq!(goodbye.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))), void(1_000));
+        assert_eq!(goodbye.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Left::Gone));
     }
 
     #[test]
     fn a_refused_release_is_repeated_only_where_the_state_was_the_reason() {
         let cases = [
-            (None, Next::Done(Left::UnknownServer)),
-            (Some(not_ours()), Next::Done(Left::WrongToken)),
+            (None, Step::Done(Left::UnknownServer)),
+            (Some(not_ours()), Step::Done(Left::WrongToken)),
             (Some(draining(&[("a", connected(1_000))])), release(1_000, false)),
             (Some(draining(&[("a", connected(1_001))])), void(1_000)),
             (Some(draining(&[])), void(1_000)),
@@ -275,35 +280,35 @@ mod tests {
         ];
         for (image, next) in cases {
             let mut goodbye = goodbye(Some(1_000), None);
-            goodbye.next(NOW, Told::Start);
-            assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Refused(image.clone()))), next, "{image:?}");
+            goodbye.next(NOW, Reply::Start);
+            assert_eq!(goodbye.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone()))), next, "{image:?}");
         }
     }
 
     #[test]
     fn without_a_placement_it_is_for_the_one_that_the_ledger_holds() {
         let cases = [
-            (None, Next::Done(Left::UnknownServer)),
-            (Some(not_ours()), Next::Done(Left::WrongToken)),
+            (None, Step::Done(Left::UnknownServer)),
+            (Some(not_ours()), Step::Done(Left::WrongToken)),
             (Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
             (Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
-            (Some(ready(&[])), Next::Done(Left::Gone)),
+            (Some(ready(&[])), Step::Done(Left::Gone)),
         ];
         for (image, next) in cases {
             let mut goodbye = goodbye(None, None);
-            assert_eq!(goodbye.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
-            assert_eq!(goodbye.next(NOW, Told::LedgerIs(image.clone())), next, "{image:?}");
+            assert_eq!(goodbye.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
+            assert_eq!(goodbye.next(NOW, Reply::LedgerRead(image.clone())), next, "{image:?}");
         }
     }
 
     /// A goodbye with grace, up to the write on the seat.
     fn held() -> Goodbye {
         let mut goodbye = goodbye(Some(1_000), Some(GRACE));
-        assert_eq!(goodbye.next(NOW, Told::Start), Next::Ask(Ask::ReadLedger(server("s"))));
+        assert_eq!(goodbye.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
         let ledger = ready(&[("a", connected(1_000))]);
         let to = Placement::new((NOW + GRACE - ledger.reservation).0).unwrap();
         let write = SeatWrite::KeepForReconnect { server: server("s"), from: placement(1_000), to };
-        assert_eq!(goodbye.next(NOW, Told::LedgerIs(Some(ledger))), Next::Ask(Ask::WriteSeat(write)));
+        assert_eq!(goodbye.next(NOW, Reply::LedgerRead(Some(ledger))), Step::Effect(Effect::WriteSeat(write)));
         goodbye
     }
 
@@ -321,9 +326,12 @@ mod tests {
                 from: placement(1_000),
                 to: placement(to),
             };
-            assert_eq!(goodbye.next(NOW, Told::Seat(answer)), Next::Ask(Ask::WriteLedger(server("s"), write)));
+            assert_eq!(
+                goodbye.next(NOW, Reply::SeatWritten(answer)),
+                Step::Effect(Effect::WriteLedger(server("s"), write))
+            );
             let until = Time(to) + ready(&[]).reservation;
-            assert_eq!(goodbye.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(Left::Held(until)));
+            assert_eq!(goodbye.next(NOW, Reply::LedgerWritten(Answer::Refused(None))), Step::Done(Left::Held(until)));
         }
     }
 
@@ -337,20 +345,20 @@ mod tests {
             Some(seat("s", connected(1_500_000))),
         ];
         for seat in elsewhere {
-            assert_eq!(held().next(NOW, Told::Seat(Answer::Refused(seat))), release(1_000, true));
+            assert_eq!(held().next(NOW, Reply::SeatWritten(Answer::Refused(seat))), release(1_000, true));
         }
     }
 
     #[test]
     fn with_grace_what_is_held_already_stays_and_what_is_forgotten_ends() {
-        let told = |ledger| {
+        let reply = |ledger| {
             let mut goodbye = goodbye(Some(1_000), Some(GRACE));
-            goodbye.next(NOW, Told::Start);
-            goodbye.next(NOW, Told::LedgerIs(Some(ledger)))
+            goodbye.next(NOW, Reply::Start);
+            goodbye.next(NOW, Reply::LedgerRead(Some(ledger)))
         };
         let until = NOW + ready(&[]).reservation;
-        assert_eq!(told(ready(&[("a", reserved(1_000))])), Next::Done(Left::Held(until)));
-        assert_eq!(told(ready(&[("a", connected(1_001))])), void(1_000));
-        assert_eq!(told(ready(&[])), void(1_000));
+        assert_eq!(reply(ready(&[("a", reserved(1_000))])), Step::Done(Left::Held(until)));
+        assert_eq!(reply(ready(&[("a", connected(1_001))])), void(1_000));
+        assert_eq!(reply(ready(&[])), void(1_000));
     }
 }

@@ -139,8 +139,8 @@ mod tests {
     fn an_id_is_shown_as_it_was_given() {
         let id = ServerId::parse("s-1").unwrap();
         assert_eq!((id.as_str(), format!("{id} {id:?}")), ("s-1", "s-1 s-1".to_owned()));
-        let told = ServerId::parse("").unwrap_err().to_string();
-        assert_eq!(told, "a server id must be 1 to 64 of A-Za-z0-9._:-, and not `.` or `..`");
+        let reply = ServerId::parse("").unwrap_err().to_string();
+        assert_eq!(reply, "a server id must be 1 to 64 of A-Za-z0-9._:-, and not `.` or `..`");
     }
 
     #[test]

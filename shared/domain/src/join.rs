@@ -17,8 +17,8 @@
 //! [`NoSlot::Busy`].
 
 use super::{
-    Answer, Ask, Assignment, Claim, ExpectedSeat, Hint, Ledger, LedgerWrite, Next, Placement, PlayerId, PoolName,
-    Protocol, Seat, SeatWrite, ServerId, ServerState, Slot, Span, Time, Told,
+    Answer, Assignment, Claim, Effect, ExpectedSeat, Hint, Ledger, LedgerWrite, Placement, PlayerId, PoolName,
+    Protocol, Reply, Seat, SeatWrite, ServerId, ServerState, Span, Step, TakenSlots, Time,
     teeth::{self, Mistake},
 };
 
@@ -181,25 +181,25 @@ impl Join {
         }
     }
 
-    fn ask(&mut self, stage: Stage, ask: Ask) -> Next<Joined> {
+    fn effect(&mut self, stage: Stage, effect: Effect) -> Step<Joined> {
         self.stage = stage;
-        Next::Ask(ask)
+        Step::Effect(effect)
     }
 
-    fn no(reason: NoSlot) -> Next<Joined> {
-        Next::Done(Joined::No(reason))
+    fn no(reason: NoSlot) -> Step<Joined> {
+        Step::Done(Joined::No(reason))
     }
 
-    fn find(&mut self) -> Next<Joined> {
+    fn find(&mut self) -> Step<Joined> {
         let (tried, fresh) = (self.tried.clone(), self.used_up);
-        self.ask(Stage::Finding, Ask::Find { slots: 1, tried, listed: self.tries.may_use_index(), fresh })
+        self.effect(Stage::Finding, Effect::Find { slots: 1, tried, listed: self.tries.may_use_index(), fresh })
     }
 
-    fn read_seat(&mut self) -> Next<Joined> {
-        self.ask(Stage::ReadingSeat { no_name: false }, Ask::ReadSeat)
+    fn read_seat(&mut self) -> Step<Joined> {
+        self.effect(Stage::ReadingSeat { no_name: false }, Effect::ReadSeat)
     }
 
-    fn take_slot(&mut self, now: Time) -> Next<Joined> {
+    fn take_slot(&mut self, now: Time) -> Step<Joined> {
         if !self.tries.frontier() {
             return Self::no(NoSlot::Busy);
         }
@@ -207,11 +207,11 @@ impl Join {
         if let Some(server) = self.taken.clone() {
             return self.on_slot(server, now);
         }
-        self.ask(Stage::TakingSlot, Ask::TakeSlots { slots: 1, may_start })
+        self.effect(Stage::TakingSlot, Effect::TakeSlots { slots: 1, may_start })
     }
 
     /// A frontier has given a slot on `server`.
-    fn on_slot(&mut self, server: ServerId, now: Time) -> Next<Joined> {
+    fn on_slot(&mut self, server: ServerId, now: Time) -> Step<Joined> {
         self.taken = Some(server.clone());
         match &self.seat {
             ExpectedSeat::Exactly { server: seated, claim: Claim::Reserved(placement) } if *seated == server => {
@@ -223,15 +223,15 @@ impl Join {
     }
 
     /// Writes the seat with a new placement that names `server`, of the pool in which a slot is looked for.
-    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
+    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
         self.sit_in(self.pool.clone(), server, from_frontier, now)
     }
 
-    fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Next<Joined> {
+    fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
         let placement = Placement::next(now, self.last);
         self.last = Some(placement);
         let write = SeatWrite::Assign { from: self.seat.clone(), server: server.clone(), pool, placement };
-        self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeat(write))
+        self.effect(Stage::Seating { server, from_frontier }, Effect::WriteSeat(write))
     }
 
     /// The seat carries this claim for this server; nothing else does yet.
@@ -241,19 +241,22 @@ impl Join {
         self.seat = ExpectedSeat::Exactly { server, claim };
     }
 
-    fn claim(&mut self, server: ServerId, placement: Placement, now: Time) -> Next<Joined> {
+    fn claim(&mut self, server: ServerId, placement: Placement, now: Time) -> Step<Joined> {
         let seen_by = now + self.late_after;
         let write = LedgerWrite::Claim { player: self.player.clone(), placement, now, seen_by };
-        self.ask(Stage::Claiming { server: server.clone(), placement, anew: false }, Ask::WriteLedger(server, write))
+        self.effect(
+            Stage::Claiming { server: server.clone(), placement, anew: false },
+            Effect::WriteLedger(server, write),
+        )
     }
 
     /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many, which
     /// only the claim itself can tell.
-    fn claim_slot(&mut self, server: ServerId, placement: Placement, now: Time) -> Next<Joined> {
+    fn claim_slot(&mut self, server: ServerId, placement: Placement, now: Time) -> Step<Joined> {
         self.claim_anew(server, self.capacity, Vec::new(), placement, now)
     }
 
-    fn claim_evicting(&mut self, ledger: &Ledger, placement: Placement, now: Time) -> Next<Joined> {
+    fn claim_evicting(&mut self, ledger: &Ledger, placement: Placement, now: Time) -> Step<Joined> {
         self.claim_anew(ledger.id.clone(), ledger.capacity, ledger.evictable(now), placement, now)
     }
 
@@ -264,74 +267,77 @@ impl Join {
         evict: Vec<(PlayerId, Claim)>,
         placement: Placement,
         now: Time,
-    ) -> Next<Joined> {
+    ) -> Step<Joined> {
         let players = vec![(self.player.clone(), None)];
         let seen_by = now + self.late_after;
         let write = LedgerWrite::ClaimExactly { players, placement, now, seen_by, evict, capacity };
-        self.ask(Stage::Claiming { server: server.clone(), placement, anew: true }, Ask::WriteLedger(server, write))
+        self.effect(
+            Stage::Claiming { server: server.clone(), placement, anew: true },
+            Effect::WriteLedger(server, write),
+        )
     }
 
     /// Another call was faster; starts over at `next`, a bounded number of times.
-    fn raced(&mut self, next: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
+    fn raced(&mut self, next: impl FnOnce(&mut Self) -> Step<Joined>) -> Step<Joined> {
         if self.tries.race() { next(self) } else { Self::no(NoSlot::Busy) }
     }
 
     /// The server takes nobody: what lists it is mended on the way.
-    fn turned_away(&mut self, ledger: &Ledger, now: Time) -> Next<Joined> {
+    fn turned_away(&mut self, ledger: &Ledger, now: Time) -> Step<Joined> {
         self.tries.gone();
         let server = ledger.id.clone();
         match ledger.listing_fix(now) {
-            Some(write) => self.ask(Stage::Unlisting(server.clone()), Ask::WriteLedger(server, write)),
+            Some(write) => self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write)),
             None => self.move_on(server),
         }
     }
 
-    fn move_on(&mut self, server: ServerId) -> Next<Joined> {
+    fn move_on(&mut self, server: ServerId) -> Step<Joined> {
         self.taken.take_if(|taken| *taken == server);
         self.tried.push(server.clone());
-        self.ask(Stage::MovingOn, Ask::UsedUp(server))
+        self.effect(Stage::MovingOn, Effect::UsedUp(server))
     }
 
-    fn look(&mut self, place: Assignment) -> Next<Joined> {
+    fn look(&mut self, place: Assignment) -> Step<Joined> {
         let server = place.server.clone();
-        self.ask(Stage::Looking(place), Ask::ReadLedger(server))
+        self.effect(Stage::Looking(place), Effect::ReadLedger(server))
     }
 
-    fn placed(&mut self, ledger: Ledger, claim: Claim, now: Time) -> Next<Joined> {
+    fn placed(&mut self, ledger: Ledger, claim: Claim, now: Time) -> Step<Joined> {
         let fix = ledger.listing_fix_after_claim(1, now);
         let placed = Box::new(Placed { claim, ledger });
         match fix {
             Some(write) => {
                 let server = placed.ledger.id.clone();
-                self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
+                self.effect(Stage::Finishing(placed), Effect::WriteLedger(server, write))
             }
             None => Self::done(placed),
         }
     }
 
-    const fn done(placed: Box<Placed>) -> Next<Joined> {
-        Next::Done(Joined::Placed(placed))
+    const fn done(placed: Box<Placed>) -> Step<Joined> {
+        Step::Done(Joined::Placed(placed))
     }
 
     /// Nothing more is to be done for the player, but a slot may be left over.
-    fn give_back(&mut self, server: ServerId, outcome: Joined) -> Next<Joined> {
+    fn give_back(&mut self, server: ServerId, outcome: Joined) -> Step<Joined> {
         match &outcome {
             Joined::Placed(placed) if placed.ledger.id == server => {
                 let ledger = placed.ledger.clone();
                 self.on_left_over(Some(ledger), Box::new(outcome))
             }
-            _ => self.ask(Stage::Returning(Box::new(outcome)), Ask::ReadLedger(server)),
+            _ => self.effect(Stage::Returning(Box::new(outcome)), Effect::ReadLedger(server)),
         }
     }
 
-    fn on_left_over(&mut self, ledger: Option<Ledger>, outcome: Box<Joined>) -> Next<Joined> {
+    fn on_left_over(&mut self, ledger: Option<Ledger>, outcome: Box<Joined>) -> Step<Joined> {
         match ledger.filter(|ledger| ledger.state == ServerState::Starting) {
-            Some(ledger) => self.ask(Stage::Returned(outcome), Ask::GiveBack(Box::new(ledger))),
-            None => Next::Done(*outcome),
+            Some(ledger) => self.effect(Stage::Returned(outcome), Effect::GiveBack(Box::new(ledger))),
+            None => Step::Done(*outcome),
         }
     }
 
-    fn on_hint(&mut self, hint: Hint, now: Time) -> Next<Joined> {
+    fn on_hint(&mut self, hint: Hint, now: Time) -> Step<Joined> {
         match hint {
             Hint::Listed(server) => {
                 self.tries.listed();
@@ -352,13 +358,13 @@ impl Join {
                     let server = server.clone();
                     self.sit(server, true, now)
                 }
-                ExpectedSeat::Vacant => self.ask(Stage::ReadingSeat { no_name: true }, Ask::ReadSeat),
+                ExpectedSeat::Vacant => self.effect(Stage::ReadingSeat { no_name: true }, Effect::ReadSeat),
             },
         }
     }
 
     /// The seat is not as believed, or was not known before.
-    fn on_seat(&mut self, seat: Option<Seat>, otherwise: impl FnOnce(&mut Self) -> Next<Joined>) -> Next<Joined> {
+    fn on_seat(&mut self, seat: Option<Seat>, otherwise: impl FnOnce(&mut Self) -> Step<Joined>) -> Step<Joined> {
         self.last = seat.as_ref().map(Seat::placement).max(self.last);
         match seat {
             Some(Seat::Assigned(place)) => self.look(place),
@@ -370,7 +376,7 @@ impl Join {
     }
 
     /// A player who has a seat goes there first.
-    fn on_standing(&mut self, place: Assignment, ledger: Option<Ledger>, now: Time) -> Next<Joined> {
+    fn on_standing(&mut self, place: Assignment, ledger: Option<Ledger>, now: Time) -> Step<Joined> {
         self.seated(place.server.clone(), place.claim, false);
         let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
             return self.find();
@@ -380,13 +386,13 @@ impl Join {
         let kept = ledger.kept(&self.player, place.claim, now);
         if self.asked.as_ref().is_some_and(|asked| *asked != ledger.pool) {
             return match kept {
-                Some(Claim::Connected(_)) => Next::Done(Joined::Elsewhere(ledger.pool)),
+                Some(Claim::Connected(_)) => Step::Done(Joined::Elsewhere(ledger.pool)),
                 // Before there is another, as the answer may be that there is none: nothing is held then.
                 Some(claim) => {
                     let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
                     let release = LedgerWrite::Release { by: None, player, claim, ready };
                     let void = SeatWrite::Vacate { server: place.server.clone(), claim };
-                    self.ask(Stage::Leaving(place.server, release), Ask::WriteSeat(void))
+                    self.effect(Stage::Leaving(place.server, release), Effect::WriteSeat(void))
                 }
                 None => self.find(),
             };
@@ -415,7 +421,7 @@ impl Join {
         anew: bool,
         image: Option<Ledger>,
         now: Time,
-    ) -> Next<Joined> {
+    ) -> Step<Joined> {
         let Some(ledger) = image else {
             return self.move_on(server);
         };
@@ -455,20 +461,20 @@ impl Join {
 }
 
 impl Join {
-    fn step(&mut self, now: Time, told: Told) -> Next<Joined> {
-        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
-            (Stage::Start, Told::Start) | (Stage::MovingOn, Told::Noted) => self.find(),
+    fn step(&mut self, now: Time, reply: Reply) -> Step<Joined> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
+            (Stage::Start, Reply::Start) | (Stage::MovingOn, Reply::Done) => self.find(),
             // It has beaten since it refused the claim.
-            (Stage::Unlisting(_), Told::Ledger(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
+            (Stage::Unlisting(_), Reply::LedgerWritten(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
                 self.raced(Self::read_seat)
             }
-            (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
-            (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
-            (Stage::ReadingSeat { no_name: true }, Told::SeatIs(seat)) => {
+            (Stage::Unlisting(server), Reply::LedgerWritten(_)) => self.move_on(server),
+            (Stage::Finding, Reply::Found(hint)) => self.on_hint(hint, now),
+            (Stage::ReadingSeat { no_name: true }, Reply::SeatRead(seat)) => {
                 self.on_seat(seat, |join| join.take_slot(now))
             }
-            (Stage::ReadingSeat { no_name: false }, Told::SeatIs(seat)) => self.on_seat(seat, Self::find),
-            (Stage::Seating { server, from_frontier }, Told::Seat(Answer::Written(seat))) => {
+            (Stage::ReadingSeat { no_name: false }, Reply::SeatRead(seat)) => self.on_seat(seat, Self::find),
+            (Stage::Seating { server, from_frontier }, Reply::SeatWritten(Answer::Written(seat))) => {
                 let placement = seat.placement();
                 self.seated(server.clone(), Claim::Reserved(placement), true);
                 if from_frontier {
@@ -479,49 +485,49 @@ impl Join {
                     self.claim(server, placement, now)
                 }
             }
-            (Stage::Seating { .. }, Told::Seat(Answer::Refused(seat))) => {
+            (Stage::Seating { .. }, Reply::SeatWritten(Answer::Refused(seat))) => {
                 self.raced(|join| join.on_seat(seat, Self::find))
             }
-            (Stage::Looking(place), Told::LedgerIs(ledger)) => self.on_standing(place, ledger, now),
-            (Stage::TakingSlot, Told::Slot(Slot::On(server))) => self.on_slot(server, now),
-            (Stage::TakingSlot, Told::Slot(Slot::UsedUp)) => {
+            (Stage::Looking(place), Reply::LedgerRead(ledger)) => self.on_standing(place, ledger, now),
+            (Stage::TakingSlot, Reply::SlotsTaken(TakenSlots::On(server))) => self.on_slot(server, now),
+            (Stage::TakingSlot, Reply::SlotsTaken(TakenSlots::UsedUp)) => {
                 self.used_up = true;
                 self.find()
             }
-            (Stage::TakingSlot, Told::Slot(Slot::No(reason))) => Self::no(reason),
-            (Stage::Claiming { server, placement, anew }, Told::Ledger(Answer::Written(ledger))) => {
+            (Stage::TakingSlot, Reply::SlotsTaken(TakenSlots::No(reason))) => Self::no(reason),
+            (Stage::Claiming { server, placement, anew }, Reply::LedgerWritten(Answer::Written(ledger))) => {
                 if anew {
                     self.taken.take_if(|taken| *taken == server);
                 }
                 self.placed(ledger, Claim::Reserved(placement), now)
             }
-            (Stage::Claiming { server, placement, anew }, Told::Ledger(Answer::Refused(image))) => {
+            (Stage::Claiming { server, placement, anew }, Reply::LedgerWritten(Answer::Refused(image))) => {
                 self.on_refused_claim(server, placement, anew, image, now)
             }
             // Another claim has just changed the fill level again, and its write came first.
-            (Stage::Finishing(placed), Told::Ledger(Answer::Refused(Some(image)))) => {
+            (Stage::Finishing(placed), Reply::LedgerWritten(Answer::Refused(Some(image)))) => {
                 match image.listing_fix(now).filter(|_| image.is_full()) {
                     Some(write) if self.tries.race() => {
                         let server = placed.ledger.id.clone();
-                        self.ask(Stage::Finishing(placed), Ask::WriteLedger(server, write))
+                        self.effect(Stage::Finishing(placed), Effect::WriteLedger(server, write))
                     }
                     _ => Self::done(placed),
                 }
             }
-            (Stage::Finishing(placed), Told::Ledger(_)) => Self::done(placed),
-            (Stage::Leaving(server, release), Told::Seat(Answer::Written(_))) => {
+            (Stage::Finishing(placed), Reply::LedgerWritten(_)) => Self::done(placed),
+            (Stage::Leaving(server, release), Reply::SeatWritten(Answer::Written(_))) => {
                 (self.seat, self.mine) = (ExpectedSeat::Vacant, false);
-                self.ask(Stage::Left, Ask::WriteLedger(server, release))
+                self.effect(Stage::Left, Effect::WriteLedger(server, release))
             }
-            (Stage::Leaving(..), Told::Seat(Answer::Refused(seat))) => {
+            (Stage::Leaving(..), Reply::SeatWritten(Answer::Refused(seat))) => {
                 self.raced(|join| join.on_seat(seat, Self::find))
             }
-            (Stage::Left, Told::Ledger(Answer::Written(left))) if left.state == ServerState::Starting => {
-                self.ask(Stage::MovingOn, Ask::GiveBack(Box::new(left)))
+            (Stage::Left, Reply::LedgerWritten(Answer::Written(left))) if left.state == ServerState::Starting => {
+                self.effect(Stage::MovingOn, Effect::GiveBack(Box::new(left)))
             }
-            (Stage::Left, Told::Ledger(_)) => self.find(),
-            (Stage::Returning(outcome), Told::LedgerIs(ledger)) => self.on_left_over(ledger, outcome),
-            (Stage::Returned(outcome), Told::Noted) => Next::Done(*outcome),
+            (Stage::Left, Reply::LedgerWritten(_)) => self.find(),
+            (Stage::Returning(outcome), Reply::LedgerRead(ledger)) => self.on_left_over(ledger, outcome),
+            (Stage::Returned(outcome), Reply::Done) => Step::Done(*outcome),
             // An answer to another question: a mistake of the caller, never a reason to promise a slot.
             _ => Self::no(NoSlot::Busy),
         }
@@ -531,11 +537,11 @@ impl Join {
 impl Protocol for Join {
     type Outcome = Joined;
 
-    fn next(&mut self, now: Time, told: Told) -> Next<Joined> {
-        match self.step(now, told) {
-            Next::Done(outcome) => match self.taken.take() {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Joined> {
+        match self.step(now, reply) {
+            Step::Done(outcome) => match self.taken.take() {
                 Some(server) => self.give_back(server, outcome),
-                None => Next::Done(outcome),
+                None => Step::Done(outcome),
             },
             next => next,
         }
@@ -557,21 +563,21 @@ mod tests {
         Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, BEAT)
     }
 
-    fn is_find(next: &Next<Joined>) -> bool {
-        matches!(next, Next::Ask(Ask::Find { .. }))
+    fn is_find(next: &Step<Joined>) -> bool {
+        matches!(next, Step::Effect(Effect::Find { .. }))
     }
 
     /// A join that knows of no server at all, up to a slot that the frontier has given on `s`: its claim is under way.
     fn claiming() -> (Join, Placement) {
         let mut join = join(None);
-        assert!(is_find(&join.next(NOW, Told::Start)));
-        assert_eq!(join.next(NOW, Told::Found(Hint::Unknown)), Next::Ask(Ask::ReadSeat));
-        let take = Next::Ask(Ask::TakeSlots { slots: 1, may_start: false });
-        assert_eq!(join.next(NOW, Told::SeatIs(None)), take);
-        let next = join.next(NOW, Told::Slot(Slot::On(server("s"))));
-        let Next::Ask(Ask::WriteSeat(SeatWrite::Assign { placement, .. })) = next else { panic!("{next:?}") };
-        let next = join.next(NOW, Told::Seat(Answer::Written(seat("s", Claim::Reserved(placement)))));
-        assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
+        assert!(is_find(&join.next(NOW, Reply::Start)));
+        assert_eq!(join.next(NOW, Reply::Found(Hint::Unknown)), Step::Effect(Effect::ReadSeat));
+        let take = Step::Effect(Effect::TakeSlots { slots: 1, may_start: false });
+        assert_eq!(join.next(NOW, Reply::SeatRead(None)), take);
+        let next = join.next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))));
+        let Step::Effect(Effect::WriteSeat(SeatWrite::Assign { placement, .. })) = next else { panic!("{next:?}") };
+        let next = join.next(NOW, Reply::SeatWritten(Answer::Written(seat("s", Claim::Reserved(placement)))));
+        assert!(matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
         (join, placement)
     }
 
@@ -587,52 +593,57 @@ mod tests {
     #[test]
     fn a_slot_on_a_server_that_is_gone_is_not_given_back() {
         let (mut join, _) = claiming();
-        assert_eq!(join.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Ask(Ask::UsedUp(server("s"))));
-        assert!(is_find(&join.next(NOW, Told::Noted)));
-        let next = join.next(NOW, Told::Found(Hint::Frontier(server("another"))));
-        assert_eq!(next, Next::Ask(Ask::TakeSlots { slots: 1, may_start: false }));
-        let next = join.next(NOW, Told::Slot(Slot::No(NoSlot::PoolFull)));
-        assert_eq!(next, Next::Done(Joined::No(NoSlot::PoolFull)));
+        assert_eq!(
+            join.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
+            Step::Effect(Effect::UsedUp(server("s")))
+        );
+        assert!(is_find(&join.next(NOW, Reply::Done)));
+        let next = join.next(NOW, Reply::Found(Hint::Frontier(server("another"))));
+        assert_eq!(next, Step::Effect(Effect::TakeSlots { slots: 1, may_start: false }));
+        let next = join.next(NOW, Reply::SlotsTaken(TakenSlots::No(NoSlot::PoolFull)));
+        assert_eq!(next, Step::Done(Joined::No(NoSlot::PoolFull)));
     }
 
     #[test]
     fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_goes_back() {
         let (mut join, placement) = claiming();
         let full = starting(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
-        let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(full))));
-        let Next::Ask(Ask::WriteLedger(_, LedgerWrite::Claim { placement: of, .. })) = next else { panic!("{next:?}") };
+        let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(full))));
+        let Step::Effect(Effect::WriteLedger(_, LedgerWrite::Claim { placement: of, .. })) = next else {
+            panic!("{next:?}")
+        };
         assert_eq!(of, placement, "renewing takes no room");
         let renewed = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
-        let next = join.next(NOW, Told::Ledger(Answer::Written(renewed.clone())));
-        assert_eq!(next, Next::Ask(Ask::GiveBack(Box::new(renewed))));
-        assert!(matches!(join.next(NOW, Told::Noted), Next::Done(Joined::Placed(_))));
+        let next = join.next(NOW, Reply::LedgerWritten(Answer::Written(renewed.clone())));
+        assert_eq!(next, Step::Effect(Effect::GiveBack(Box::new(renewed))));
+        assert!(matches!(join.next(NOW, Reply::Done), Step::Done(Joined::Placed(_))));
     }
 
     #[test]
     fn a_claim_that_took_before_is_the_players_unless_its_time_is_up() {
         let (mut join, placement) = claiming();
         let took = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
-        let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(took))));
-        assert!(matches!(next, Next::Done(Joined::Placed(_))), "{next:?}");
+        let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(took))));
+        assert!(matches!(next, Step::Done(Joined::Placed(_))), "{next:?}");
         // The same of a claim on a server of the index, whose answer came so late that it is over.
         let late = NOW + ready(&[]).reservation;
         for (now, over) in [(late - TICK, false), (late, true)] {
             let mut join = self::join(None);
-            join.next(NOW, Told::Start);
-            join.next(NOW, Told::Found(Hint::Listed(server("s"))));
-            join.next(NOW, Told::Seat(Answer::Written(seat("s", Claim::Reserved(placement)))));
+            join.next(NOW, Reply::Start);
+            join.next(NOW, Reply::Found(Hint::Listed(server("s"))));
+            join.next(NOW, Reply::SeatWritten(Answer::Written(seat("s", Claim::Reserved(placement)))));
             let took = Ledger { capacity: 1, ..ready(&[("a", Claim::Reserved(placement))]) };
-            let next = join.next(now, Told::Ledger(Answer::Refused(Some(took))));
-            assert_eq!(next == Next::Ask(Ask::ReadSeat), over, "{next:?}");
-            assert_eq!(matches!(next, Next::Done(Joined::Placed(_))), !over, "{next:?}");
+            let next = join.next(now, Reply::LedgerWritten(Answer::Refused(Some(took))));
+            assert_eq!(next == Step::Effect(Effect::ReadSeat), over, "{next:?}");
+            assert_eq!(matches!(next, Step::Done(Joined::Placed(_))), !over, "{next:?}");
         }
     }
 
     #[test]
     fn an_older_claim_on_a_server_that_takes_nobody_is_left_behind() {
         let (mut join, _) = claiming();
-        let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(draining(&[("a", reserved(1_000))])))));
-        assert_eq!(next, Next::Ask(Ask::UsedUp(server("s"))));
+        let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(draining(&[("a", reserved(1_000))])))));
+        assert_eq!(next, Step::Effect(Effect::UsedUp(server("s"))));
     }
 
     #[test]
@@ -642,23 +653,23 @@ mod tests {
             [(lapsed.clone(), false), (Ledger { lease_until: Some(NOW + TICK), ..lapsed.clone() }, true)]
         {
             let (mut join, _) = claiming();
-            let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(lapsed.clone()))));
-            assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
-            let next = join.next(NOW, Told::Ledger(Answer::Refused(Some(image))));
-            assert_eq!(next == Next::Ask(Ask::ReadSeat), beaten, "{next:?}");
-            assert_eq!(next == Next::Ask(Ask::UsedUp(server("s"))), !beaten, "{next:?}");
+            let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(lapsed.clone()))));
+            assert!(matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
+            let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(image))));
+            assert_eq!(next == Step::Effect(Effect::ReadSeat), beaten, "{next:?}");
+            assert_eq!(next == Step::Effect(Effect::UsedUp(server("s"))), !beaten, "{next:?}");
         }
     }
 
     /// A join into the pool `q` of a player who has a place in `p`: what it does about that.
-    fn from_another_pool(ledger: Ledger, claim: Claim) -> (Join, Next<Joined>) {
+    fn from_another_pool(ledger: Ledger, claim: Claim) -> (Join, Step<Joined>) {
         let mut join = join(Some("q"));
-        assert!(is_find(&join.next(NOW, Told::Start)));
-        let next = join.next(NOW, Told::Found(Hint::Listed(server("t"))));
-        assert!(matches!(next, Next::Ask(Ask::WriteSeat(_))), "{next:?}");
-        let next = join.next(NOW, Told::Seat(Answer::Refused(Some(seat("s", claim)))));
-        assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
-        let next = join.next(NOW, Told::LedgerIs(Some(ledger)));
+        assert!(is_find(&join.next(NOW, Reply::Start)));
+        let next = join.next(NOW, Reply::Found(Hint::Listed(server("t"))));
+        assert!(matches!(next, Step::Effect(Effect::WriteSeat(_))), "{next:?}");
+        let next = join.next(NOW, Reply::SeatWritten(Answer::Refused(Some(seat("s", claim)))));
+        assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
+        let next = join.next(NOW, Reply::LedgerRead(Some(ledger)));
         (join, next)
     }
 
@@ -669,27 +680,27 @@ mod tests {
         {
             let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
-            assert_eq!(next, Next::Ask(Ask::WriteSeat(void)));
+            assert_eq!(next, Step::Effect(Effect::WriteSeat(void)));
             let (player, claim) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Release { by: None, player, claim, ready: is_ready };
-            let next = join.next(NOW, Told::Seat(Answer::Written(Seat::Vacant(placement(1_000)))));
-            assert_eq!(next, Next::Ask(Ask::WriteLedger(server("s"), release)));
-            let next = join.next(NOW, Told::Ledger(Answer::Written(ledger.clone())));
+            let next = join.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
+            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
+            let next = join.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
             assert_eq!(is_find(&next), is_ready, "a frontier's slot goes back first: {next:?}");
-            assert_eq!(next == Next::Ask(Ask::GiveBack(Box::new(ledger))), !is_ready);
+            assert_eq!(next == Step::Effect(Effect::GiveBack(Box::new(ledger))), !is_ready);
         }
     }
 
     #[test]
     fn whoever_moves_the_seat_meanwhile_is_believed() {
         let (mut join, _) = from_another_pool(ready(&[("a", reserved(1_000))]), reserved(1_000));
-        let next = join.next(NOW, Told::Seat(Answer::Refused(Some(seat("t", reserved(1_001))))));
-        assert_eq!(next, Next::Ask(Ask::ReadLedger(server("t"))));
+        let next = join.next(NOW, Reply::SeatWritten(Answer::Refused(Some(seat("t", reserved(1_001))))));
+        assert_eq!(next, Step::Effect(Effect::ReadLedger(server("t"))));
     }
 
     #[test]
     fn who_is_inside_in_another_pool_stays_there() {
         let (_, next) = from_another_pool(ready(&[("a", connected(1_000))]), connected(1_000));
-        assert_eq!(next, Next::Done(Joined::Elsewhere(pool("p"))));
+        assert_eq!(next, Step::Done(Joined::Elsewhere(pool("p"))));
     }
 }

@@ -969,8 +969,8 @@ mod tests {
 
     #[test]
     fn a_launch_is_called_again_until_its_task_is_on_record_and_then_has_its_time() {
-        let told = format!("{:?}", launch());
-        assert!(told.contains("deadline") && !told.contains("secret"), "{told}");
+        let reply = format!("{:?}", launch());
+        assert!(reply.contains("deadline") && !reply.contains("secret"), "{reply}");
         let ledger = Ledger { launch: Some(launch()), ..starting(&[]) };
         assert_eq!([NOW - TICK, NOW].map(|now| ledger.due(now)), [None, Some(Due::Call)]);
         let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };

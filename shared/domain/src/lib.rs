@@ -46,6 +46,6 @@ pub use pool_status::{
     Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, SPARE_AT_MOST, UNTIL_RESUMED,
     pause_after,
 };
-pub use protocol::{Answer, Ask, Hint, Next, Protocol, Slot, Told};
+pub use protocol::{Answer, Effect, Hint, Protocol, Reply, Step, TakenSlots};
 pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

@@ -17,8 +17,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Answer, Ask, Claim, ExpectedSeat, Hint, Ledger, LedgerWrite, Next, NoSlot, Placement, PlayerId, PoolName, Protocol,
-    Seat, SeatWrite, ServerId, Slot, Span, Time, Told, join::Tries,
+    Answer, Claim, Effect, ExpectedSeat, Hint, Ledger, LedgerWrite, NoSlot, Placement, PlayerId, PoolName, Protocol,
+    Reply, Seat, SeatWrite, ServerId, Span, Step, TakenSlots, Time, join::Tries,
 };
 
 /// Everybody's slots.
@@ -121,13 +121,13 @@ impl Party {
         }
     }
 
-    fn ask(&mut self, stage: Stage, ask: Ask) -> Next<PartyJoined> {
+    fn effect(&mut self, stage: Stage, effect: Effect) -> Step<PartyJoined> {
         self.stage = stage;
-        Next::Ask(ask)
+        Step::Effect(effect)
     }
 
-    const fn no(reason: NoSlot) -> Next<PartyJoined> {
-        Next::Done(PartyJoined::No(reason))
+    const fn no(reason: NoSlot) -> Step<PartyJoined> {
+        Step::Done(PartyJoined::No(reason))
     }
 
     fn standing(&self) -> impl Iterator<Item = &Member> {
@@ -143,24 +143,24 @@ impl Party {
         self.members.iter().find_map(|member| member.sits.as_ref())
     }
 
-    fn who(&self, is: impl Fn(&Member) -> bool) -> Next<PartyJoined> {
+    fn who(&self, is: impl Fn(&Member) -> bool) -> Step<PartyJoined> {
         let players = self.members.iter().filter(|member| is(member)).map(|member| member.player.clone());
-        Next::Done(PartyJoined::Elsewhere(players.collect()))
+        Step::Done(PartyJoined::Elsewhere(players.collect()))
     }
 
-    fn read_seats(&mut self) -> Next<PartyJoined> {
+    fn read_seats(&mut self) -> Step<PartyJoined> {
         (self.seated, self.placement, self.slots_on) = (None, None, None);
         self.seen.clear();
         let players = self.members.iter().map(|member| member.player.clone()).collect();
-        self.ask(Stage::ReadingSeats, Ask::ReadSeats(players))
+        self.effect(Stage::ReadingSeats, Effect::ReadSeats(players))
     }
 
     /// Another call was faster; begins anew, a bounded number of times.
-    fn raced(&mut self) -> Next<PartyJoined> {
+    fn raced(&mut self) -> Step<PartyJoined> {
         if self.tries.race() { self.read_seats() } else { Self::no(NoSlot::Busy) }
     }
 
-    fn on_seats(&mut self, seats: Vec<Option<Seat>>, now: Time) -> Next<PartyJoined> {
+    fn on_seats(&mut self, seats: Vec<Option<Seat>>, now: Time) -> Step<PartyJoined> {
         let mut named = Vec::new();
         for (member, seat) in self.members.iter_mut().zip(seats) {
             (member.seat, member.sits) = (seat, None);
@@ -173,18 +173,18 @@ impl Party {
         self.look(named, now)
     }
 
-    fn look(&mut self, named: Vec<ServerId>, now: Time) -> Next<PartyJoined> {
+    fn look(&mut self, named: Vec<ServerId>, now: Time) -> Step<PartyJoined> {
         match named.last() {
             Some(server) => {
                 let server = server.clone();
-                self.ask(Stage::Looking(named), Ask::ReadLedger(server))
+                self.effect(Stage::Looking(named), Effect::ReadLedger(server))
             }
             None => self.on_looked(now),
         }
     }
 
     /// Everything is known about where they are.
-    fn on_looked(&mut self, now: Time) -> Next<PartyJoined> {
+    fn on_looked(&mut self, now: Time) -> Step<PartyJoined> {
         for member in &mut self.members {
             let Some(Seat::Assigned(place)) = &member.seat else { continue };
             let ledger = self.seen.get(&place.server);
@@ -212,7 +212,7 @@ impl Party {
             return self.placed(ledger, now);
         }
         if self.members.len() > self.capacity.max(ledger.capacity) as usize {
-            return Next::Done(PartyJoined::TooLarge);
+            return Step::Done(PartyJoined::TooLarge);
         }
         if self.room_on(&ledger, now) { self.sit(home, false, now) } else { self.who(|member| member.sits.is_some()) }
     }
@@ -253,25 +253,25 @@ impl Party {
         ledger.evictable(now).into_iter().filter(|(player, _)| others(player)).collect()
     }
 
-    fn find(&mut self) -> Next<PartyJoined> {
+    fn find(&mut self) -> Step<PartyJoined> {
         if self.slots() > self.capacity {
-            return Next::Done(PartyJoined::TooLarge);
+            return Step::Done(PartyJoined::TooLarge);
         }
         let (tried, fresh, listed) = (self.tried.clone(), self.used_up, self.tries.may_use_index());
         let slots = self.slots();
-        self.ask(Stage::Finding, Ask::Find { slots, tried, listed, fresh })
+        self.effect(Stage::Finding, Effect::Find { slots, tried, listed, fresh })
     }
 
-    fn take_slots(&mut self) -> Next<PartyJoined> {
+    fn take_slots(&mut self) -> Step<PartyJoined> {
         if !self.tries.frontier() {
             return Self::no(NoSlot::Busy);
         }
         let (slots, may_start) = (self.slots(), std::mem::take(&mut self.used_up));
-        self.ask(Stage::TakingSlots, Ask::TakeSlots { slots, may_start })
+        self.effect(Stage::TakingSlots, Effect::TakeSlots { slots, may_start })
     }
 
     /// Writes the seats of all who stand, with one new placement.
-    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Next<PartyJoined> {
+    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<PartyJoined> {
         self.sit_under(Placement::next(now, self.last_placement()), server, from_frontier, now)
     }
 
@@ -282,7 +282,7 @@ impl Party {
         server: ServerId,
         from_frontier: bool,
         now: Time,
-    ) -> Next<PartyJoined> {
+    ) -> Step<PartyJoined> {
         self.placement = Some(placement);
         let writes = self.standing().filter(|member| !member.is_at(&server, placement)).map(|member| {
             let from = match &member.seat {
@@ -298,7 +298,7 @@ impl Party {
         if writes.is_empty() {
             return self.on_seated(server, from_frontier, Vec::new(), now);
         }
-        self.ask(Stage::Seating { server, from_frontier }, Ask::WriteSeats(writes))
+        self.effect(Stage::Seating { server, from_frontier }, Effect::WriteSeats(writes))
     }
 
     fn on_seated(
@@ -307,7 +307,7 @@ impl Party {
         from_frontier: bool,
         answers: Vec<Answer<Seat>>,
         now: Time,
-    ) -> Next<PartyJoined> {
+    ) -> Step<PartyJoined> {
         let (mut all, placement) = (true, self.placement);
         let asked = |member: &&mut Member| {
             member.sits.is_none() && placement.is_some_and(|placement| !member.is_at(&server, placement))
@@ -325,7 +325,7 @@ impl Party {
         if from_frontier { self.take_slots() } else { self.claim(server, now) }
     }
 
-    fn claim(&mut self, server: ServerId, now: Time) -> Next<PartyJoined> {
+    fn claim(&mut self, server: ServerId, now: Time) -> Step<PartyJoined> {
         let Some(placement) = self.placement else { return Self::no(NoSlot::Busy) };
         let seen = self.seen.get(&server);
         let held = |player: &PlayerId| seen.and_then(|ledger| ledger.claims.get(player).copied());
@@ -341,10 +341,10 @@ impl Party {
             evict: seen.map(|ledger| self.evictable(ledger, now)).unwrap_or_default(),
             capacity: seen.map_or(self.capacity, |ledger| ledger.capacity),
         };
-        self.ask(Stage::Claiming(server.clone()), Ask::WriteLedger(server, write))
+        self.effect(Stage::Claiming(server.clone()), Effect::WriteLedger(server, write))
     }
 
-    fn on_refused_claim(&mut self, server: ServerId, image: Option<Ledger>, now: Time) -> Next<PartyJoined> {
+    fn on_refused_claim(&mut self, server: ServerId, image: Option<Ledger>, now: Time) -> Step<PartyJoined> {
         let Some(ledger) = image else {
             return match self.slots_on.take() {
                 Some(other) => self.sit(other, false, now),
@@ -373,7 +373,7 @@ impl Party {
         if !ledger.takes_claims(now) {
             self.tries.gone();
             if let Some(write) = ledger.listing_fix(now) {
-                return self.ask(Stage::Unlisting(server.clone()), Ask::WriteLedger(server, write));
+                return self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write));
             }
             return self.move_on(server);
         }
@@ -385,12 +385,12 @@ impl Party {
         self.find()
     }
 
-    fn move_on(&mut self, server: ServerId) -> Next<PartyJoined> {
+    fn move_on(&mut self, server: ServerId) -> Step<PartyJoined> {
         self.tried.push(server.clone());
-        self.ask(Stage::MovingOn, Ask::UsedUp(server))
+        self.effect(Stage::MovingOn, Effect::UsedUp(server))
     }
 
-    fn placed(&mut self, ledger: Ledger, now: Time) -> Next<PartyJoined> {
+    fn placed(&mut self, ledger: Ledger, now: Time) -> Step<PartyJoined> {
         let fix = ledger.listing_fix_after_claim(self.standing().count(), now);
         let claims = self.members.iter().map(|member| {
             let claim = ledger.claims.get(&member.player).copied();
@@ -401,12 +401,12 @@ impl Party {
         let server = ledger.id.clone();
         let together = Box::new(Together { ledger, players });
         match fix {
-            Some(write) => self.ask(Stage::Finishing(together), Ask::WriteLedger(server, write)),
-            None => Next::Done(PartyJoined::Placed(together)),
+            Some(write) => self.effect(Stage::Finishing(together), Effect::WriteLedger(server, write)),
+            None => Step::Done(PartyJoined::Placed(together)),
         }
     }
 
-    fn on_hint(&mut self, hint: Hint, now: Time) -> Next<PartyJoined> {
+    fn on_hint(&mut self, hint: Hint, now: Time) -> Step<PartyJoined> {
         match hint {
             Hint::Listed(server) => {
                 self.tries.listed();
@@ -423,17 +423,17 @@ impl Party {
 impl Protocol for Party {
     type Outcome = PartyJoined;
 
-    fn next(&mut self, now: Time, told: Told) -> Next<PartyJoined> {
-        match (std::mem::replace(&mut self.stage, Stage::Over), told) {
-            (Stage::Start, Told::Start) => self.read_seats(),
-            (Stage::ReadingSeats, Told::SeatsAre(seats)) => self.on_seats(seats, now),
-            (Stage::Looking(mut named), Told::LedgerIs(ledger)) => {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<PartyJoined> {
+        match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
+            (Stage::Start, Reply::Start) => self.read_seats(),
+            (Stage::ReadingSeats, Reply::SeatsRead(seats)) => self.on_seats(seats, now),
+            (Stage::Looking(mut named), Reply::LedgerRead(ledger)) => {
                 named.pop();
                 self.seen.extend(ledger.map(|ledger| (ledger.id.clone(), ledger)));
                 self.look(named, now)
             }
-            (Stage::Finding, Told::Found(hint)) => self.on_hint(hint, now),
-            (Stage::TakingSlots, Told::Slot(Slot::On(server))) => {
+            (Stage::Finding, Reply::Found(hint)) => self.on_hint(hint, now),
+            (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::On(server))) => {
                 match self.seated.clone() {
                     // Another call may have seen these seats, and claim under them: they are moved only once that has been
                     // refused.
@@ -444,25 +444,25 @@ impl Protocol for Party {
                     None => self.sit(server, false, now),
                 }
             }
-            (Stage::TakingSlots, Told::Slot(Slot::UsedUp)) => {
+            (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::UsedUp)) => {
                 self.used_up = true;
                 self.find()
             }
-            (Stage::TakingSlots, Told::Slot(Slot::No(reason))) => Self::no(reason),
-            (Stage::Seating { server, from_frontier }, Told::Seats(answers)) => {
+            (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::No(reason))) => Self::no(reason),
+            (Stage::Seating { server, from_frontier }, Reply::SeatsWritten(answers)) => {
                 self.on_seated(server, from_frontier, answers, now)
             }
-            (Stage::Claiming(_), Told::Ledger(Answer::Written(ledger))) => self.placed(ledger, now),
-            (Stage::Claiming(server), Told::Ledger(Answer::Refused(image))) => {
+            (Stage::Claiming(_), Reply::LedgerWritten(Answer::Written(ledger))) => self.placed(ledger, now),
+            (Stage::Claiming(server), Reply::LedgerWritten(Answer::Refused(image))) => {
                 self.on_refused_claim(server, image, now)
             }
             // It has beaten since it refused the claim.
-            (Stage::Unlisting(_), Told::Ledger(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
+            (Stage::Unlisting(_), Reply::LedgerWritten(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
                 self.raced()
             }
-            (Stage::Unlisting(server), Told::Ledger(_)) => self.move_on(server),
-            (Stage::MovingOn, Told::Noted) => self.find(),
-            (Stage::Finishing(together), Told::Ledger(_)) => Next::Done(PartyJoined::Placed(together)),
+            (Stage::Unlisting(server), Reply::LedgerWritten(_)) => self.move_on(server),
+            (Stage::MovingOn, Reply::Done) => self.find(),
+            (Stage::Finishing(together), Reply::LedgerWritten(_)) => Step::Done(PartyJoined::Placed(together)),
             // An answer to another question: a mistake of the caller, never a reason to promise a slot.
             _ => Self::no(NoSlot::Busy),
         }
@@ -482,29 +482,29 @@ mod tests {
     }
 
     /// A party whose seats are these, once it has seen the ledgers that they name, in whichever order it asks for them.
-    fn looked(names: &[&str], seats: &[Option<Seat>], ledgers: &[Ledger]) -> (Party, Next<PartyJoined>) {
+    fn looked(names: &[&str], seats: &[Option<Seat>], ledgers: &[Ledger]) -> (Party, Step<PartyJoined>) {
         let mut party = party(names);
-        assert!(matches!(party.next(NOW, Told::Start), Next::Ask(Ask::ReadSeats(_))));
+        assert!(matches!(party.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeats(_))));
         let next = see(&mut party, seats, ledgers);
         (party, next)
     }
 
-    fn see(party: &mut Party, seats: &[Option<Seat>], ledgers: &[Ledger]) -> Next<PartyJoined> {
-        let mut next = party.next(NOW, Told::SeatsAre(seats.to_vec()));
-        while let Next::Ask(Ask::ReadLedger(id)) = &next {
+    fn see(party: &mut Party, seats: &[Option<Seat>], ledgers: &[Ledger]) -> Step<PartyJoined> {
+        let mut next = party.next(NOW, Reply::SeatsRead(seats.to_vec()));
+        while let Step::Effect(Effect::ReadLedger(id)) = &next {
             let ledger = ledgers.iter().find(|ledger| ledger.id == *id).cloned();
-            next = party.next(NOW, Told::LedgerIs(ledger));
+            next = party.next(NOW, Reply::LedgerRead(ledger));
         }
         next
     }
 
-    fn elsewhere(names: &[&str]) -> Next<PartyJoined> {
-        Next::Done(PartyJoined::Elsewhere(names.iter().map(|name| player(name)).collect()))
+    fn elsewhere(names: &[&str]) -> Step<PartyJoined> {
+        Step::Done(PartyJoined::Elsewhere(names.iter().map(|name| player(name)).collect()))
     }
 
     /// Whose seats are written, and for which placement.
-    fn sits(next: &Next<PartyJoined>) -> Vec<(PlayerId, Placement)> {
-        let Next::Ask(Ask::WriteSeats(writes)) = next else { return Vec::new() };
+    fn sits(next: &Step<PartyJoined>) -> Vec<(PlayerId, Placement)> {
+        let Step::Effect(Effect::WriteSeats(writes)) = next else { return Vec::new() };
         let of = |(player, write): &(PlayerId, SeatWrite)| match write {
             SeatWrite::Assign { placement, .. } => Some((player.clone(), *placement)),
             _ => None,
@@ -515,12 +515,12 @@ mod tests {
     #[test]
     fn a_party_that_fits_on_no_server_is_refused() {
         let (_, next) = looked(&["a", "b"], &[None, None], &[]);
-        assert!(matches!(next, Next::Ask(Ask::Find { slots: 2, .. })), "{next:?}");
-        assert_eq!(looked(&["a", "b", "c"], &[None, None, None], &[]).1, Next::Done(PartyJoined::TooLarge));
+        assert!(matches!(next, Step::Effect(Effect::Find { slots: 2, .. })), "{next:?}");
+        assert_eq!(looked(&["a", "b", "c"], &[None, None, None], &[]).1, Step::Done(PartyJoined::TooLarge));
         let here = Some(seat("s", reserved(1_000)));
         let ledger = ready(&[("a", reserved(1_000))]);
         let (_, next) = looked(&["a", "b", "c"], &[here, None, None], &[ledger]);
-        assert_eq!(next, Next::Done(PartyJoined::TooLarge));
+        assert_eq!(next, Step::Done(PartyJoined::TooLarge));
     }
 
     #[test]
@@ -536,7 +536,7 @@ mod tests {
         assert_eq!(with(of_another_pool).1, elsewhere(&["a"]));
         let both = [Some(seat("s", reserved(1_000))), Some(seat("s", reserved(1_000)))];
         let (_, next) = looked(&["a", "b"], &both, &[ready(&[("a", reserved(1_000)), ("b", reserved(1_000))])]);
-        assert!(matches!(next, Next::Done(PartyJoined::Placed(_)) | Next::Ask(Ask::WriteLedger(..))), "{next:?}");
+        assert!(matches!(next, Step::Done(PartyJoined::Placed(_)) | Step::Effect(Effect::WriteLedger(..))), "{next:?}");
     }
 
     #[test]
@@ -545,7 +545,7 @@ mod tests {
         let ledgers =
             [ready(&[("a", reserved(1_000))]), Ledger { id: server("t"), ..ready(&[("b", reserved(1_000))]) }];
         let (mut party, next) = looked(&["a", "b"], &seats, &ledgers);
-        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "{next:?}");
+        assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "{next:?}");
         assert_eq!(see(&mut party, &seats, &ledgers), elsewhere(&["a", "b"]));
     }
 
@@ -554,8 +554,9 @@ mod tests {
         let over = Ledger { ready_at: Some(Time(1)), ..ready(&[("a", connected(1_000)), ("c", reserved(1_000))]) };
         let (mut party, next) = looked(&["a", "b"], &[Some(seat("s", connected(1_000))), None], &[over]);
         let [(_, of)] = &*sits(&next) else { panic!("{next:?}") };
-        let next = party.next(NOW, Told::Seats(vec![Answer::Written(seat("s", Claim::Reserved(*of)))]));
-        let Next::Ask(Ask::WriteLedger(_, LedgerWrite::ClaimExactly { evict, players, seen_by, .. })) = next else {
+        let next = party.next(NOW, Reply::SeatsWritten(vec![Answer::Written(seat("s", Claim::Reserved(*of)))]));
+        let Step::Effect(Effect::WriteLedger(_, LedgerWrite::ClaimExactly { evict, players, seen_by, .. })) = next
+        else {
             panic!("{next:?}")
         };
         assert_eq!((evict, players), (vec![(player("c"), reserved(1_000))], vec![(player("b"), None)]));
@@ -566,69 +567,78 @@ mod tests {
     fn a_refused_claim_says_what_to_do() {
         let refused = |image: &dyn Fn(Claim) -> Option<Ledger>| {
             let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
-            let next = party.next(NOW, Told::Found(Hint::Listed(server("s"))));
+            let next = party.next(NOW, Reply::Found(Hint::Listed(server("s"))));
             let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
             let claim = Claim::Reserved(*of);
             let written = Answer::Written(seat("s", claim));
-            let next = party.next(NOW, Told::Seats(vec![written.clone(), written]));
-            assert!(matches!(next, Next::Ask(Ask::WriteLedger(..))), "{next:?}");
-            party.next(NOW, Told::Ledger(Answer::Refused(image(claim))))
+            let next = party.next(NOW, Reply::SeatsWritten(vec![written.clone(), written]));
+            assert!(matches!(next, Step::Effect(Effect::WriteLedger(..))), "{next:?}");
+            party.next(NOW, Reply::LedgerWritten(Answer::Refused(image(claim))))
         };
-        let used_up = Next::Ask(Ask::UsedUp(server("s")));
+        let used_up = Step::Effect(Effect::UsedUp(server("s")));
         assert_eq!(refused(&|_| None), used_up);
         assert_eq!(refused(&|_| Some(draining(&[]))), used_up);
         assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up);
         let took = refused(&|claim| Some(ready(&[("a", claim), ("b", claim)])));
-        assert!(matches!(took, Next::Done(PartyJoined::Placed(_))), "{took:?}");
+        assert!(matches!(took, Step::Done(PartyJoined::Placed(_))), "{took:?}");
         let half = refused(&|claim| Some(ready(&[("a", claim)])));
-        assert!(matches!(half, Next::Ask(Ask::ReadSeats(_))), "another call has placed one of them: {half:?}");
+        assert!(matches!(half, Step::Effect(Effect::ReadSeats(_))), "another call has placed one of them: {half:?}");
         let newer = refused(&|_| Some(ready(&[("a", reserved(NOW.0 + 1))])));
-        assert!(matches!(newer, Next::Ask(Ask::ReadSeats(_))), "{newer:?}");
+        assert!(matches!(newer, Step::Effect(Effect::ReadSeats(_))), "{newer:?}");
         for claims in [&[][..], &[("a", reserved(1))]] {
             let again = refused(&|_| Some(ready(claims)));
-            assert!(matches!(again, Next::Ask(Ask::WriteLedger(..))), "there is room by now: {again:?}");
+            assert!(matches!(again, Step::Effect(Effect::WriteLedger(..))), "there is room by now: {again:?}");
         }
         let some = refused(&|_| Some(ready(&[("c", connected(1))])));
-        assert!(matches!(&some, Next::Ask(Ask::Find { tried, .. }) if *tried == [server("s")]), "{some:?}");
+        assert!(matches!(&some, Step::Effect(Effect::Find { tried, .. }) if *tried == [server("s")]), "{some:?}");
     }
 
     /// A party that has taken slots on a server for seats that name `s`, up to its claim there.
     fn claiming(slots_on: &str) -> (Party, Claim) {
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
-        let next = party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
+        let next = party.next(NOW, Reply::Found(Hint::Frontier(server("s"))));
         let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
         let claim = Claim::Reserved(*of);
         let written = Answer::Written(seat("s", claim));
-        party.next(NOW, Told::Seats(vec![written.clone(), written]));
-        let next = party.next(NOW, Told::Slot(Slot::On(server(slots_on))));
-        assert!(matches!(&next, Next::Ask(Ask::WriteLedger(on, _)) if *on == server("s")), "{next:?}");
+        party.next(NOW, Reply::SeatsWritten(vec![written.clone(), written]));
+        let next = party.next(NOW, Reply::SlotsTaken(TakenSlots::On(server(slots_on))));
+        assert!(matches!(&next, Step::Effect(Effect::WriteLedger(on, _)) if *on == server("s")), "{next:?}");
         (party, claim)
     }
 
     #[test]
     fn slots_on_another_server_than_the_seats_name_are_used_once_that_one_has_refused() {
-        let refused = Told::Ledger(Answer::Refused(None));
+        let refused = Reply::LedgerWritten(Answer::Refused(None));
         assert_eq!(sits(&claiming("t").0.next(NOW, refused.clone())).len(), 2, "the seats move to it");
         let (mut party, _) = claiming("s");
-        assert_eq!(party.next(NOW, refused), Next::Ask(Ask::UsedUp(server("s"))));
-        assert!(matches!(party.next(NOW, Told::Noted), Next::Ask(Ask::Find { .. })));
+        assert_eq!(party.next(NOW, refused), Step::Effect(Effect::UsedUp(server("s"))));
+        assert!(matches!(party.next(NOW, Reply::Done), Step::Effect(Effect::Find { .. })));
     }
 
     #[test]
     fn the_index_is_put_right_on_the_way() {
         let (mut party, claim) = claiming("s");
         let claimed = Ledger { listed: fill(0, 2), ..ready(&[("a", claim), ("b", claim)]) };
-        let next = party.next(NOW, Told::Ledger(Answer::Written(claimed)));
-        assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "it is full: {next:?}");
-        assert!(matches!(party.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Done(PartyJoined::Placed(_))));
+        let next = party.next(NOW, Reply::LedgerWritten(Answer::Written(claimed)));
+        assert!(
+            matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))),
+            "it is full: {next:?}"
+        );
+        assert!(matches!(
+            party.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
+            Step::Done(PartyJoined::Placed(_))
+        ));
         let (mut party, _) = claiming("s");
         let gone = Ledger { listed: fill(0, 2), ..draining(&[]) };
-        let next = party.next(NOW, Told::Ledger(Answer::Refused(Some(gone))));
-        assert!(matches!(next, Next::Ask(Ask::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
+        let next = party.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(gone))));
+        assert!(matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
         let mut beaten = party.clone();
-        let next = beaten.next(NOW, Told::Ledger(Answer::Refused(Some(ready(&[])))));
-        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "it takes players after all: {next:?}");
-        assert_eq!(party.next(NOW, Told::Ledger(Answer::Refused(None))), Next::Ask(Ask::UsedUp(server("s"))));
+        let next = beaten.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(ready(&[])))));
+        assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "it takes players after all: {next:?}");
+        assert_eq!(
+            party.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
+            Step::Effect(Effect::UsedUp(server("s")))
+        );
     }
 
     #[test]
@@ -636,7 +646,7 @@ mod tests {
         let begins = |claim, ledger: Ledger| {
             let (_, next) = looked(&["a", "b"], &[Some(seat("s", claim)), None], &[ledger]);
             let begun = sits(&next) == [(player("b"), placement(1_000))];
-            assert_eq!(matches!(next, Next::Ask(Ask::Find { .. })), !begun, "{next:?}");
+            assert_eq!(matches!(next, Step::Effect(Effect::Find { .. })), !begun, "{next:?}");
             begun
         };
         assert!(begins(reserved(1_000), ready(&[])));
@@ -650,44 +660,44 @@ mod tests {
 
     #[test]
     fn seats_come_before_a_frontiers_slots_and_a_used_up_frontier_before_a_new_server() {
-        let take = |may_start| Next::Ask(Ask::TakeSlots { slots: 2, may_start });
+        let take = |may_start| Step::Effect(Effect::TakeSlots { slots: 2, may_start });
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
-        assert_eq!(party.next(NOW, Told::Found(Hint::Unknown)), take(false));
-        let next = party.next(NOW, Told::Slot(Slot::UsedUp));
-        assert!(matches!(next, Next::Ask(Ask::Find { fresh: true, .. })), "{next:?}");
-        assert_eq!(party.next(NOW, Told::Found(Hint::Frontier(server("s")))), take(true));
-        assert_eq!(sits(&party.next(NOW, Told::Slot(Slot::On(server("s"))))).len(), 2);
+        assert_eq!(party.next(NOW, Reply::Found(Hint::Unknown)), take(false));
+        let next = party.next(NOW, Reply::SlotsTaken(TakenSlots::UsedUp));
+        assert!(matches!(next, Step::Effect(Effect::Find { fresh: true, .. })), "{next:?}");
+        assert_eq!(party.next(NOW, Reply::Found(Hint::Frontier(server("s")))), take(true));
+        assert_eq!(sits(&party.next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))))).len(), 2);
         // With a name for it, the seats are written first, and the slots taken under them.
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
-        let next = party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
+        let next = party.next(NOW, Reply::Found(Hint::Frontier(server("s"))));
         let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
         let written = Answer::Written(seat("s", Claim::Reserved(*of)));
-        assert_eq!(party.next(NOW, Told::Seats(vec![written.clone(), written.clone()])), take(false));
-        let next = party.clone().next(NOW, Told::Slot(Slot::On(server("s"))));
-        assert!(matches!(next, Next::Ask(Ask::WriteLedger(..))), "{next:?}");
-        let next = party.next(NOW, Told::Slot(Slot::No(NoSlot::PoolFull)));
-        assert_eq!(next, Next::Done(PartyJoined::No(NoSlot::PoolFull)));
+        assert_eq!(party.next(NOW, Reply::SeatsWritten(vec![written.clone(), written.clone()])), take(false));
+        let next = party.clone().next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))));
+        assert!(matches!(next, Step::Effect(Effect::WriteLedger(..))), "{next:?}");
+        let next = party.next(NOW, Reply::SlotsTaken(TakenSlots::No(NoSlot::PoolFull)));
+        assert_eq!(next, Step::Done(PartyJoined::No(NoSlot::PoolFull)));
         // A seat that another call has moved begins it anew.
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
-        party.next(NOW, Told::Found(Hint::Frontier(server("s"))));
-        let next = party.next(NOW, Told::Seats(vec![written, Answer::Refused(None)]));
-        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "{next:?}");
+        party.next(NOW, Reply::Found(Hint::Frontier(server("s"))));
+        let next = party.next(NOW, Reply::SeatsWritten(vec![written, Answer::Refused(None)]));
+        assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "{next:?}");
     }
 
     #[test]
     fn what_another_call_has_begun_is_finished_unless_a_seat_has_moved_on_past_it() {
         let begun = |others: Option<Seat>| {
             let mut party = Party::new(vec![player("a"), player("b")], pool("p"), 2, Span(10_000));
-            party.next(NOW, Told::Start);
-            let next = party.next(NOW, Told::SeatsAre(vec![Some(seat("s", reserved(1_000))), others]));
-            let named_first = next == Next::Ask(Ask::ReadLedger(server("s")));
-            let next = if named_first { next } else { party.next(NOW, Told::LedgerIs(None)) };
-            assert_eq!(next, Next::Ask(Ask::ReadLedger(server("s"))));
-            party.next(NOW, Told::LedgerIs(Some(ready(&[]))))
+            party.next(NOW, Reply::Start);
+            let next = party.next(NOW, Reply::SeatsRead(vec![Some(seat("s", reserved(1_000))), others]));
+            let named_first = next == Step::Effect(Effect::ReadLedger(server("s")));
+            let next = if named_first { next } else { party.next(NOW, Reply::LedgerRead(None)) };
+            assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
+            party.next(NOW, Reply::LedgerRead(Some(ready(&[]))))
         };
         for others in [None, Some(Seat::Vacant(placement(999))), Some(seat("gone", reserved(999)))] {
             let next = begun(others);
-            let Next::Ask(Ask::WriteSeats(writes)) = next else { panic!("{next:?}") };
+            let Step::Effect(Effect::WriteSeats(writes)) = next else { panic!("{next:?}") };
             assert!(
                 matches!(&*writes, [(_, SeatWrite::Assign { placement: of, .. })] if *of == placement(1_000)),
                 "{writes:?}"
@@ -695,19 +705,19 @@ mod tests {
         }
         for others in [Some(Seat::Vacant(placement(1_001))), Some(seat("gone", reserved(1_001)))] {
             let next = begun(others);
-            assert!(matches!(next, Next::Ask(Ask::Find { .. })), "{next:?}");
+            assert!(matches!(next, Step::Effect(Effect::Find { .. })), "{next:?}");
         }
     }
 
     #[test]
     fn a_member_who_has_been_placed_anew_since_the_seats_were_read_keeps_that_slot() {
         let mut party = Party::new(vec![player("a"), player("b")], pool("p"), 2, Span(10_000));
-        let mut told = |told| party.next(NOW, told);
-        assert!(matches!(told(Told::Start), Next::Ask(Ask::ReadSeats(_))));
+        let mut reply = |reply| party.next(NOW, reply);
+        assert!(matches!(reply(Reply::Start), Step::Effect(Effect::ReadSeats(_))));
         // Another call of this party has written both seats, and then `a` has left it and joined alone.
         let seat = Some(seat("s", reserved(1_000)));
-        assert_eq!(told(Told::SeatsAre(vec![seat.clone(), seat])), Next::Ask(Ask::ReadLedger(server("s"))));
-        let next = told(Told::LedgerIs(Some(ready(&[("a", reserved(1_001))]))));
-        assert!(matches!(next, Next::Ask(Ask::ReadSeats(_))), "{next:?}");
+        assert_eq!(reply(Reply::SeatsRead(vec![seat.clone(), seat])), Step::Effect(Effect::ReadLedger(server("s"))));
+        let next = reply(Reply::LedgerRead(Some(ready(&[("a", reserved(1_001))]))));
+        assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "{next:?}");
     }
 }

@@ -327,8 +327,8 @@ mod tests {
 
     /// What is wrong must be named.
     fn refused(what: &str, change: impl FnOnce(&mut TaskPlacement)) {
-        let told = placed(change);
-        assert!(told.as_ref().is_err_and(|told| told.contains(what)), "{what}: {told:?}");
+        let reply = placed(change);
+        assert!(reply.as_ref().is_err_and(|reply| reply.contains(what)), "{what}: {reply:?}");
     }
 
     fn ids(n: usize) -> Vec<String> {

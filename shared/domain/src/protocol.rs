@@ -28,7 +28,7 @@ pub enum Hint {
 
 /// What a frontier came to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Slot {
+pub enum TakenSlots {
     /// The slots are on this server.
     On(ServerId),
     /// It has not as many: a server would have to be started.
@@ -39,7 +39,7 @@ pub enum Slot {
 
 /// A question to the world.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Ask {
+pub enum Effect {
     /// Where may there be room? `listed` is false when the index has been tried often enough.
     Find {
         /// Slots that are wanted on one server: one, or a party's.
@@ -78,34 +78,34 @@ pub enum Ask {
 
 /// The world's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Told {
+pub enum Reply {
     /// Nothing yet: this is the first step.
     Start,
-    /// To [`Ask::Find`].
+    /// To [`Effect::Find`].
     Found(Hint),
-    /// To [`Ask::TakeSlots`].
-    Slot(Slot),
-    /// To [`Ask::UsedUp`] and [`Ask::GiveBack`], which have no answer.
-    Noted,
-    /// To [`Ask::ReadSeat`].
-    SeatIs(Option<Seat>),
-    /// To [`Ask::ReadSeats`], in the order of the question.
-    SeatsAre(Vec<Option<Seat>>),
-    /// To [`Ask::ReadLedger`].
-    LedgerIs(Option<Ledger>),
-    /// To [`Ask::WriteSeat`].
-    Seat(Answer<Seat>),
-    /// To [`Ask::WriteSeats`], in the order of the question.
-    Seats(Vec<Answer<Seat>>),
-    /// To [`Ask::WriteLedger`].
-    Ledger(Answer<Ledger>),
+    /// To [`Effect::TakeSlots`].
+    SlotsTaken(TakenSlots),
+    /// To [`Effect::UsedUp`] and [`Effect::GiveBack`], which have no answer.
+    Done,
+    /// To [`Effect::ReadSeat`].
+    SeatRead(Option<Seat>),
+    /// To [`Effect::ReadSeats`], in the order of the question.
+    SeatsRead(Vec<Option<Seat>>),
+    /// To [`Effect::ReadLedger`].
+    LedgerRead(Option<Ledger>),
+    /// To [`Effect::WriteSeat`].
+    SeatWritten(Answer<Seat>),
+    /// To [`Effect::WriteSeats`], in the order of the question.
+    SeatsWritten(Vec<Answer<Seat>>),
+    /// To [`Effect::WriteLedger`].
+    LedgerWritten(Answer<Ledger>),
 }
 
 /// What a protocol wants next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Next<T> {
-    /// Ask this and come back with the answer.
-    Ask(Ask),
+pub enum Step<T> {
+    /// Effect this and come back with the answer.
+    Effect(Effect),
     /// It is over.
     Done(T),
 }
@@ -117,5 +117,5 @@ pub trait Protocol {
 
     /// Takes the answer to the last question and says what comes next. `now` is read right before the call that the
     /// answer leads to, because a function that was frozen wakes up with old variables.
-    fn next(&mut self, now: Time, told: Told) -> Next<Self::Outcome>;
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Self::Outcome>;
 }

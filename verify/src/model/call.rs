@@ -1,8 +1,8 @@
 //! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
 
 use shared::domain::{
-    Ask, Claim, Connect, Connected, Goodbye, Joined, Ledger, Next, PartyJoined, Placement, PlayerId, PresentedTicket,
-    Protocol, Span, Time, TokenHash, Told,
+    Claim, Connect, Connected, Effect, Goodbye, Joined, Ledger, PartyJoined, Placement, PlayerId, PresentedTicket,
+    Protocol, Reply, Span, Step, Time, TokenHash,
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 /// What a call comes to next.
 pub enum To {
     /// It asks.
-    Ask(Ask),
+    Effect(Effect),
     /// Players have been told of their slots.
     Slots(Vec<(u8, Promise)>),
     /// A server lets a player in.
@@ -38,10 +38,10 @@ fn promise(ledger: &Ledger, claim: Claim, now: Time) -> Promise {
     }
 }
 
-fn step<P: Protocol>(protocol: &mut P, now: Time, told: Told, done: impl FnOnce(P::Outcome) -> To) -> To {
-    match protocol.next(now, told) {
-        Next::Ask(ask) => To::Ask(ask),
-        Next::Done(outcome) => done(outcome),
+fn step<P: Protocol>(protocol: &mut P, now: Time, reply: Reply, done: impl FnOnce(P::Outcome) -> To) -> To {
+    match protocol.next(now, reply) {
+        Step::Effect(effect) => To::Effect(effect),
+        Step::Done(outcome) => done(outcome),
     }
 }
 
@@ -107,13 +107,13 @@ impl Call {
     }
 
     /// Takes an answer.
-    pub fn next(&mut self, now: Time, told: Told) -> To {
+    pub fn next(&mut self, now: Time, reply: Reply) -> To {
         match self {
-            Self::Join { player, join } => step(join.as_mut(), now, told, |joined| match joined {
+            Self::Join { player, join } => step(join.as_mut(), now, reply, |joined| match joined {
                 Joined::Placed(placed) => To::Slots(vec![(*player, promise(&placed.ledger, placed.claim, now))]),
                 Joined::Elsewhere(_) | Joined::No(_) => To::Nothing,
             }),
-            Self::Party(party) => step(party, now, told, |joined| match joined {
+            Self::Party(party) => step(party, now, reply, |joined| match joined {
                 PartyJoined::Placed(together) => {
                     let slot = |(player, claim): &(PlayerId, Claim)| {
                         (small(player_of(player)), promise(&together.ledger, *claim, now))
@@ -123,16 +123,16 @@ impl Call {
                 PartyJoined::Elsewhere(_) | PartyJoined::TooLarge | PartyJoined::No(_) => To::Nothing,
             }),
             Self::Connect { server, player, awaited, connect, .. } => {
-                step(connect, now, told, |outcome| match outcome {
+                step(connect, now, reply, |outcome| match outcome {
                     Connected::Inside(placement) if *awaited => {
                         To::Inside(Inside { server: *server, player: *player, placement })
                     }
                     _ => To::Nothing,
                 })
             }
-            Self::Goodbye { goodbye, .. } => step(goodbye, now, told, |_| To::Nothing),
-            Self::GiveUp { give_up, .. } => step(give_up, now, told, |()| To::Nothing),
-            Self::Dismiss { dismiss, .. } => step(dismiss, now, told, |_| To::Nothing),
+            Self::Goodbye { goodbye, .. } => step(goodbye, now, reply, |_| To::Nothing),
+            Self::GiveUp { give_up, .. } => step(give_up, now, reply, |()| To::Nothing),
+            Self::Dismiss { dismiss, .. } => step(dismiss, now, reply, |_| To::Nothing),
             Self::Write => To::Nothing,
         }
     }
@@ -140,10 +140,10 @@ impl Call {
 
 impl Late {
     /// The write that a question is, if it is one.
-    pub fn of(call: &Call, ask: &Ask) -> Option<Self> {
-        match ask {
-            Ask::WriteLedger(server, write) => Some(Self::Ledger(server.clone(), write.clone())),
-            Ask::WriteSeat(write) => Some(Self::Seat(call.player()?, write.clone())),
+    pub fn of(call: &Call, effect: &Effect) -> Option<Self> {
+        match effect {
+            Effect::WriteLedger(server, write) => Some(Self::Ledger(server.clone(), write.clone())),
+            Effect::WriteSeat(write) => Some(Self::Seat(call.player()?, write.clone())),
             _ => None,
         }
     }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, Ask, Care, Claim, Connect, Dismiss, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Ledger,
+    Answer, Care, Claim, Connect, Dismiss, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Ledger,
     LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
-    Registration, Seat, SeatWrite, ServerId, ServerState, Slot, Span, TaskSight, Time, Told,
+    Registration, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
     teeth::{self, Mistake},
 };
 
@@ -95,7 +95,7 @@ pub enum Call {
 /// Where a call stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum At {
-    Asked(Ask),
+    Asked(Effect),
     /// Seats that are read one after the other.
     Reading(Vec<PlayerId>, Vec<Option<Seat>>),
     /// Seats that are written in any order.
@@ -305,7 +305,7 @@ impl World {
     }
 
     /// The frontier goes back to a server that it has left, if there is room and nobody else has moved it.
-    fn go_back(&mut self, seen: Option<&Frontier>, slots: u32) -> Option<Slot> {
+    fn go_back(&mut self, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
         let seen = seen?;
         for server in &seen.spare {
             let ledger = self.ledgers.get(server_of(server))?;
@@ -317,27 +317,27 @@ impl World {
             };
             let returns = matches!(write, FrontierWrite::Return { .. });
             if self.write_frontier(&write).is_ok() && returns {
-                return Some(Slot::On(server.clone()));
+                return Some(TakenSlots::On(server.clone()));
             }
         }
         None
     }
 
     /// The transaction that starts a server; `None` if somebody else moved the frontier.
-    fn roll(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<Slot> {
+    fn roll(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
         let n = self.ledgers.len();
         let ledger = scope.starting(small(n), self.build);
         let remaining = ledger.capacity.saturating_sub(slots);
         let roll = FrontierWrite::Roll { from: seen.cloned(), to: ledger.id.clone(), remaining };
         roll.apply(self.frontier.as_ref())?;
         let started = PoolStatusWrite::Started { max_servers: scope.pool.limits.max_servers, now: self.now() };
-        let Some(status) = started.apply(Some(&self.status)) else { return Some(Slot::No(NoSlot::PoolFull)) };
+        let Some(status) = started.apply(Some(&self.status)) else { return Some(TakenSlots::No(NoSlot::PoolFull)) };
         // A party may leave slots behind that are too few for it.
         let left_behind = seen.map_or(0, |seen| if seen.remaining < slots { seen.remaining } else { 0 });
         self.handed += slots.min(ledger.capacity) + left_behind;
         self.status = status;
         self.frontier = roll.apply(self.frontier.as_ref());
-        let slot = Slot::On(ledger.id.clone());
+        let slot = TakenSlots::On(ledger.id.clone());
         self.ledgers.push(Kept::new(ledger));
         if let Some(process) = self.processes.get_mut(n) {
             *process = Process::Starting;
@@ -578,37 +578,37 @@ impl World {
 
     /// A write on its way that nothing follows.
     fn send(&mut self, server: ServerId, write: LedgerWrite) {
-        self.fly(Call::Write, At::Asked(Ask::WriteLedger(server, write)));
+        self.fly(Call::Write, At::Asked(Effect::WriteLedger(server, write)));
     }
 
     fn begin(self, scope: &Scope, call: Call, what: What, steps: &mut Vec<Step>) {
-        self.proceed(scope, call, Told::Start, what, steps);
+        self.proceed(scope, call, Reply::Start, what, steps);
     }
 
     /// Tells a call its answer. One step for each thing that it may be told about the index on the way.
-    fn proceed(mut self, scope: &Scope, mut call: Call, told: Told, what: What, steps: &mut Vec<Step>) {
-        match call.next(self.now(), told) {
-            To::Ask(Ask::Find { tried, listed, fresh, .. }) => {
+    fn proceed(mut self, scope: &Scope, mut call: Call, reply: Reply, what: What, steps: &mut Vec<Step>) {
+        match call.next(self.now(), reply) {
+            To::Effect(Effect::Find { tried, listed, fresh, .. }) => {
                 for (hint, stale) in self.hints(scope, &tried, listed, fresh) {
                     let mut world = self.clone();
                     world.left.stales -= u8::from(stale);
-                    world.proceed(scope, call.clone(), Told::Found(hint), what, steps);
+                    world.proceed(scope, call.clone(), Reply::Found(hint), what, steps);
                 }
                 return;
             }
-            To::Ask(Ask::ReadSeats(players)) => self.fly(call, At::Reading(players, Vec::new())),
-            To::Ask(Ask::WriteSeats(writes)) => {
+            To::Effect(Effect::ReadSeats(players)) => self.fly(call, At::Reading(players, Vec::new())),
+            To::Effect(Effect::WriteSeats(writes)) => {
                 let answers = vec![None; writes.len()];
                 self.fly(call, At::Writing(writes, answers));
             }
-            To::Ask(ask) => self.fly(call, At::Asked(ask)),
+            To::Effect(effect) => self.fly(call, At::Asked(effect)),
             To::Slots(placed) => {
                 // Whoever leaves while another of their calls is on its way is told of what they have just ended.
                 for (player, promise) in placed {
                     if !self.ends(player)
-                        && let Some(told) = self.promises.get_mut(usize::from(player))
+                        && let Some(reply) = self.promises.get_mut(usize::from(player))
                     {
-                        *told = Some(promise);
+                        *reply = Some(promise);
                     }
                 }
             }
@@ -652,8 +652,8 @@ impl World {
         }
         let goes = What::Goes { flight: n8 };
         match &flight.at {
-            At::Asked(ask) => {
-                if let Some(late) = Late::of(&flight.call, ask) {
+            At::Asked(effect) => {
+                if let Some(late) = Late::of(&flight.call, effect) {
                     if let Some(mut world) = spend(self, |left| &mut left.faults) {
                         world.apply(&late);
                         steps.push(Step { what: What::GoesAndAnswerIsLost { flight: n8 }, to: world });
@@ -664,7 +664,7 @@ impl World {
                         steps.push(Step { what: What::IsSentTwice { flight: n8 }, to: world });
                     }
                 }
-                landed(self).asked(scope, flight.call.clone(), ask, goes, steps);
+                landed(self).asked(scope, flight.call.clone(), effect, goes, steps);
             }
             At::Reading(players, seats) => {
                 let mut seats = seats.clone();
@@ -674,7 +674,7 @@ impl World {
                     world.fly(flight.call.clone(), At::Reading(players.clone(), seats));
                     steps.push(Step { what: goes, to: world });
                 } else {
-                    world.proceed(scope, flight.call.clone(), Told::SeatsAre(seats), goes, steps);
+                    world.proceed(scope, flight.call.clone(), Reply::SeatsRead(seats), goes, steps);
                 }
             }
             At::Writing(writes, answers) => {
@@ -684,7 +684,7 @@ impl World {
                     let mut world = landed(self);
                     *answer = Some(world.write_seat(player, write));
                     match answers.iter().cloned().collect::<Option<Vec<_>>>() {
-                        Some(all) => world.proceed(scope, flight.call.clone(), Told::Seats(all), goes, steps),
+                        Some(all) => world.proceed(scope, flight.call.clone(), Reply::SeatsWritten(all), goes, steps),
                         None => {
                             world.fly(flight.call.clone(), At::Writing(writes.clone(), answers));
                             steps.push(Step { what: goes, to: world });
@@ -696,13 +696,13 @@ impl World {
                 let mut world = landed(self);
                 let back = world.go_back(seen.as_ref(), *slots);
                 match back.or_else(|| world.roll(scope, seen.as_ref(), *slots)) {
-                    Some(slot) => world.proceed(scope, flight.call.clone(), Told::Slot(slot), goes, steps),
+                    Some(slot) => world.proceed(scope, flight.call.clone(), Reply::SlotsTaken(slot), goes, steps),
                     None if *turn < FRONTIER_TURNS => {
                         world.take(scope, flight.call.clone(), *slots, turn + 1, goes, steps);
                     }
                     None => {
-                        let told = Told::Slot(Slot::No(NoSlot::Busy));
-                        world.proceed(scope, flight.call.clone(), told, goes, steps);
+                        let reply = Reply::SlotsTaken(TakenSlots::No(NoSlot::Busy));
+                        world.proceed(scope, flight.call.clone(), reply, goes, steps);
                     }
                 }
             }
@@ -717,7 +717,7 @@ impl World {
             self.write_frontier(&FrontierWrite::Take { slots })
         };
         match taken {
-            Ok(frontier) => self.proceed(scope, call, Told::Slot(Slot::On(frontier.server)), what, steps),
+            Ok(frontier) => self.proceed(scope, call, Reply::SlotsTaken(TakenSlots::On(frontier.server)), what, steps),
             Err(seen) => {
                 self.fly(call, At::Rolling { slots, seen, turn });
                 steps.push(Step { what, to: self });
@@ -726,35 +726,35 @@ impl World {
     }
 
     /// The question is answered.
-    fn asked(mut self, scope: &Scope, call: Call, ask: &Ask, what: What, steps: &mut Vec<Step>) {
-        let told = match ask {
-            Ask::WriteLedger(server, write) => Told::Ledger(self.write_ledger(server, write)),
-            Ask::WriteSeat(write) => {
-                Told::Seat(call.player().map_or(Answer::Refused(None), |player| self.write_seat(&player, write)))
+    fn asked(mut self, scope: &Scope, call: Call, effect: &Effect, what: What, steps: &mut Vec<Step>) {
+        let reply = match effect {
+            Effect::WriteLedger(server, write) => Reply::LedgerWritten(self.write_ledger(server, write)),
+            Effect::WriteSeat(write) => Reply::SeatWritten(
+                call.player().map_or(Answer::Refused(None), |player| self.write_seat(&player, write)),
+            ),
+            Effect::ReadSeat => Reply::SeatRead(call.player().and_then(|player| self.seat(&player))),
+            Effect::ReadLedger(server) => {
+                Reply::LedgerRead(self.ledgers.get(server_of(server)).map(|ledger| Ledger::clone(ledger)))
             }
-            Ask::ReadSeat => Told::SeatIs(call.player().and_then(|player| self.seat(&player))),
-            Ask::ReadLedger(server) => {
-                Told::LedgerIs(self.ledgers.get(server_of(server)).map(|ledger| Ledger::clone(ledger)))
-            }
-            Ask::UsedUp(server) => {
+            Effect::UsedUp(server) => {
                 self.used_up(server);
-                Told::Noted
+                Reply::Done
             }
-            Ask::GiveBack(ledger) => {
+            Effect::GiveBack(ledger) => {
                 self.give_back(ledger);
-                Told::Noted
+                Reply::Done
             }
-            Ask::TakeSlots { slots, may_start: true } => return self.take(scope, call, *slots, 1, what, steps),
-            Ask::TakeSlots { slots, may_start: false } => {
+            Effect::TakeSlots { slots, may_start: true } => return self.take(scope, call, *slots, 1, what, steps),
+            Effect::TakeSlots { slots, may_start: false } => {
                 match self.write_frontier(&FrontierWrite::Take { slots: *slots }) {
-                    Ok(frontier) => Told::Slot(Slot::On(frontier.server)),
-                    Err(_) => Told::Slot(Slot::UsedUp),
+                    Ok(frontier) => Reply::SlotsTaken(TakenSlots::On(frontier.server)),
+                    Err(_) => Reply::SlotsTaken(TakenSlots::UsedUp),
                 }
             }
             // These have a place of their own.
-            Ask::Find { .. } | Ask::ReadSeats(_) | Ask::WriteSeats(_) => return,
+            Effect::Find { .. } | Effect::ReadSeats(_) | Effect::WriteSeats(_) => return,
         };
-        self.proceed(scope, call, told, what, steps);
+        self.proceed(scope, call, reply, what, steps);
     }
 
     fn apply(&mut self, late: &Late) {

@@ -113,14 +113,14 @@ struct Instance {
 
 /// A request to a function.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct Effect {
     method: &'static str,
     path: String,
     authorization: String,
     body: Option<Value>,
 }
 
-impl Ask {
+impl Effect {
     /// By a bearer of this token, which for a player is the name.
     pub(super) fn bearer(method: &'static str, path: impl Into<String>, token: &str, body: Option<Value>) -> Self {
         Self { method, path: path.into(), authorization: format!("Bearer {token}"), body }
@@ -264,7 +264,7 @@ impl Functions {
     }
 
     /// A call over HTTP; `None` if no answer comes in time.
-    pub(super) async fn call(self: &Arc<Self>, by: Caller, ask: Ask) -> Option<Reply> {
+    pub(super) async fn call(self: &Arc<Self>, by: Caller, ask: Effect) -> Option<Reply> {
         let world = &self.world;
         if world.strikes(Fault::CallLost) {
             world.tell(format_args!("lost: {} {} by {by:?}", ask.method, ask.path));
@@ -293,10 +293,10 @@ impl Functions {
         timeout(PATIENCE, answer).await.ok()?.ok()?
     }
 
-    async fn invoke(&self, by: Caller, ask: Ask) -> Option<Reply> {
+    async fn invoke(&self, by: Caller, ask: Effect) -> Option<Reply> {
         let (which, instance) = self.any()?;
         let call = self.begin(by);
-        let Ask { method, path, authorization, body } = ask;
+        let Effect { method, path, authorization, body } = ask;
         let shown = body.as_ref().map(Value::to_string).unwrap_or_default();
         self.world.tell(format_args!("c{} {:?} {method} {path} {shown} at process {which}", call.number, call.by));
         let request = Request::builder().method(method).uri(&path).header("authorization", authorization);

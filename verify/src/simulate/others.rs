@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     chance::Chance,
     checks::Caller,
-    functions::{Ask, Functions},
+    functions::{Effect, Functions},
     plan::Fault,
     players::OTHER_POOL,
     world::{POOL, World},
@@ -109,7 +109,7 @@ pub(super) async fn until_answered(
     body: Option<Value>,
 ) -> bool {
     for _ in 0..50 {
-        let reply = functions.call(Caller::Operator, Ask::signed(method, path, body.clone())).await;
+        let reply = functions.call(Caller::Operator, Effect::signed(method, path, body.clone())).await;
         if reply.is_some_and(|reply| reply.status == 200) {
             return true;
         }
@@ -152,7 +152,7 @@ pub(super) async fn operator(functions: Arc<Functions>, world: Arc<World>, chanc
             }
         };
         // An operator looks and does it again, or does not.
-        let _ = functions.call(Caller::Operator, Ask::signed(method, path, body)).await;
+        let _ = functions.call(Caller::Operator, Effect::signed(method, path, body)).await;
     }
 }
 
@@ -176,7 +176,7 @@ pub(super) async fn stranger(functions: Arc<Functions>, world: Arc<World>, chanc
             4 => ("POST", format!("/pools/{OTHER_POOL}/launch"), None),
             _ => ("DELETE", format!("/servers/{server}/players/{player}"), None),
         };
-        let ask = Ask::bearer(method, path, &token, body);
+        let ask = Effect::bearer(method, path, &token, body);
         let _ = functions.call(Caller::Stranger, ask).await;
     }
 }

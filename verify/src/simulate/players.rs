@@ -10,7 +10,7 @@ use super::{
     chance::Chance,
     checks::Caller,
     flag::Flag,
-    functions::{Ask, Functions, Reply},
+    functions::{Effect, Functions, Reply},
     plan::Theme,
     world::{POOL, World, lock},
 };
@@ -61,7 +61,7 @@ impl Player {
     fn ask(&self, method: &'static str, body: Option<Value>) -> impl Future<Output = Option<Reply>> + use<> {
         let (functions, id) = (Arc::clone(&self.functions), self.id.clone());
         async move {
-            let ask = Ask::bearer(method, "/join", id.as_str(), body);
+            let ask = Effect::bearer(method, "/join", id.as_str(), body);
             functions.call(Caller::Player(id), ask).await
         }
     }
@@ -208,7 +208,7 @@ impl Party {
         let names = members.iter().map(PlayerId::as_str).collect::<Vec<_>>();
         let path = format!("/pools/{POOL}/join");
         for _ in 0..self.chance.within(1, 12) {
-            let ask = Ask::signed("POST", &path, Some(json!({ "players": names })));
+            let ask = Effect::signed("POST", &path, Some(json!({ "players": names })));
             let reply = self.functions.call(Caller::Backend(members.to_vec()), ask).await;
             let Some(reply) = reply else { continue };
             if reply.status != 200 {

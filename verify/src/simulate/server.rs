@@ -23,7 +23,7 @@ use super::{
     chance::Chance,
     checks::{Caller, Invariant, LONGEST_GRACE_SECONDS},
     flag::Flag,
-    functions::{Ask, Functions, Reply},
+    functions::{Effect, Functions, Reply},
     others::Tokens,
     plan::Fault,
     world::{World, lock},
@@ -186,7 +186,7 @@ impl GameServer {
             sleep(self.chance.ms(100, 5_000)).await;
             return None;
         }
-        let ask = Ask::bearer(method, format!("/servers/{}{rest}", self.id), &self.token, body);
+        let ask = Effect::bearer(method, format!("/servers/{}{rest}", self.id), &self.token, body);
         self.functions.call(self.caller(), ask).await
     }
 
