@@ -696,7 +696,7 @@ impl Owmm {
         inside: Option<&[PlayerId]>,
     ) -> Result<Result<Heartbeat, ServerOutcome>, Failure> {
         let now = self.clock.now();
-        let ledger = match self.table.write_ledger(server, &LedgerWrite::Beat { by, now }).await? {
+        let ledger = match self.table.write_ledger(server, &LedgerWrite::Heartbeat { by, now }).await? {
             Answer::Written(ledger) => {
                 self.put_listing_right(&ledger).await?;
                 ledger

@@ -34,15 +34,15 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let server = path(request, "serverId", ServerId::parse)?;
     let token = server_token(request)?;
     let inside = json_body::<Inside>(request)?.unwrap_or_default().players.as_deref().map(parse).transpose()?;
-    let beat = owmm.heartbeat(token, &server, inside.as_deref()).await??;
-    let unknown = beat.unknown.iter();
+    let heartbeat = owmm.heartbeat(token, &server, inside.as_deref()).await??;
+    let unknown = heartbeat.unknown.iter();
     let unknown = unknown.map(|one| json!({ "player": one.player.as_str(), "placement": one.placement.get() }));
     Ok(json(
         StatusCode::OK,
         &json!({
-            "state": beat.state.as_str(),
-            "leaseExpiresAt": timestamp(beat.lease_until),
-            "reserved": beat.reserved,
+            "state": heartbeat.state.as_str(),
+            "leaseExpiresAt": timestamp(heartbeat.lease_until),
+            "reserved": heartbeat.reserved,
             "unknown": unknown.collect::<Vec<_>>(),
         }),
     ))

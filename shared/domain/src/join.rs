@@ -556,11 +556,11 @@ mod tests {
         fixtures::{NOW, TICK, connected, draining, placement, player, pool, ready, reserved, seat, server, starting},
     };
 
-    const BEAT: Span = Span::seconds(10);
+    const HEARTBEAT: Span = Span::seconds(10);
 
     /// A join of `a` into the pool `p`, whose servers have two slots.
     fn join(asked: Option<&str>) -> Join {
-        Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, BEAT)
+        Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, HEARTBEAT)
     }
 
     fn is_find(next: &Step<Joined>) -> bool {

@@ -512,7 +512,7 @@ pub enum LedgerWrite {
         now: Time,
     },
     /// A heartbeat: extends the lease. Refused once a later one has been heard.
-    Beat {
+    Heartbeat {
         /// The server's token.
         by: TokenHash,
         /// The time of the request.
@@ -700,7 +700,7 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::Beat { by, now } => {
+            Self::Heartbeat { by, now } => {
                 let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
                 let newer = old.seen.is_some_and(|seen| seen <= *now);
                 (knows(by) && registered && newer).then(|| {
@@ -1096,18 +1096,18 @@ mod tests {
 
     #[test]
     fn a_registered_server_beats_and_no_other() {
-        let beat = LedgerWrite::Beat { by: token(), now: NOW + TICK };
+        let heartbeat = LedgerWrite::Heartbeat { by: token(), now: NOW + TICK };
         let states = [starting(&[]), ready(&[]), draining(&[]), stopped()];
-        assert_eq!(takes(&beat, states), [false, true, true, false]);
-        assert_eq!(takes(&LedgerWrite::Beat { by: TokenHash::of("another"), now: NOW }, [ready(&[])]), [false]);
-        let beaten = beat.apply(Some(&ready(&[]))).unwrap();
+        assert_eq!(takes(&heartbeat, states), [false, true, true, false]);
+        assert_eq!(takes(&LedgerWrite::Heartbeat { by: TokenHash::of("another"), now: NOW }, [ready(&[])]), [false]);
+        let beaten = heartbeat.apply(Some(&ready(&[]))).unwrap();
         assert_eq!((beaten.seen, beaten.lease_until), (Some(NOW + TICK), Some(NOW + TICK + beaten.lease_for)));
         assert_eq!(
-            LedgerWrite::Beat { by: token(), now: NOW }.apply(Some(&beaten)),
+            LedgerWrite::Heartbeat { by: token(), now: NOW }.apply(Some(&beaten)),
             None,
             "a late one takes no lease away"
         );
-        assert_eq!(beat.apply(Some(&beaten)), Some(beaten), "a repeat");
+        assert_eq!(heartbeat.apply(Some(&beaten)), Some(beaten), "a repeat");
     }
 
     #[test]

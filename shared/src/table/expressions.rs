@@ -145,7 +145,7 @@ const LIST_AND_FREE: &str = "SET #open = if_not_exists(#open, #home), #fill = if
 const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #since = :now, #seen = :now, \
                         #lease = :now + #beat, #open = #home, #fill = #top";
 /// The lease runs from now.
-const BEAT: &str = "SET #seen = :now, #lease = :now + #beat";
+const HEARTBEAT: &str = "SET #seen = :now, #lease = :now + #beat";
 /// ready → draining: no longer listed.
 const DRAIN: &str = "SET #state = :draining REMOVE #open, #fill";
 /// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
@@ -298,13 +298,13 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             }
             by(Some(hash), &condition, Expression { update: update.into(), ..expression })
         }
-        LedgerWrite::Beat { by: hash, now } => {
+        LedgerWrite::Heartbeat { by: hash, now } => {
             let values = [
                 (":ready", state(ServerState::Ready)),
                 (":draining", state(ServerState::Draining)),
                 (":now", n(now.0)),
             ];
-            by(Some(hash), &format!("{REGISTERED} AND #seen <= :now"), Expression::new(BEAT, "", values))
+            by(Some(hash), &format!("{REGISTERED} AND #seen <= :now"), Expression::new(HEARTBEAT, "", values))
         }
         LedgerWrite::Stop { by: StopBy::Server(hash), now } => by(Some(hash), "#state <> :stopped", stop(*now)),
         LedgerWrite::Stop { by: StopBy::Attempt(attempt), now } => {

@@ -150,7 +150,7 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
         let mut units = Vec::new();
         for write in [
             LedgerWrite::Claim { player: name(0), placement, now, seen_by: now + Span(60_000) },
-            LedgerWrite::Beat { by: ledger.token_hash, now },
+            LedgerWrite::Heartbeat { by: ledger.token_hash, now },
         ] {
             world.stack.meter().reset();
             assert!(matches!(table.write_ledger(&ledger.id, &write).await.unwrap(), Answer::Written(_)));

@@ -222,7 +222,7 @@ impl Any {
                 };
                 LedgerWrite::Register { by, registration, now }
             }
-            6 => LedgerWrite::Beat { by, now },
+            6 => LedgerWrite::Heartbeat { by, now },
             7 => {
                 let drain_by = ledger.drain_by;
                 let by = match self.below(3) {

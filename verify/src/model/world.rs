@@ -504,7 +504,8 @@ impl World {
             }
             if process == Process::Up
                 && let Some(mut world) = spend(self, |left| &mut left.beats)
-                && let Answer::Written(beaten) = world.write_ledger(&ledger.id, &LedgerWrite::Beat { by: token(), now })
+                && let Answer::Written(beaten) =
+                    world.write_ledger(&ledger.id, &LedgerWrite::Heartbeat { by: token(), now })
             {
                 world.mend(scope, &beaten);
                 steps.push(Step { what: What::ServerBeats { server }, to: world });
@@ -778,7 +779,8 @@ impl World {
         let (now, pool) = (world.now(), world.pool(scope));
         for (n, ledger) in (0..).zip(&self.ledgers) {
             if world.process(n) == Process::Up
-                && let Answer::Written(beaten) = world.write_ledger(&ledger.id, &LedgerWrite::Beat { by: token(), now })
+                && let Answer::Written(beaten) =
+                    world.write_ledger(&ledger.id, &LedgerWrite::Heartbeat { by: token(), now })
             {
                 world.mend(scope, &beaten);
             }
