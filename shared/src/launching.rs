@@ -243,7 +243,7 @@ impl Launcher {
     /// # Errors
     /// The table gave no answer.
     pub async fn start_ahead(&self, pool: &Pool, seen: &PoolStatus) -> Result<Option<ServerId>, TableError> {
-        let shard = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
+        let shard = u32::try_from(self.dice.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
         let ledger = self.new_server(pool, shard)?;
         if !self.table.start_ahead(&ledger, seen, pool.limits.max_servers, self.clock.now()).await? {
             return Ok(None);

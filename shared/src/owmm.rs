@@ -322,7 +322,7 @@ impl Owmm {
         let Some(pool) = run.pool.clone() else { return Ok(Hint::Unknown) };
         if listed {
             let listing = self.hints.listing(&pool.name);
-            let gates = (0..pool.limits.frontiers).map(|k| self.hints.gate(&pool.name, k).coming());
+            let gates = (0..pool.limits.concurrent_launches).map(|k| self.hints.gate(&pool.name, k).coming());
             let coming = gates.flatten().collect();
             let mut not_before = fresh.then_some(run.started);
             let pick = loop {
@@ -359,7 +359,7 @@ impl Owmm {
     }
 
     async fn enter(&self, pool: &Pool, slots: u32) -> Pass {
-        let k = u32::try_from(self.dice.below(pool.limits.frontiers as usize)).unwrap_or(0);
+        let k = u32::try_from(self.dice.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
         self.hints.gate(&pool.name, k).enter(k, slots).await
     }
 

@@ -33,8 +33,8 @@ pub struct Wish {
     capacity: i64,
     #[serde(default = "max_servers")]
     max_servers: i64,
-    #[serde(default = "frontiers")]
-    frontiers: i64,
+    #[serde(default = "concurrent_launches")]
+    concurrent_launches: i64,
     #[serde(default = "headroom")]
     headroom: i64,
     #[serde(default = "idle_seconds")]
@@ -62,7 +62,7 @@ macro_rules! defaults {
 defaults! {
     capacity = CAPACITY;
     max_servers = MAX_SERVERS;
-    frontiers = FRONTIERS;
+    concurrent_launches = CONCURRENT_LAUNCHES;
     headroom = HEADROOM;
     idle_seconds = IDLE_SECONDS;
     reservation_seconds = RESERVATION_SECONDS;
@@ -82,7 +82,7 @@ impl Wish {
         let limits = PoolLimits {
             capacity: count(Bound::CAPACITY, self.capacity)?,
             max_servers: count(Bound::MAX_SERVERS, self.max_servers)?,
-            frontiers: count(Bound::FRONTIERS, self.frontiers)?,
+            concurrent_launches: count(Bound::CONCURRENT_LAUNCHES, self.concurrent_launches)?,
             headroom: count(Bound::HEADROOM, self.headroom)?,
             idle: span(Bound::IDLE_SECONDS, self.idle_seconds)?,
             reservation: span(Bound::RESERVATION_SECONDS, self.reservation_seconds)?,
@@ -99,7 +99,7 @@ impl Wish {
             rollout: self.rollout,
             version: 0,
             build: 0,
-            shards: limits.frontiers,
+            shards: limits.concurrent_launches,
             left: Vec::new(),
         })
     }
@@ -110,7 +110,7 @@ impl Wish {
         Self {
             capacity: limits.capacity.into(),
             max_servers: limits.max_servers.into(),
-            frontiers: limits.frontiers.into(),
+            concurrent_launches: limits.concurrent_launches.into(),
             headroom: limits.headroom.into(),
             idle_seconds: seconds(limits.idle),
             reservation_seconds: seconds(limits.reservation),

@@ -35,7 +35,7 @@ const fn setting(key: &'static str, kind: Kind, default: &'static str, says: &'s
 const SETTINGS: &[Setting] = &[
     setting("capacity", Kind::Number, "50", "slots of one server, 1-1000"),
     setting("maxServers", Kind::Number, "100", "servers that may live at once, 1-10000"),
-    setting("frontiers", Kind::Number, "1", "servers that may be filling at once while they start, 1-16"),
+    setting("concurrentLaunches", Kind::Number, "1", "servers that may be filling at once while they start, 1-16"),
     setting("headroom", Kind::Number, "0", "free slots to keep ready ahead of demand, 0-100000"),
     setting("idleSeconds", Kind::Number, "300", "how long a server may be empty before it is stopped, 1-86400"),
     setting("reservationSeconds", Kind::Number, "60", "how long a slot is held for a player who is to come, 1-3600"),

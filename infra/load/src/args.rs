@@ -84,7 +84,7 @@ pub(crate) struct Args {
     pub(crate) max_servers: Option<u32>,
     /// Frontiers of the pool, 1-16: servers that may be filling at once while they start.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
-    pub(crate) frontiers: u32,
+    pub(crate) concurrent_launches: u32,
     /// Who the dedicated servers are. `real` not with `--scenario steady`.
     #[arg(long, value_enum, default_value_t = Servers::Hand)]
     pub(crate) servers: Servers,
@@ -146,6 +146,6 @@ impl Args {
 
     /// Servers that may live.
     pub(crate) fn max_servers(&self) -> u32 {
-        self.max_servers.unwrap_or_else(|| 2 * self.needed() + 2 * self.frontiers)
+        self.max_servers.unwrap_or_else(|| 2 * self.needed() + 2 * self.concurrent_launches)
     }
 }

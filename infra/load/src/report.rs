@@ -79,7 +79,7 @@ pub(crate) fn title(args: &Args) -> String {
     };
     format!(
         "{:?}, {} players, {} at once, {} slots a server, {} frontier(s), servers by {:?}, {over}",
-        args.scenario, args.players, args.at_once, args.capacity, args.frontiers, args.servers
+        args.scenario, args.players, args.at_once, args.capacity, args.concurrent_launches, args.servers
     )
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn object(args: &Args, runs: &[Figures], violations: &[String]) -> Va
             "atOnce": args.at_once,
             "capacity": args.capacity,
             "maxServers": args.max_servers(),
-            "frontiers": args.frontiers,
+            "concurrentLaunches": args.concurrent_launches,
             "startDelayMs": args.start_delay,
             "url": args.url,
             "dynamodb": args.dynamodb,

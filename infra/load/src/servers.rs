@@ -142,7 +142,7 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
     let (clock, dice) = (Clock::system(), Dice::system());
     let mut frontiers = BTreeMap::new();
     for i in 0..count {
-        let k = i % world.limits.frontiers;
+        let k = i % world.limits.concurrent_launches;
         let (now, token) = (clock.now(), dice.token());
         let hash = TokenHash::of(&token);
         let ledger = Ledger::new(dice.server_id(now), world.pool.clone(), &world.limits, hash);

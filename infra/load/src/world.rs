@@ -84,7 +84,7 @@ fn limits(args: &Args) -> PoolLimits {
     PoolLimits {
         capacity: args.capacity,
         max_servers: args.max_servers(),
-        frontiers: args.frontiers,
+        concurrent_launches: args.concurrent_launches,
         reservation: OUTLASTS_A_RUN,
         lease: OUTLASTS_A_RUN,
         ..PoolLimits::DEFAULT

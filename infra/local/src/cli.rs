@@ -69,7 +69,7 @@ struct PlayerArgs {
 const POOL_OPTIONS: [&str; 9] = [
     "capacity",
     "max_servers",
-    "frontiers",
+    "concurrentLaunches",
     "headroom",
     "idle_seconds",
     "reservation_seconds",
@@ -111,8 +111,8 @@ struct Serve {
     #[arg(long, value_name = "N", default_value_t = Bound::MAX_SERVERS.default as u32, value_parser = within(Bound::MAX_SERVERS))]
     max_servers: u32,
     /// Frontiers of the default pool, 1-16: servers that may be filling at once while they start.
-    #[arg(long, value_name = "N", default_value_t = Bound::FRONTIERS.default as u32, value_parser = within(Bound::FRONTIERS))]
-    frontiers: u32,
+    #[arg(long, value_name = "N", default_value_t = Bound::CONCURRENT_LAUNCHES.default as u32, value_parser = within(Bound::CONCURRENT_LAUNCHES))]
+    concurrent_launches: u32,
     /// Free slots to keep ready ahead of demand, 0-100000; with 0 the pool scales to zero.
     #[arg(long, value_name = "N", default_value_t = Bound::HEADROOM.default as u32, value_parser = within(Bound::HEADROOM))]
     headroom: u32,
@@ -167,7 +167,7 @@ impl Serve {
             limits: PoolLimits {
                 capacity: self.capacity,
                 max_servers: self.max_servers,
-                frontiers: self.frontiers,
+                concurrent_launches: self.concurrent_launches,
                 headroom: self.headroom,
                 idle: Span::seconds(self.idle_seconds),
                 reservation: Span::seconds(self.reservation_seconds),

@@ -192,7 +192,7 @@ impl Stack {
                 rollout,
                 version: 0,
                 build: 0,
-                shards: limits.frontiers,
+                shards: limits.concurrent_launches,
                 left: Vec::new(),
             });
         }

@@ -35,7 +35,7 @@ impl Pool {
             old.build.saturating_add(another.into())
         });
         let version = old.map_or(0, |old| old.version.saturating_add(1));
-        let shards = self.limits.frontiers.max(old.map_or(0, |old| old.shards));
+        let shards = self.limits.concurrent_launches.max(old.map_or(0, |old| old.shards));
         let mut left = old.map_or_else(Vec::new, |old| old.clusters().map(str::to_owned).collect());
         left.retain(|cluster| *cluster != self.task.cluster);
         left.truncate(LEFT_AT_MOST);
@@ -101,7 +101,7 @@ pub struct PoolLimits {
     /// Servers that may live at once.
     pub max_servers: u32,
     /// Servers that may be filling at once while they start.
-    pub frontiers: u32,
+    pub concurrent_launches: u32,
     /// Free slots to keep ready ahead of demand.
     pub headroom: u32,
     /// How long a server may be empty before it is stopped, if the headroom is there without it.
@@ -133,7 +133,7 @@ impl Bound {
     /// Servers that may live at once.
     pub const MAX_SERVERS: Self = Self { name: "maxServers", least: 1, most: 10_000, default: 100 };
     /// Servers that may be filling at once while they start. One bears about 1,000 joins a second.
-    pub const FRONTIERS: Self = Self { name: "frontiers", least: 1, most: 16, default: 1 };
+    pub const CONCURRENT_LAUNCHES: Self = Self { name: "concurrentLaunches", least: 1, most: 16, default: 1 };
     /// Free slots to keep ready ahead of demand. With 0 the pool scales to zero.
     pub const HEADROOM: Self = Self { name: "headroom", least: 0, most: 100_000, default: 0 };
     /// How long a server may be empty before it is stopped.
@@ -210,7 +210,7 @@ impl PoolLimits {
     pub const DEFAULT: Self = Self {
         capacity: Bound::CAPACITY.default as u32,
         max_servers: Bound::MAX_SERVERS.default as u32,
-        frontiers: Bound::FRONTIERS.default as u32,
+        concurrent_launches: Bound::CONCURRENT_LAUNCHES.default as u32,
         headroom: Bound::HEADROOM.default as u32,
         idle: Span(Bound::IDLE_SECONDS.default * 1_000),
         reservation: Span(Bound::RESERVATION_SECONDS.default * 1_000),
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!((same.version, same.build, same.shards), (7, 3, 4));
         let mut another = configured();
         another.task.task_definition = "game-server:8".to_owned();
-        another.limits.frontiers = 5;
+        another.limits.concurrent_launches = 5;
         let another = another.succeeding(Some(&old));
         assert_eq!((another.build, another.shards), (4, 5));
         let first = Pool { build: 7, shards: 7, ..configured() }.succeeding(None);

@@ -305,13 +305,13 @@ pub fn read_pool_status(item: &Attributes) -> Result<PoolStatus, Malformed> {
 
 /// A pool, read.
 pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
-    let frontiers = number(item, keys::FRONTIERS)?;
+    let concurrent_launches = number(item, keys::CONCURRENT_LAUNCHES)?;
     Ok(Pool {
         name: PoolName::parse(text(item, keys::SK)?).map_err(|_| Malformed(keys::SK))?,
         limits: PoolLimits {
             capacity: number(item, keys::CAPACITY)?,
             max_servers: number(item, keys::MAX_SERVERS)?,
-            frontiers,
+            concurrent_launches,
             headroom: number(item, keys::HEADROOM)?,
             idle: Span(number(item, keys::IDLE_FOR)?),
             reservation: Span(number(item, keys::RESERVATION)?),
@@ -321,7 +321,7 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
         rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
         version: opt_number(item, keys::VERSION)?.unwrap_or(0),
         build: number(item, keys::BUILD)?,
-        shards: opt_number(item, keys::SHARDS)?.unwrap_or(frontiers),
+        shards: opt_number(item, keys::SHARDS)?.unwrap_or(concurrent_launches),
         left: read_texts(item, keys::LEFT)?,
         task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
     })
@@ -335,7 +335,7 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
         [
             (keys::CAPACITY, n(limits.capacity)),
             (keys::MAX_SERVERS, n(limits.max_servers)),
-            (keys::FRONTIERS, n(limits.frontiers)),
+            (keys::CONCURRENT_LAUNCHES, n(limits.concurrent_launches)),
             (keys::SHARDS, n(pool.shards)),
             (keys::HEADROOM, n(limits.headroom)),
             (keys::IDLE_FOR, n(limits.idle.0)),

@@ -116,7 +116,7 @@ pub const BUILD: &str = "build";
 /// Pool: what becomes of servers of an older build.
 pub const ROLLOUT: &str = "rollout";
 /// Pool: number of frontiers.
-pub const FRONTIERS: &str = "frontiers";
+pub const CONCURRENT_LAUNCHES: &str = "concurrentLaunches";
 /// Pool: the most frontiers that it has ever had.
 pub const SHARDS: &str = "shards";
 /// Pool: list of the ECS clusters that it has left, the last one first.

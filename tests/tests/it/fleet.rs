@@ -410,10 +410,10 @@ async fn a_pool_that_cannot_be_looked_after_keeps_the_others_from_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_are_found_after_the_pool_has_been_given_fewer_frontiers() {
     let world = World::new(|_| {}).await;
-    let set = async |frontiers: u32| {
+    let set = async |concurrent_launches: u32| {
         let body = crate::support::settings(|it| {
             it["capacity"] = json!(2);
-            it["frontiers"] = json!(frontiers);
+            it["concurrentLaunches"] = json!(concurrent_launches);
         });
         world.operate("PUT", "/pools/default", Some(body)).await.is(200);
     };

@@ -215,7 +215,9 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
         let text = refused(&["--once", "--port", "0", "--pools", pools.path(), option, "5"]).await;
         assert!(text.contains(option) && text.contains("--pools"), "{text}");
     }
-    for (option, value) in [("--capacity", "0"), ("--capacity", "1001"), ("--frontiers", "0"), ("--max-servers", "0")] {
+    for (option, value) in
+        [("--capacity", "0"), ("--capacity", "1001"), ("--concurrent-launches", "0"), ("--max-servers", "0")]
+    {
         let text = refused(&["--once", "--port", "0", option, value]).await;
         assert!(text.contains(option), "{text}");
     }

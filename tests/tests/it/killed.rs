@@ -266,7 +266,7 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
         version: 0,
         build: 1,
         rollout: Rollout::Drain,
-        shards: limits.frontiers,
+        shards: limits.concurrent_launches,
         left: Vec::new(),
     }
 }

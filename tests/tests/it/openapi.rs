@@ -145,7 +145,7 @@ fn every_setting_of_a_pool_is_documented_with_its_range_and_default() {
     let bounds = [
         Bound::CAPACITY,
         Bound::MAX_SERVERS,
-        Bound::FRONTIERS,
+        Bound::CONCURRENT_LAUNCHES,
         Bound::HEADROOM,
         Bound::IDLE_SECONDS,
         Bound::RESERVATION_SECONDS,

@@ -36,7 +36,7 @@ async fn settings_that_arrive_late_undo_no_later_ones() {
     let changes: [(&str, Change); 4] = [
         ("maximum", |pool| pool.limits.max_servers += 1),
         ("build", |pool| pool.task.task_definition.push_str(":new")),
-        ("frontiers", |pool| pool.limits.frontiers += 1),
+        ("concurrentLaunches", |pool| pool.limits.concurrent_launches += 1),
         ("cluster", |pool| pool.task.cluster.push_str("-new")),
     ];
     for (what, change) in changes {
@@ -62,7 +62,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
         ("capacity", |it| it["capacity"] = json!(0)),
         ("capacity", |it| it["capacity"] = json!(1_001)),
         ("maxServers", |it| it["maxServers"] = json!(0)),
-        ("frontiers", |it| it["frontiers"] = json!(17)),
+        ("concurrentLaunches", |it| it["concurrentLaunches"] = json!(17)),
         ("headroom", |it| it["headroom"] = json!(-1)),
         ("idleSeconds", |it| it["idleSeconds"] = json!(86_401)),
         ("reservationSeconds", |it| it["reservationSeconds"] = json!(0)),

@@ -185,7 +185,7 @@ async fn several_frontiers_start_at_most_one_server_each_too_many() {
     let world = Arc::new(
         World::new(|options| {
             limits(10, 100)(options);
-            options.limits.frontiers = 4;
+            options.limits.concurrent_launches = 4;
         })
         .await,
     );
@@ -204,7 +204,7 @@ async fn several_frontiers_start_at_most_one_server_each_too_many() {
 async fn a_pool_is_not_full_while_another_frontier_has_slots() {
     let world = World::new(|options| {
         limits(10, 2)(options);
-        options.limits.frontiers = 2;
+        options.limits.concurrent_launches = 2;
     })
     .await;
     for i in 0..20 {
@@ -220,7 +220,7 @@ async fn a_full_pool_of_several_frontiers_says_so_to_everybody_at_once() {
     let world = Arc::new(
         World::new(|options| {
             limits(1, 2)(options);
-            options.limits.frontiers = 2;
+            options.limits.concurrent_launches = 2;
         })
         .await,
     );

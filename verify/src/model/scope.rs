@@ -79,7 +79,7 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
         limits: PoolLimits {
             capacity,
             max_servers,
-            frontiers: 1,
+            concurrent_launches: 1,
             headroom: 0,
             idle: Span(500),
             reservation: Span(1_500),

@@ -136,7 +136,7 @@ pub(super) struct Checks {
     now: Time,
     pub(super) ledgers: BTreeMap<ServerId, Ledger>,
     pub(super) seats: BTreeMap<PlayerId, Seat>,
-    pub(super) frontiers: BTreeMap<String, Frontier>,
+    pub(super) concurrent_launches: BTreeMap<String, Frontier>,
     pub(super) statuses: BTreeMap<String, PoolStatus>,
     pub(super) roster: BTreeSet<String>,
     max_servers: u32,
@@ -253,7 +253,7 @@ impl Checks {
             }
             frontier if frontier.starts_with("FRONTIER#") => {
                 if let Some(after) = self.read(change, items::read_frontier) {
-                    let before = self.frontiers.insert(format!("{pk}/{sk}"), after.clone());
+                    let before = self.concurrent_launches.insert(format!("{pk}/{sk}"), after.clone());
                     self.frontier(before.as_ref(), &after, update.contains(":zero"));
                 }
             }

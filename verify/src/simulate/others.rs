@@ -85,7 +85,7 @@ pub(super) fn settings(world: &World, revision: u64, headroom: u32) -> Value {
     json!({
         "capacity": limits.capacity,
         "maxServers": limits.max_servers,
-        "frontiers": limits.frontiers,
+        "concurrentLaunches": limits.concurrent_launches,
         "headroom": headroom,
         "idleSeconds": limits.idle.whole_seconds_up(),
         "reservationSeconds": limits.reservation.whole_seconds_up(),

@@ -230,7 +230,7 @@ impl Plan {
             limits: PoolLimits {
                 capacity,
                 max_servers,
-                frontiers: if chance.hit(700) { 1 } else { number(2, 3) },
+                concurrent_launches: if chance.hit(700) { 1 } else { number(2, 3) },
                 headroom,
                 idle: if on_the_minute { seconds(5, 20) } else { seconds(10, 90) },
                 reservation: if short_holds { seconds(2, 8) } else { seconds(10, 40) },
@@ -272,7 +272,7 @@ impl fmt::Display for Plan {
             self.theme,
             limits.capacity,
             limits.max_servers,
-            limits.frontiers,
+            limits.concurrent_launches,
             limits.headroom,
             limits.idle.as_seconds(),
             limits.reservation.as_seconds(),
