@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Claim, Connect, Connected, Dismiss, Dismissed, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint,
-        Join, Joined, Ledger, LedgerWrite, Left, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool,
-        PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, Reply,
+        Answer, Claim, Connect, Connected, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Joined,
+        Ledger, LedgerWrite, Left, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool, PoolLimits,
+        PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, Release, Released, Reply,
         SPARE_AT_MOST, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time, Together, TokenHash,
         UNTIL_RESUMED,
         teeth::{self, Mistake},
@@ -939,10 +939,10 @@ impl Owmm {
     ///
     /// # Errors
     /// See [`Failure`]. The same call goes on from where this one ended.
-    pub async fn dismiss(&self, player: &PlayerId) -> Result<Dismissed, Failure> {
-        let dismissed = self.run(Dismiss::new(player.clone()), self.begin(Some(player), None)).await?;
-        tracing::info!(%player, ?dismissed, "an operator releases a player");
-        Ok(dismissed)
+    pub async fn release_player(&self, player: &PlayerId) -> Result<Released, Failure> {
+        let released = self.run(Release::new(player.clone()), self.begin(Some(player), None)).await?;
+        tracing::info!(%player, ?released, "an operator releases a player");
+        Ok(released)
     }
 
     /// A page of a pool's servers, oldest first, and where the next one begins.

@@ -6,7 +6,7 @@ use lambda_http::http::StatusCode;
 use serde_json::{Value, json};
 use shared::{
     Owmm, PlayerView,
-    domain::{Dismissed, PlayerId, Seat, Time},
+    domain::{PlayerId, Released, Seat, Time},
     http::{
         Body, Code, Method, Problem, Request, Response, answer, claim_view, json, method_not_allowed, no_content,
         operator, path,
@@ -30,17 +30,17 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
             let view = owmm.player(&player).await?.ok_or_else(unknown)?;
             Ok(json(StatusCode::OK, &shown(&player, &view, owmm.time())))
         }
-        Method::DELETE => match owmm.dismiss(&player).await? {
-            Dismissed::Free => Ok(no_content()),
-            Dismissed::Unknown => Err(unknown()),
-            Dismissed::Inside(server) => {
+        Method::DELETE => match owmm.release_player(&player).await? {
+            Released::Free => Ok(no_content()),
+            Released::Unknown => Err(unknown()),
+            Released::Inside(server) => {
                 let detail = format!(
                     "The player is inside `{server}`, which alone can let them go. If it hangs, drain it with a \
                      deadline (POST /servers/{server}/drain): once it is stopped, all its players are free."
                 );
                 Err(Problem::new(Code::PlayerInside, detail))
             }
-            Dismissed::Busy => Err(Problem::busy("other calls about the player were faster")),
+            Released::Busy => Err(Problem::busy("other calls about the player were faster")),
         },
         _ => Err(method_not_allowed("GET, DELETE")),
     }

@@ -73,7 +73,7 @@ impl Connect {
     fn undo(&mut self, placement: Placement, outcome: Connected) -> Step<Connected> {
         self.stage = Stage::Undoing(placement, outcome);
         let (by, player, claim) = (Some(self.by), self.player.clone(), Claim::Connected(placement));
-        let write = LedgerWrite::Release { by, player, claim, ready: self.ready };
+        let write = LedgerWrite::Free { by, player, claim, ready: self.ready };
         Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
@@ -225,7 +225,7 @@ mod tests {
                 let mut connect = connect(ticket(NOW + TICK));
                 connect.next(NOW, Reply::Start);
                 connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
-                let release = LedgerWrite::Release {
+                let release = LedgerWrite::Free {
                     by: Some(token()),
                     player: player("a"),
                     claim: connected(1_000),
@@ -237,7 +237,7 @@ mod tests {
                 let refused = Answer::Refused(Some(draining(&[("a", connected(1_000))])));
                 let next = connect.next(NOW, Reply::LedgerWritten(refused));
                 if is_ready {
-                    let release = LedgerWrite::Release {
+                    let release = LedgerWrite::Free {
                         by: Some(token()),
                         player: player("a"),
                         claim: connected(1_000),

@@ -67,7 +67,7 @@ impl Goodbye {
     fn release(&mut self, placement: Placement, ready: bool) -> Step<Left> {
         self.stage = Stage::Releasing { placement, ready };
         let (by, player) = (Some(self.by), self.player.clone());
-        let write = LedgerWrite::Release { by, player, claim: Claim::Connected(placement), ready };
+        let write = LedgerWrite::Free { by, player, claim: Claim::Connected(placement), ready };
         Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
@@ -191,7 +191,7 @@ impl GiveUp {
     }
 
     fn release(&mut self, server: ServerId, claim: Claim, ready: bool) -> Step<()> {
-        let write = LedgerWrite::Release { by: None, player: self.player.clone(), claim, ready };
+        let write = LedgerWrite::Free { by: None, player: self.player.clone(), claim, ready };
         self.stage = GivingUp::Releasing { server: server.clone(), claim, ready };
         Step::Effect(Effect::WriteLedger(server, write))
     }
@@ -249,7 +249,7 @@ mod tests {
 
     fn release(of: i64, ready: bool) -> Step<Left> {
         let (by, player) = (Some(token()), player("a"));
-        Step::Effect(Effect::WriteLedger(server("s"), LedgerWrite::Release { by, player, claim: connected(of), ready }))
+        Step::Effect(Effect::WriteLedger(server("s"), LedgerWrite::Free { by, player, claim: connected(of), ready }))
     }
 
     fn void(of: i64) -> Step<Left> {

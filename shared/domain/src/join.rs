@@ -390,7 +390,7 @@ impl Join {
                 // Before there is another, as the answer may be that there is none: nothing is held then.
                 Some(claim) => {
                     let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
-                    let release = LedgerWrite::Release { by: None, player, claim, ready };
+                    let release = LedgerWrite::Free { by: None, player, claim, ready };
                     let void = SeatWrite::Vacate { server: place.server.clone(), claim };
                     self.effect(Stage::Leaving(place.server, release), Effect::WriteSeat(void))
                 }
@@ -682,7 +682,7 @@ mod tests {
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
             assert_eq!(next, Step::Effect(Effect::WriteSeat(void)));
             let (player, claim) = (player("a"), reserved(1_000));
-            let release = LedgerWrite::Release { by: None, player, claim, ready: is_ready };
+            let release = LedgerWrite::Free { by: None, player, claim, ready: is_ready };
             let next = join.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
             assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));

@@ -481,7 +481,7 @@ pub enum LedgerWrite {
         reserved: bool,
     },
     /// Frees the slot of exactly this placement, and puts the server back into the index in the same write.
-    Release {
+    Free {
         /// The server's token; `None` when it is the player who gives up a reservation.
         by: Option<TokenHash>,
         /// The player.
@@ -664,7 +664,7 @@ impl LedgerWrite {
                     new
                 })
             }
-            Self::Release { by, player, claim, ready } => {
+            Self::Free { by, player, claim, ready } => {
                 let held = old.claims.get(player).is_some_and(|held| {
                     let same = held == claim || (claim.is_connected() && held.placement() == claim.placement());
                     same || teeth::has(Mistake::ReleaseAnyStamp)
@@ -1047,7 +1047,7 @@ mod tests {
 
     #[test]
     fn a_release_frees_that_placement_only_and_lists_a_ready_server() {
-        let release = |by, claim, ready| LedgerWrite::Release { by, player: player("a"), claim, ready };
+        let release = |by, claim, ready| LedgerWrite::Free { by, player: player("a"), claim, ready };
         let claims = [reserved(7), connected(7), reserved(8)].map(|claim| ready(&[("a", claim)]));
         assert_eq!(takes(&release(None, connected(7), true), claims.clone()), [true, true, false]);
         assert_eq!(takes(&release(None, reserved(7), true), claims), [true, false, false], "connected by now");

@@ -9,12 +9,11 @@
 //! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; `shared::table` renders the same value as a DynamoDB expression;
-//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`], [`Dismiss`]): a placement's life as state machines. Each is told
+//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`], [`Release`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
 mod care;
 mod connect;
-mod dismiss;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod fixtures;
@@ -26,13 +25,13 @@ mod party;
 mod pool;
 mod pool_status;
 mod protocol;
+mod release;
 mod seat;
 pub mod teeth;
 mod time;
 
 pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
-pub use dismiss::{Dismiss, Dismissed};
 pub use goodbye::{GiveUp, Goodbye, Left};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
@@ -47,5 +46,6 @@ pub use pool_status::{
     pause_after,
 };
 pub use protocol::{Answer, Effect, Hint, Protocol, Reply, Step, TakenSlots};
+pub use release::{Release, Released};
 pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

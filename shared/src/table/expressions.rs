@@ -236,7 +236,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 if *reserved_will_do { expression.with(":reserved", reserved(*placement)) } else { expression };
             by(Some(hash), &format!("{REGISTERED} AND {held}"), expression)
         }
-        LedgerWrite::Release { by: hash, player, claim, ready } => {
+        LedgerWrite::Free { by: hash, player, claim, ready } => {
             let (update, in_state) = match ready {
                 true if teeth::has(Mistake::FreeUnlisted) => (FREE, "#state = :ready"),
                 true => (FREE_AND_LIST, "#state = :ready"),

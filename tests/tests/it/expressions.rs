@@ -111,7 +111,7 @@ fn connect(by: TokenHash, n: i64, reserved: bool) -> LedgerWrite {
 }
 
 fn release(by: Option<TokenHash>, claim: Claim, ready: bool) -> LedgerWrite {
-    LedgerWrite::Release { by, player: player("a"), claim, ready }
+    LedgerWrite::Free { by, player: player("a"), claim, ready }
 }
 
 fn register(by: TokenHash, capacity: Option<u32>) -> LedgerWrite {

@@ -300,7 +300,7 @@ async fn a_goodbye_that_died_half_way_is_finished_by_a_release() {
     let claim = Claim::Connected(Placement::new(placement).unwrap());
     let alice = PlayerId::parse("alice").unwrap();
     let by = Some(TokenHash::of(&server.token));
-    let release = LedgerWrite::Release { by, player: alice, claim, ready: true };
+    let release = LedgerWrite::Free { by, player: alice, claim, ready: true };
     let id = ServerId::parse(&server.id).unwrap();
     world.stack.owmm().table().write_ledger(&id, &release).await.unwrap();
     assert!(matches!(world.seat("alice").await, Some(Seat::Assigned(_))), "the second half is missing");

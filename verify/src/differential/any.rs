@@ -212,7 +212,7 @@ impl Any {
                 }
             }
             2 => LedgerWrite::Connect { by, player, placement, reserved: self.below(2) == 0 },
-            3 => LedgerWrite::Release { by: self.maybe(|_| by), player, claim, ready },
+            3 => LedgerWrite::Free { by: self.maybe(|_| by), player, claim, ready },
             4 => LedgerWrite::KeepForReconnect { by, player, from: placement, to: self.placement() },
             5 => {
                 let registration = Registration {

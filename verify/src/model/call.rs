@@ -66,7 +66,7 @@ impl Call {
             | Self::Connect { player, .. }
             | Self::Goodbye { player, .. }
             | Self::GiveUp { player, .. }
-            | Self::Dismiss { player, .. } => Some(Scope::player(*player)),
+            | Self::Release { player, .. } => Some(Scope::player(*player)),
             Self::Party(_) | Self::Write => None,
         }
     }
@@ -101,7 +101,7 @@ impl Call {
             Self::Connect { server, player, .. } => format!("s{server} registers p{player}"),
             Self::Goodbye { server, player, .. } => format!("s{server} says goodbye to p{player}"),
             Self::GiveUp { player, .. } => format!("p{player} gives up"),
-            Self::Dismiss { player, .. } => format!("p{player} is dismissed"),
+            Self::Release { player, .. } => format!("p{player} is dismissed"),
             Self::Write => "a write".to_owned(),
         }
     }
@@ -132,7 +132,7 @@ impl Call {
             }
             Self::Goodbye { goodbye, .. } => step(goodbye, now, reply, |_| To::Nothing),
             Self::GiveUp { give_up, .. } => step(give_up, now, reply, |()| To::Nothing),
-            Self::Dismiss { dismiss, .. } => step(dismiss, now, reply, |_| To::Nothing),
+            Self::Release { release, .. } => step(release, now, reply, |_| To::Nothing),
             Self::Write => To::Nothing,
         }
     }

@@ -30,7 +30,7 @@ pub struct Left {
     /// Players who give a reservation up.
     pub give_ups: u8,
     /// Operators who release a player.
-    pub dismissals: u8,
+    pub releases: u8,
     /// Looks of reconcile at one server.
     pub looks: u8,
     /// Heartbeats of one server, with who is inside.
@@ -185,7 +185,7 @@ pub fn scopes(size: Size) -> Vec<Scope> {
     let none = Left::default();
     let moves = Left { joins: n(2, 3), arrivals: 2, leaves: 1, ticks: 2, ..none };
     let faults = Left { joins: 2, arrivals: 1, leaves: 1, faults: n(1, 2), repeats: 1, crashes: 1, ..none };
-    let drops = Left { joins: 2, arrivals: n(1, 2), drops: 1, give_ups: n(0, 1), dismissals: 1, ticks: 1, ..none };
+    let drops = Left { joins: 2, arrivals: n(1, 2), drops: 1, give_ups: n(0, 1), releases: 1, ticks: 1, ..none };
     let launches = Left { joins: n(2, 3), arrivals: n(0, 1), give_ups: 1, deaths: n(0, 1), ..none };
     let scale_in =
         Left { joins: 1, arrivals: 1, leaves: 1, looks: n(2, 3), builds: n(0, 1), stales: n(0, 1), ticks: 2, ..none };

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, Care, Claim, Connect, Dismiss, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Ledger,
-    LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
-    Registration, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
+    Answer, Care, Claim, Connect, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Ledger, LedgerWrite,
+    NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket, Registration,
+    Release, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
     teeth::{self, Mistake},
 };
 
@@ -84,9 +84,9 @@ pub enum Call {
         player: u8,
         give_up: GiveUp,
     },
-    Dismiss {
+    Release {
         player: u8,
-        dismiss: Dismiss,
+        release: Release,
     },
     /// One write, and nothing follows.
     Write,
@@ -403,7 +403,7 @@ impl World {
     /// Whether a call is on its way that ends what this player has.
     fn ends(&self, about: u8) -> bool {
         self.flights.iter().any(|flight| match flight.call {
-            Call::Goodbye { player, .. } | Call::GiveUp { player, .. } | Call::Dismiss { player, .. } => {
+            Call::Goodbye { player, .. } | Call::GiveUp { player, .. } | Call::Release { player, .. } => {
                 player == about
             }
             _ => false,
@@ -448,9 +448,9 @@ impl World {
                 let call = Call::GiveUp { player, give_up: GiveUp::new(Scope::player(player)) };
                 world.begin(scope, call, What::GiveUpBegins { player }, steps);
             }
-            if let Some(mut world) = spend(self, |left| &mut left.dismissals) {
+            if let Some(mut world) = spend(self, |left| &mut left.releases) {
                 world.forget_promise(player);
-                let call = Call::Dismiss { player, dismiss: Dismiss::new(Scope::player(player)) };
+                let call = Call::Release { player, release: Release::new(Scope::player(player)) };
                 world.begin(scope, call, What::DismissalBegins { player }, steps);
             }
             if let Some(Some(promise)) = self.promises.get(usize::from(player)) {

@@ -220,7 +220,7 @@ impl GameServer {
             match self.call("POST", "/heartbeat", Some(json!({ "players": inside }))).await {
                 Some(beat) if beat.status == 200 => {
                     answered = Instant::now();
-                    self.dismiss(&beat);
+                    self.release(&beat);
                     let reserved = beat.body.get("reserved").and_then(Value::as_u64).unwrap_or(0);
                     if beat.text("/state") == "draining" && reserved == 0 && self.is_idle() {
                         self.until_answered("DELETE", "", None).await;
@@ -285,7 +285,7 @@ impl GameServer {
     }
 
     /// Says goodbye to those whom OWMM believes inside and who are not.
-    fn dismiss(self: &Arc<Self>, beat: &Reply) {
+    fn release(self: &Arc<Self>, beat: &Reply) {
         for one in beat.body.get("unknown").and_then(Value::as_array).into_iter().flatten() {
             let player = one.get("player").and_then(Value::as_str).and_then(|id| PlayerId::parse(id).ok());
             let placement = one.get("placement").and_then(Value::as_i64).and_then(Placement::new);

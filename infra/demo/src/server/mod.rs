@@ -73,7 +73,7 @@ pub enum Error {
     NotRegistered(#[source] Problem),
     /// OWMM has stopped this server, or does not know it.
     #[error("OWMM has no use for this server any more: {0}")]
-    Dismissed(#[source] Problem),
+    Released(#[source] Problem),
     /// Nobody is inside, and nobody can be sent here.
     #[error("OWMM has not answered for {} s", .0.as_secs())]
     Abandoned(Duration),
@@ -209,7 +209,7 @@ async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(),
                 pause = every;
                 for placed in beat.unknown {
                     let players = Arc::clone(&players);
-                    goodbyes.spawn(async move { players.dismiss(placed).await });
+                    goodbyes.spawn(async move { players.disconnect_unknown(placed).await });
                 }
                 // Who was promised a slot before the server drained may still come.
                 if beat.state == State::Draining && beat.reserved == 0 && players.is_idle() {
@@ -217,7 +217,7 @@ async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(),
                     return Ok(());
                 }
             }
-            Err(Failure::Problem(problem)) if ends_the_server(&problem) => return Err(Error::Dismissed(problem)),
+            Err(Failure::Problem(problem)) if ends_the_server(&problem) => return Err(Error::Released(problem)),
             Err(_) if inside.is_empty() && answered.elapsed() > ABANDONED_AFTER => {
                 return Err(Error::Abandoned(ABANDONED_AFTER));
             }

@@ -65,7 +65,7 @@ impl Players {
     ///
     /// The list that was sent may be older than a connection, so what counts is who is inside now; and while anyone
     /// speaks about the player, that one will see to it, or the next heartbeat.
-    pub(super) async fn dismiss(&self, unknown: Placed) {
+    pub(super) async fn disconnect_unknown(&self, unknown: Placed) {
         let Some(turn) = self.roster.try_turn(&unknown.player) else { return };
         if !turn.is_inside() {
             warn!(player = unknown.player, placement = unknown.placement, "OWMM believes a player inside who is not");

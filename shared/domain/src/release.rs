@@ -17,7 +17,7 @@ use super::{
 
 /// How a release ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Dismissed {
+pub enum Released {
     /// Nothing holds the player: by this call, or before it.
     Free,
     /// The player has never been placed.
@@ -41,7 +41,7 @@ enum Stage {
 
 /// The protocol of an operator who releases a player.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Dismiss {
+pub struct Release {
     player: PlayerId,
     stage: Stage,
 }
@@ -54,19 +54,19 @@ impl Assignment {
     }
 }
 
-impl Dismiss {
+impl Release {
     /// `player` is released.
     pub const fn new(player: PlayerId) -> Self {
         Self { player, stage: Stage::Start }
     }
 
-    fn look(&mut self, place: Assignment) -> Step<Dismissed> {
+    fn look(&mut self, place: Assignment) -> Step<Released> {
         let server = place.server.clone();
         self.stage = Stage::Looking(place);
         Step::Effect(Effect::ReadLedger(server))
     }
 
-    fn give_up(&mut self, placement: Placement, mut give_up: GiveUp, now: Time, reply: Reply) -> Step<Dismissed> {
+    fn give_up(&mut self, placement: Placement, mut give_up: GiveUp, now: Time, reply: Reply) -> Step<Released> {
         match give_up.next(now, reply) {
             Step::Effect(effect) => {
                 self.stage = Stage::GivingUp { placement, give_up };
@@ -81,16 +81,16 @@ impl Dismiss {
     }
 }
 
-impl Protocol for Dismiss {
-    type Outcome = Dismissed;
+impl Protocol for Release {
+    type Outcome = Released;
 
-    fn next(&mut self, now: Time, reply: Reply) -> Step<Dismissed> {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Released> {
         match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
             (Stage::Start, Reply::Start) => {
                 self.stage = Stage::Reading;
                 Step::Effect(Effect::ReadSeat)
             }
-            (Stage::Reading, Reply::SeatRead(None)) => Step::Done(Dismissed::Unknown),
+            (Stage::Reading, Reply::SeatRead(None)) => Step::Done(Released::Unknown),
             (Stage::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) => match place.claim {
                 Claim::Reserved(placement) => {
                     self.give_up(placement, GiveUp::new(self.player.clone()), now, Reply::Start)
@@ -105,25 +105,25 @@ impl Protocol for Dismiss {
                 if place.claim.is_connected() {
                     self.look(place)
                 } else {
-                    Step::Done(Dismissed::Busy)
+                    Step::Done(Released::Busy)
                 }
             }
-            (Stage::Reading | Stage::ReadingAgain { .. }, Reply::SeatRead(_)) => Step::Done(Dismissed::Free),
+            (Stage::Reading | Stage::ReadingAgain { .. }, Reply::SeatRead(_)) => Step::Done(Released::Free),
             (Stage::Looking(place), Reply::LedgerRead(ledger)) => {
                 if place.is_inside(ledger.as_ref(), &self.player) {
-                    return Step::Done(Dismissed::Inside(place.server));
+                    return Step::Done(Released::Inside(place.server));
                 }
                 let write = SeatWrite::Vacate { server: place.server.clone(), claim: place.claim };
                 self.stage = Stage::Voiding(place);
                 Step::Effect(Effect::WriteSeat(write))
             }
-            (Stage::Voiding(_), Reply::SeatWritten(Answer::Written(_))) => Step::Done(Dismissed::Free),
+            (Stage::Voiding(_), Reply::SeatWritten(Answer::Written(_))) => Step::Done(Released::Free),
             // That placement was over before; whatever stands now is another one.
             (Stage::Voiding(place), Reply::SeatWritten(Answer::Refused(seat))) => {
                 let same = matches!(seat, Some(Seat::Assigned(at)) if at.claim.placement() == place.claim.placement());
-                Step::Done(if same { Dismissed::Busy } else { Dismissed::Free })
+                Step::Done(if same { Released::Busy } else { Released::Free })
             }
-            _ => Step::Done(Dismissed::Busy),
+            _ => Step::Done(Released::Busy),
         }
     }
 }
@@ -137,17 +137,17 @@ mod tests {
     };
 
     /// A release of a player whose seat is this, up to the second question.
-    fn begun(seat: Option<Seat>) -> (Dismiss, Step<Dismissed>) {
-        let mut dismiss = Dismiss::new(player("a"));
-        assert_eq!(dismiss.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeat));
-        let next = dismiss.next(NOW, Reply::SeatRead(seat));
-        (dismiss, next)
+    fn begun(seat: Option<Seat>) -> (Release, Step<Released>) {
+        let mut releasing = Release::new(player("a"));
+        assert_eq!(releasing.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeat));
+        let next = releasing.next(NOW, Reply::SeatRead(seat));
+        (releasing, next)
     }
 
     #[test]
     fn who_is_placed_nowhere_is_free_and_who_never_was_is_unknown() {
-        assert_eq!(begun(None).1, Step::Done(Dismissed::Unknown));
-        assert_eq!(begun(Some(Seat::Vacant(placement(1_000)))).1, Step::Done(Dismissed::Free));
+        assert_eq!(begun(None).1, Step::Done(Released::Unknown));
+        assert_eq!(begun(Some(Seat::Vacant(placement(1_000)))).1, Step::Done(Released::Free));
     }
 
     #[test]
@@ -155,36 +155,36 @@ mod tests {
         let reservation = seat("s", reserved(1_000));
         let after = [
             (Some(seat("s", connected(1_000))), Step::Effect(Effect::ReadLedger(server("s")))),
-            (Some(reservation.clone()), Step::Done(Dismissed::Busy)),
-            (Some(seat("s", reserved(1_001))), Step::Done(Dismissed::Free)),
-            (Some(seat("s", connected(1_001))), Step::Done(Dismissed::Free)),
-            (Some(Seat::Vacant(placement(1_000))), Step::Done(Dismissed::Free)),
-            (None, Step::Done(Dismissed::Free)),
+            (Some(reservation.clone()), Step::Done(Released::Busy)),
+            (Some(seat("s", reserved(1_001))), Step::Done(Released::Free)),
+            (Some(seat("s", connected(1_001))), Step::Done(Released::Free)),
+            (Some(Seat::Vacant(placement(1_000))), Step::Done(Released::Free)),
+            (None, Step::Done(Released::Free)),
         ];
         for (seat, end) in after {
-            let (mut dismiss, next) = begun(Some(reservation.clone()));
+            let (mut releasing, next) = begun(Some(reservation.clone()));
             assert_eq!(next, Step::Effect(Effect::ReadSeat), "as the player would");
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
-            let next = dismiss.next(NOW, Reply::SeatRead(Some(reservation.clone())));
+            let next = releasing.next(NOW, Reply::SeatRead(Some(reservation.clone())));
             assert_eq!(next, Step::Effect(Effect::WriteSeat(void)));
             let (player, claim) = (player("a"), reserved(1_000));
-            let release = LedgerWrite::Release { by: None, player, claim, ready: true };
-            let next = dismiss.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
+            let release = LedgerWrite::Free { by: None, player, claim, ready: true };
+            let next = releasing.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
             assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
             assert_eq!(
-                dismiss.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))),
+                releasing.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))),
                 Step::Effect(Effect::ReadSeat)
             );
-            assert_eq!(dismiss.next(NOW, Reply::SeatRead(seat.clone())), end, "{seat:?}");
+            assert_eq!(releasing.next(NOW, Reply::SeatRead(seat.clone())), end, "{seat:?}");
         }
     }
 
     #[test]
     fn who_is_inside_is_left_there() {
-        let (mut dismiss, next) = begun(Some(seat("s", connected(1_000))));
+        let (mut releasing, next) = begun(Some(seat("s", connected(1_000))));
         assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
-        let next = dismiss.next(NOW, Reply::LedgerRead(Some(ready(&[("a", connected(1_000))]))));
-        assert_eq!(next, Step::Done(Dismissed::Inside(server("s"))));
+        let next = releasing.next(NOW, Reply::LedgerRead(Some(ready(&[("a", connected(1_000))]))));
+        assert_eq!(next, Step::Done(Released::Inside(server("s"))));
     }
 
     #[test]
@@ -198,19 +198,19 @@ mod tests {
             Some(ready(&[("a", reserved(1_000))])),
         ];
         let answers = [
-            (Answer::Written(Seat::Vacant(placement(1_000))), Dismissed::Free),
-            (Answer::Refused(Some(seat("s", connected(1_000)))), Dismissed::Busy),
-            (Answer::Refused(Some(seat("s", connected(1_001)))), Dismissed::Free),
-            (Answer::Refused(Some(Seat::Vacant(placement(1_000)))), Dismissed::Free),
-            (Answer::Refused(None), Dismissed::Free),
+            (Answer::Written(Seat::Vacant(placement(1_000))), Released::Free),
+            (Answer::Refused(Some(seat("s", connected(1_000)))), Released::Busy),
+            (Answer::Refused(Some(seat("s", connected(1_001)))), Released::Free),
+            (Answer::Refused(Some(Seat::Vacant(placement(1_000)))), Released::Free),
+            (Answer::Refused(None), Released::Free),
         ];
         for ledger in ledgers {
             for (answer, end) in answers.clone() {
-                let (mut dismiss, _) = begun(Some(seat("s", connected(1_000))));
+                let (mut releasing, _) = begun(Some(seat("s", connected(1_000))));
                 let void = SeatWrite::Vacate { server: server("s"), claim: connected(1_000) };
-                let next = dismiss.next(NOW, Reply::LedgerRead(ledger.clone()));
+                let next = releasing.next(NOW, Reply::LedgerRead(ledger.clone()));
                 assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{ledger:?}");
-                assert_eq!(dismiss.next(NOW, Reply::SeatWritten(answer.clone())), Step::Done(end), "{answer:?}");
+                assert_eq!(releasing.next(NOW, Reply::SeatWritten(answer.clone())), Step::Done(end), "{answer:?}");
             }
         }
     }
