@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Claim, Connect, Connected, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Joined,
-        Ledger, LedgerWrite, Left, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool, PoolLimits,
+        Answer, Claim, Connect, Connected, Disconnect, Disconnected, Effect, Frontier, FrontierWrite, GiveUp, Hint,
+        Join, Joined, Ledger, LedgerWrite, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool, PoolLimits,
         PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, Release, Released, Reply,
         SPARE_AT_MOST, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time, Together, TokenHash,
         UNTIL_RESUMED,
@@ -175,7 +175,7 @@ pub struct PlayerView {
 pub struct UnknownPlayer {
     /// The player.
     pub player: PlayerId,
-    /// The placement to name in the goodbye.
+    /// The placement to name in the disconnect.
     pub placement: Placement,
 }
 
@@ -188,7 +188,7 @@ pub struct Heartbeat {
     pub lease_until: Time,
     /// Reservations: players who are on their way.
     pub reserved: usize,
-    /// Players to say goodbye to, unless they have just come in.
+    /// Players to disconnect, unless they have just come in.
     pub unknown: Vec<UnknownPlayer>,
 }
 
@@ -734,7 +734,7 @@ impl Owmm {
         self.run(connect, self.begin(Some(player), None)).await
     }
 
-    /// A server says goodbye to a player: to exactly `placement`, or to whichever the ledger holds.
+    /// A server disconnects a player: to exactly `placement`, or to whichever the ledger holds.
     ///
     /// # Errors
     /// See [`Failure`]; as for [`Owmm::register_player`].
@@ -745,9 +745,9 @@ impl Owmm {
         player: &PlayerId,
         placement: Option<Placement>,
         grace: Option<Span>,
-    ) -> Result<Left, Failure> {
-        let goodbye = Goodbye::new(by, server.clone(), player.clone(), placement, grace);
-        self.run(goodbye, self.begin(Some(player), None)).await
+    ) -> Result<Disconnected, Failure> {
+        let disconnect = Disconnect::new(by, server.clone(), player.clone(), placement, grace);
+        self.run(disconnect, self.begin(Some(player), None)).await
     }
 
     /// An operator lets a server run empty: no new claims, and who is inside stays, at most for `within`.
@@ -980,7 +980,7 @@ impl Owmm {
             ServerState::Ready | ServerState::Draining if current => {
                 let stop = LedgerWrite::Stop { by: StopBy::Attempt(attempt), now: self.clock.now() };
                 if let Answer::Written(ledger) = self.table.write_ledger(server, &stop).await? {
-                    tracing::warn!(%server, attempt, "the server's task has stopped without a goodbye");
+                    tracing::warn!(%server, attempt, "the server's task has stopped without a disconnect");
                     self.launcher.count_out(&ledger.pool, server, false).await?;
                 }
                 Ok(true)
@@ -994,7 +994,7 @@ impl Owmm {
         }
     }
 
-    /// A server says goodbye for itself: every claim on it is void.
+    /// A server deregisters itself: every claim on it is void.
     ///
     /// # Errors
     /// See [`Failure`].

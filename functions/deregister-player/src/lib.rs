@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use shared::{
     Owmm, ServerOutcome,
-    domain::{Left, Placement, PlayerId, ServerId, Span},
+    domain::{Disconnected, Placement, PlayerId, ServerId, Span},
     http::{Body, Problem, Request, Response, answer, no_content, path, query, server_token},
 };
 
@@ -27,9 +27,9 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let placement = query(request, "placement", 1..=i64::MAX)?.and_then(Placement::new);
     let grace = query(request, "grace", 1..=MAX_GRACE_SECONDS)?.map(|seconds| Span(seconds * 1_000));
     match owmm.deregister_player(token, &server, &player, placement, grace).await? {
-        Left::Gone | Left::Held(_) => Ok(no_content()),
-        Left::WrongToken => Err(ServerOutcome::WrongToken.into()),
-        Left::UnknownServer => Err(ServerOutcome::Unknown.into()),
-        Left::Busy => Err(Problem::busy("other calls about the player were faster")),
+        Disconnected::Gone | Disconnected::KeptUntil(_) => Ok(no_content()),
+        Disconnected::WrongToken => Err(ServerOutcome::WrongToken.into()),
+        Disconnected::UnknownServer => Err(ServerOutcome::Unknown.into()),
+        Disconnected::Busy => Err(Problem::busy("other calls about the player were faster")),
     }
 }

@@ -1,4 +1,4 @@
-//! `DELETE /servers/{serverId}`: a server says goodbye, and every claim on it is void.
+//! `DELETE /servers/{serverId}`: a server disconnect, and every claim on it is void.
 
 use std::convert::Infallible;
 

@@ -4,10 +4,10 @@
 //!
 //! 1. **Register** once the socket is open: `PUT /servers/{id}` with the address that players can reach.
 //! 2. **Beat** every `heartbeatSeconds`, telling who is inside. The answer says which state OWMM wants, and which
-//!    players it believes inside that the list lacks: say goodbye to those that really are not there.
+//!    players it believes inside that the list lacks: disconnect those that really are not there.
 //! 3. **Check the ticket** that a player presents. This needs no call: it is signed with what the server was started with.
 //! 4. **Register the player** with that ticket, and let the player in only when OWMM has said yes.
-//! 5. **Say goodbye** for each player who leaves, and for the server itself when it ends.
+//! 5. **Say disconnect** for each player who leaves, and for the server itself when it ends.
 //! 6. **One call at a time about one player**: the next goes out only when the last has been answered, and a call
 //!    without an answer is repeated until it has one. `server/roster.rs` shows what that takes.
 //!

@@ -38,7 +38,7 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than an echo takes by far: before it lets a player in, and before it closes after a goodbye, the server asks
+/// Longer than an echo takes by far: before it lets a player in, and before it closes after a disconnect, the server asks
 /// OWMM, and perhaps more than once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 

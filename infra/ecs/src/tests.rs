@@ -334,7 +334,7 @@ async fn a_killed_process_exits_with_128_and_the_signal() {
 }
 
 #[tokio::test]
-async fn stop_task_asks_with_sigterm_and_the_process_may_say_goodbye() {
+async fn stop_task_asks_with_sigterm_and_the_process_may_say_disconnect() {
     let scratch = Scratch::new();
     let script = "trap 'exit 3' TERM; echo $$ >pid; while :; do sleep 600 & wait $!; done";
     let mut stack = scratch.shell(script, BOUND).await;

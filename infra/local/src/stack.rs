@@ -285,7 +285,7 @@ impl Stack {
         &self.meter
     }
 
-    /// Stops every game server, which may say goodbye while the gateway still listens, then the rest.
+    /// Stops every game server, which may disconnect while the gateway still listens, then the rest.
     pub async fn stop(self) {
         self.ecs.shutdown().await;
         for server in &self.servers {

@@ -20,7 +20,7 @@ pub struct PresentedTicket {
 /// How a registration of a player ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Connected {
-    /// The player may be let in: the placement that the server names when it says goodbye.
+    /// The player may be let in: the placement that the server names when it disconnect.
     Inside(Placement),
     /// The player holds no live claim on this server.
     NoClaim,

@@ -125,7 +125,7 @@ enum Stage {
     Finishing(Box<Placed>),
     /// A reservation in another pool is given up: first the seat, then the claim.
     Leaving(ServerId, LedgerWrite),
-    Left,
+    Freed,
     /// A slot of a frontier that was not needed after all goes back.
     Returning(Box<Joined>),
     Returned(Box<Joined>),
@@ -517,15 +517,15 @@ impl Join {
             (Stage::Finishing(placed), Reply::LedgerWritten(_)) => Self::done(placed),
             (Stage::Leaving(server, release), Reply::SeatWritten(Answer::Written(_))) => {
                 (self.seat, self.mine) = (ExpectedSeat::Vacant, false);
-                self.effect(Stage::Left, Effect::WriteLedger(server, release))
+                self.effect(Stage::Freed, Effect::WriteLedger(server, release))
             }
             (Stage::Leaving(..), Reply::SeatWritten(Answer::Refused(seat))) => {
                 self.raced(|join| join.on_seat(seat, Self::find))
             }
-            (Stage::Left, Reply::LedgerWritten(Answer::Written(left))) if left.state == ServerState::Starting => {
+            (Stage::Freed, Reply::LedgerWritten(Answer::Written(left))) if left.state == ServerState::Starting => {
                 self.effect(Stage::MovingOn, Effect::GiveBack(Box::new(left)))
             }
-            (Stage::Left, Reply::LedgerWritten(_)) => self.find(),
+            (Stage::Freed, Reply::LedgerWritten(_)) => self.find(),
             (Stage::Returning(outcome), Reply::LedgerRead(ledger)) => self.on_left_over(ledger, outcome),
             (Stage::Returned(outcome), Reply::Done) => Step::Done(*outcome),
             // An answer to another question: a mistake of the caller, never a reason to promise a slot.

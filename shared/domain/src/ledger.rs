@@ -379,7 +379,7 @@ impl Ledger {
     }
 
     /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
-    /// whose ledger does not say connected is a goodbye that got half way: the placement is over.
+    /// whose ledger does not say connected is a disconnect that got half way: the placement is over.
     pub fn kept(&self, player: &PlayerId, seat: Claim, now: Time) -> Option<Claim> {
         self.claims.get(player).copied().filter(|claim| {
             let agree = claim.placement() == seat.placement() && (claim.is_connected() || !seat.is_connected());
@@ -929,7 +929,7 @@ mod tests {
         assert_eq!(kept(reserved(7), reserved(7), NOW), Some(reserved(7)));
         assert_eq!(kept(connected(7), reserved(7), NOW), Some(connected(7)), "the seat is still to be written");
         assert_eq!(kept(connected(7), connected(7), NOW), Some(connected(7)));
-        assert_eq!(kept(reserved(7), connected(7), NOW), None, "a goodbye that got half way");
+        assert_eq!(kept(reserved(7), connected(7), NOW), None, "a disconnect that got half way");
         assert_eq!(kept(reserved(8), reserved(7), NOW), None);
         assert_eq!(kept(reserved(7), reserved(7), NOW + ready(&[]).reservation), None);
         assert_eq!(ready(&[]).kept(&player("a"), reserved(7), NOW), None);

@@ -9,15 +9,15 @@
 //! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; `shared::table` renders the same value as a DynamoDB expression;
-//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Goodbye`], [`GiveUp`], [`Release`]): a placement's life as state machines. Each is told
+//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`GiveUp`], [`Release`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
 mod care;
 mod connect;
+mod disconnect;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod fixtures;
-mod goodbye;
 mod ids;
 mod join;
 mod ledger;
@@ -32,7 +32,7 @@ mod time;
 
 pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
-pub use goodbye::{GiveUp, Goodbye, Left};
+pub use disconnect::{Disconnect, Disconnected, GiveUp};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
 pub use ledger::{

@@ -652,7 +652,7 @@ mod tests {
         assert!(begins(reserved(1_000), ready(&[])));
         assert!(begins(reserved(1_000), ready(&[("a", reserved(999))])), "an older claim is renewed");
         assert!(!begins(reserved(1_000), ready(&[("a", reserved(1_001))])), "claimed anew since");
-        assert!(!begins(connected(1_000), ready(&[])), "a goodbye that got half way");
+        assert!(!begins(connected(1_000), ready(&[])), "a disconnect that got half way");
         assert!(!begins(reserved(1_000), Ledger { ready_at: Some(Time(1)), ..ready(&[]) }), "its time is up");
         assert!(!begins(reserved(1_000), ready(&[("c", connected(1))])), "no room for both");
         assert!(!begins(reserved(1_000), Ledger { pool: pool("q"), ..ready(&[]) }));

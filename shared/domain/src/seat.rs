@@ -1,7 +1,7 @@
 //! The seat: the one item of a player, which names the server on which the player is placed.
 //!
 //! The seat is the truth of which server a player may be inside. Only compare-and-swap changes it, and only on the
-//! exact placement that was seen; a connected seat is moved by its server's goodbye alone, or once that server is stopped.
+//! exact placement that was seen; a connected seat is moved by its server's disconnect alone, or once that server is stopped.
 
 use super::{
     Claim, Placement, PoolName, ServerId,
@@ -73,7 +73,7 @@ pub enum SeatWrite {
         /// The exact placement.
         placement: Placement,
     },
-    /// The placement is over. `Reserved` voids a reservation only; `Connected` is the server's goodbye and voids the
+    /// The placement is over. `Reserved` voids a reservation only; `Connected` is the server's disconnect and voids the
     /// placement of that placement in either state.
     Vacate {
         /// The server.

@@ -129,9 +129,9 @@ async fn only_the_holder_of_a_servers_token_changes_that_server() {
         hand.register(&world).await.problem(status, code);
         hand.beat(&world, None).await.problem(status, code);
         hand.connect(&world, "alice", None).await.problem(status, code);
-        hand.goodbye(&world, "alice", "").await.problem(status, code);
-        hand.goodbye(&world, "alice", "?placement=1").await.problem(status, code);
-        hand.goodbye(&world, "alice", "?placement=1&grace=10").await.problem(status, code);
+        hand.disconnect(&world, "alice", "").await.problem(status, code);
+        hand.disconnect(&world, "alice", "?placement=1").await.problem(status, code);
+        hand.disconnect(&world, "alice", "?placement=1&grace=10").await.problem(status, code);
         hand.close(&world).await.problem(status, code);
     }
     for (method, path) in
@@ -178,7 +178,7 @@ async fn ids_may_be_percent_encoded_and_are_decoded_once() {
     let server = world.ready_server("auth0|a@b.c+d=e").await;
     let encoded = "auth0%7Ca%40b.c%2Bd%3De";
     server.connect(&world, encoded, None).await.is(200);
-    server.goodbye(&world, encoded, "").await.is(204);
+    server.disconnect(&world, encoded, "").await.is(204);
     for bad in ["a%20b", "a%2Fb", "a%00b", "a%FF", "%2541%25"] {
         server.connect(&world, bad, None).await.problem(400, "invalid_parameter");
         world
@@ -268,7 +268,7 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
         "?grace=",
         "?placement=9223372036854775808",
     ] {
-        hand.goodbye(&world, "alice", query).await.problem(400, "invalid_parameter");
+        hand.disconnect(&world, "alice", query).await.problem(400, "invalid_parameter");
     }
     let large = vec![b' '; 192 * 1024 + 1];
     for (method, path, bearer) in [

@@ -31,7 +31,7 @@ async fn a_join_in_the_steady_state_is_two_writes() {
     }
     for (i, hand) in hands.iter().enumerate() {
         hand.register(&world).await.is(200);
-        hand.goodbye(&world, &format!("first-{i}"), "").await.is(204);
+        hand.disconnect(&world, &format!("first-{i}"), "").await.is(204);
     }
     world.join_for_good("probe").await.is(200);
     world.call("DELETE", "/join", Some("probe"), None).await.is(204);
@@ -103,7 +103,7 @@ async fn every_other_call_has_its_count() {
     count("heartbeat", 1);
     let placement = world.ledger(&server).await.claims.values().next().unwrap().placement().get();
     meter.reset();
-    hand.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
+    hand.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
     count("deregister-player with the placement", 2);
     world.call("DELETE", "/join", Some("alice"), None).await.is(204);
     count("DELETE /join without a slot", 1);

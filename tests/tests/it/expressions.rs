@@ -454,7 +454,7 @@ async fn a_connected_seat_is_not_deleted_by_time_and_every_other_is() {
     has_ttl(true).await;
     server.let_in(&world, "alice").await;
     has_ttl(false).await;
-    server.goodbye(&world, "alice", "").await.is(204);
+    server.disconnect(&world, "alice", "").await.is(204);
     has_ttl(true).await;
     world.end().await;
 }

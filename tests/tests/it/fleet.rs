@@ -102,7 +102,7 @@ async fn headroom_is_kept_ahead_of_demand_and_not_twice_by_two_at_once() {
 async fn an_idle_server_drains_and_stops_and_the_pool_scales_to_zero() {
     let world = World::new(|options| options.limits.idle = seconds(1)).await;
     let server = world.ready_server("alice").await;
-    server.goodbye(&world, "alice", "").await.is(204);
+    server.disconnect(&world, "alice", "").await.is(204);
     let stopped = async |_: &Reconciled| world.ledger(&server.id).await.state == ServerState::Stopped;
     world.reconcile_until("it stops", stopped).await;
     world.reconcile_until("its task too", async |_| world.running_tasks().await.is_empty()).await;
@@ -115,7 +115,7 @@ async fn an_idle_server_drains_and_stops_and_the_pool_scales_to_zero() {
 async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
     let world = Arc::new(World::new(limits(50, 100)).await);
     let server = world.ready_server("alice").await;
-    server.goodbye(&world, "alice", "").await.is(204);
+    server.disconnect(&world, "alice", "").await.is(204);
     let table = world.stack.owmm().table().clone();
     let mut ledger = world.ledger(&server.id).await;
     let (mut joined, mut drained) = (0, 0);
@@ -182,7 +182,7 @@ async fn a_launch_that_nobody_polls_ends_by_itself() {
 async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
     let world = World::new(|options| options.limits.lease = seconds(1)).await;
     let empty = world.ready_server("alice").await;
-    empty.goodbye(&world, "alice", "").await.is(204);
+    empty.disconnect(&world, "alice", "").await.is(204);
     let stopped = async |_: &Reconciled| world.ledger(&empty.id).await.state == ServerState::Stopped;
     world.reconcile_until("the empty one stops", stopped).await;
     let full = world.ready_server("bob").await;
@@ -206,7 +206,7 @@ async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
     for i in 0..6 {
         let player = format!("player-{i}");
         let server = world.ready_server(&player).await;
-        server.goodbye(&world, &player, "").await.is(204);
+        server.disconnect(&world, &player, "").await.is(204);
         servers.push(server);
         // The next one is started only once this one is no candidate any more.
         world.until(&servers[i].id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
@@ -365,7 +365,7 @@ async fn a_beat_or_a_connection_that_arrives_while_a_silent_server_is_looked_at_
     server.connect(&world, "alice", None).await.is(200);
     assert!(matches!(table.write_ledger(&seen.id, &silent).await.unwrap(), Answer::Refused(Some(_))));
     // The server beats.
-    server.goodbye(&world, "alice", "").await.is(204);
+    server.disconnect(&world, "alice", "").await.is(204);
     let seen = world.ledger(&server.id).await;
     let silent = seen.stop_for(Reason::Silent, world.stack.owmm().time());
     server.beat(&world, None).await.is(200);

@@ -59,7 +59,7 @@ async fn a_player_joins_when_no_server_has_room_and_another_when_one_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_told_to_stop_says_goodbye_and_its_players_are_placed_anew() {
+async fn a_server_that_is_told_to_stop_says_disconnect_and_its_players_are_placed_anew() {
     let world = World::new(|options| options.game_server = demo_server()).await;
     let player = player(&world, "wanderer");
     let ready = player.join_until_ready(SOON, |_| {}).await.unwrap();

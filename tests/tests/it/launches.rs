@@ -187,7 +187,7 @@ async fn news_of_an_older_attempt_stop_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_says_goodbye_before_it_has_registered_counts_as_one_that_failed_to_start() {
+async fn a_server_that_says_disconnect_before_it_has_registered_counts_as_one_that_failed_to_start() {
     let world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
     let hand = world.hand(&server).await;

@@ -42,11 +42,11 @@ async fn a_late_release_does_not_touch_a_player_who_has_come_back() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let old = server.let_in(&world, "alice").await;
-    server.goodbye(&world, "alice", &format!("?placement={old}")).await.is(204);
+    server.disconnect(&world, "alice", &format!("?placement={old}")).await.is(204);
     let new = server.let_in(&world, "alice").await;
     assert!(new > old);
-    // The goodbye of the first visit arrives once more, late.
-    server.goodbye(&world, "alice", &format!("?placement={old}")).await.is(204);
+    // The disconnect of the first visit arrives once more, late.
+    server.disconnect(&world, "alice", &format!("?placement={old}")).await.is(204);
     let claim = world.ledger(&server.id).await.claims[&player("alice")];
     assert_eq!((claim.is_connected(), claim.placement().get()), (true, new));
     assert_eq!(world.audit().await, 1);
@@ -54,20 +54,20 @@ async fn a_late_release_does_not_touch_a_player_who_has_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_goodbye_is_repeated_safely_and_frees_the_slot_once() {
+async fn a_disconnect_is_repeated_safely_and_frees_the_slot_once() {
     let world = World::new(limits(1, 1)).await;
     let server = world.ready_server("alice").await;
     let placement = server.let_in(&world, "alice").await;
     world.join("bob").await.problem(503, "pool_full");
     for _ in 0..3 {
-        server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
+        server.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
     }
     assert!(matches!(world.seat("alice").await, Some(Seat::Vacant(last)) if last.get() == placement));
     // The slot that was freed is found, though the server was full and so in no index.
     assert_eq!(world.join_for_good("bob").await.is(200).server(), server.id);
-    // Without a placement the goodbye is to whoever is there; with nobody there it is to nobody.
-    server.goodbye(&world, "bob", "").await.is(204);
-    server.goodbye(&world, "bob", "").await.is(204);
+    // Without a placement the disconnect is to whoever is there; with nobody there it is to nobody.
+    server.disconnect(&world, "bob", "").await.is(204);
+    server.disconnect(&world, "bob", "").await.is(204);
     assert_eq!(world.audit().await, 0);
     world.end().await;
 }
@@ -151,10 +151,10 @@ async fn a_slot_is_held_for_a_reconnect_as_long_as_the_server_says() {
     let server = world.ready_server("alice").await;
     let placement = server.let_in(&world, "alice").await;
     let path = format!("?placement={placement}&grace=120");
-    server.goodbye(&world, "alice", &path).await.is(204);
-    // The same goodbye again: its answer was lost. The hold is not begun anew.
+    server.disconnect(&world, "alice", &path).await.is(204);
+    // The same disconnect again: its answer was lost. The hold is not begun anew.
     let held = world.ledger(&server.id).await.claims[&player("alice")];
-    server.goodbye(&world, "alice", &path).await.is(204);
+    server.disconnect(&world, "alice", &path).await.is(204);
     assert_eq!(world.ledger(&server.id).await.claims[&player("alice")], held);
     assert!(!held.is_connected() && held.placement().get() > placement);
     let ledger = world.ledger(&server.id).await;
@@ -178,7 +178,7 @@ async fn a_heartbeat_names_those_whom_the_server_does_not_have() {
     assert_eq!(beat.body["unknown"], json!([{ "player": "alice", "placement": placement }]));
     assert_eq!(beat.body["reserved"], 1, "carol is on her way");
     assert!(world.ledger(&server.id).await.claims.contains_key(&player("alice")), "a heartbeat ends no claim");
-    server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
+    server.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
     let beat = server.beat(&world, Some(&["bob"])).await.is(200);
     assert_eq!(beat.body["unknown"], json!([]));
     assert_eq!(server.beat(&world, None).await.is(200).body["unknown"], json!([]), "who is not asked names nobody");
@@ -186,7 +186,7 @@ async fn a_heartbeat_names_those_whom_the_server_does_not_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_claims_of_a_server_that_says_goodbye_are_void() {
+async fn all_claims_of_a_server_that_says_disconnect_are_void() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let placement = server.let_in(&world, "alice").await;
@@ -198,7 +198,7 @@ async fn all_claims_of_a_server_that_says_goodbye_are_void() {
     server.connect(&world, "alice", None).await.problem(410, "server_stopped");
     server.beat(&world, None).await.problem(410, "server_stopped");
     server.register(&world).await.problem(410, "server_stopped");
-    server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
+    server.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
     for player in ["alice", "bob"] {
         assert_ne!(world.join(player).await.is(202).server(), server.id);
     }

@@ -175,8 +175,8 @@ async fn a_draining_server_keeps_its_players_takes_no_new_ones_and_stops_when_em
     assert_ne!(world.join_for_good_or_starting("carol").await.server(), server);
     world.reconcile().await;
     assert_eq!(world.ledger(&server).await.state, ServerState::Draining, "somebody is inside");
-    hand.goodbye(&world, "alice", "").await.is(204);
-    hand.goodbye(&world, "bob", "").await.is(204);
+    hand.disconnect(&world, "alice", "").await.is(204);
+    hand.disconnect(&world, "bob", "").await.is(204);
     world.reconcile().await;
     assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
     world.operate("POST", &drain, None).await.problem(410, "server_stopped");
@@ -293,7 +293,7 @@ async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_goodbye_that_died_half_way_is_finished_by_a_release() {
+async fn a_disconnect_that_died_half_way_is_finished_by_a_release() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let placement = server.let_in(&world, "alice").await;
@@ -308,7 +308,7 @@ async fn a_goodbye_that_died_half_way_is_finished_by_a_release() {
     assert_eq!(world.seat("alice").await, Some(Seat::Vacant(claim.placement())));
     // The server's own repeat changes nothing any more, also once the player is back.
     let back = server.let_in(&world, "alice").await;
-    server.goodbye(&world, "alice", &format!("?placement={placement}")).await.is(204);
+    server.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
     assert_eq!(world.ledger(&server.id).await.claims.len(), 1);
     assert!(back > placement);
     assert_eq!(world.audit().await, 1);
@@ -346,7 +346,7 @@ async fn a_release_and_a_registration_of_the_same_player_cannot_both_win() {
         let inside = matches!(world.seat(&player).await, Some(Seat::Assigned(place)) if place.claim.is_connected());
         assert_eq!(inside, connect.status == 200);
         if inside {
-            server.goodbye(&world, &player, "").await.is(204);
+            server.disconnect(&world, &player, "").await.is(204);
         }
     }
     assert!(released > 0 && let_in > 0, "the race was no race: {released} released, {let_in} let in");

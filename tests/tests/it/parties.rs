@@ -29,7 +29,7 @@ impl World {
     /// A ready server with nobody on it.
     async fn empty_server(&self) -> crate::support::Hand {
         let server = self.ready_server("nobody").await;
-        server.goodbye(self, "nobody", "").await.is(204);
+        server.disconnect(self, "nobody", "").await.is(204);
         server
     }
 }

@@ -150,7 +150,7 @@ async fn one_player_who_joins_fifty_times_at_once_holds_one_slot() {
 async fn capacity_holds_while_players_come_and_go() {
     let world = Arc::new(World::new(limits(5, 1)).await);
     let server = world.ready_server("first").await;
-    server.goodbye(&world, "first", "").await.is(204);
+    server.disconnect(&world, "first", "").await.is(204);
     let mut players = JoinSet::new();
     for i in 0..12 {
         let (world, server) = (Arc::clone(&world), server.clone());
@@ -168,7 +168,7 @@ async fn capacity_holds_while_players_come_and_go() {
                 let ledger = world.ledger(&server.id).await;
                 assert!(ledger.claims.len() <= 5, "I1: {ledger:?}");
                 let placement = inside.body["placement"].as_i64().unwrap();
-                server.goodbye(&world, &player, &format!("?placement={placement}")).await.is(204);
+                server.disconnect(&world, &player, &format!("?placement={placement}")).await.is(204);
                 visits += 1;
             }
         });
@@ -286,9 +286,9 @@ async fn servers_that_have_fallen_silent_do_not_hide_one_with_room() {
     }
     let last = world.ready_server("last").await;
     for (i, hand) in silent.iter().enumerate() {
-        hand.goodbye(&world, &format!("second-{i}"), "").await.is(204);
+        hand.disconnect(&world, &format!("second-{i}"), "").await.is(204);
     }
-    last.goodbye(&world, "last", "").await.is(204);
+    last.disconnect(&world, "last", "").await.is(204);
     for hand in &silent {
         world.until(&hand.id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
     }

@@ -133,7 +133,7 @@ async fn players_of_a_server_that_was_killed_are_placed_anew_and_their_old_ticke
     }
     assert_eq!(old[0].server, old[1].server);
     assert_eq!(world.audit().await, 2);
-    // Nobody says goodbye.
+    // Nobody disconnect.
     let pid = std::fs::read_to_string(&pids).unwrap();
     assert!(signal("KILL", pid.trim()));
     let stopped = |ledger: &Ledger| ledger.state == ServerState::Stopped;

@@ -60,7 +60,7 @@ async fn a_drained_build_takes_nobody_new_and_its_players_stay() {
     world.reconcile().await;
     assert_eq!(old.beat(&world, Some(&["ann"])).await.is(200).body["state"], "draining");
     assert_eq!(world.ledger(&old.id).await.claims.len(), 1, "who is inside stays");
-    old.goodbye(&world, "ann", "").await.is(204);
+    old.disconnect(&world, "ann", "").await.is(204);
     world.reconcile_until_stopped(&old.id).await;
     world.end().await;
 }
@@ -89,7 +89,7 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     }
     world.new_build(7, Rollout::Lazy).await;
     assert_eq!(world.join_afresh("dave").await, old.id, "lazy: no new server while an old one has room");
-    old.goodbye(&world, "bob", "").await.is(204);
+    old.disconnect(&world, "bob", "").await.is(204);
     // A server of the new build, asked for ahead of demand.
     let pool = crate::support::pool("default");
     let (config, status) = world.stack.owmm().pool_and_status(&pool).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     world.reconcile().await;
     assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
     for player in ["ann", "carol", "dave", "ivan"] {
-        let left = old.goodbye(&world, player, "").await.status;
+        let left = old.disconnect(&world, player, "").await.status;
         assert!(left.is_success());
     }
     world.reconcile_until_stopped(&old.id).await;

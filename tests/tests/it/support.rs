@@ -358,7 +358,7 @@ impl Hand {
         world.call("PUT", &self.path(&format!("/players/{player}")), Some(&self.token), body).await
     }
 
-    pub async fn goodbye(&self, world: &World, player: &str, query: &str) -> Reply {
+    pub async fn disconnect(&self, world: &World, player: &str, query: &str) -> Reply {
         world.call("DELETE", &self.path(&format!("/players/{player}{query}")), Some(&self.token), None).await
     }
 

@@ -1,7 +1,7 @@
 //! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
 
 use shared::domain::{
-    Claim, Connect, Connected, Effect, Goodbye, Joined, Ledger, PartyJoined, Placement, PlayerId, PresentedTicket,
+    Claim, Connect, Connected, Disconnect, Effect, Joined, Ledger, PartyJoined, Placement, PlayerId, PresentedTicket,
     Protocol, Reply, Span, Step, Time, TokenHash,
 };
 
@@ -52,11 +52,11 @@ impl Call {
         Self::Connect { server, player, ticket, awaited: true, connect }
     }
 
-    /// A server's goodbye to a player.
-    pub fn goodbye(server: u8, player: u8, placement: Placement, grace: Option<Span>) -> Self {
+    /// A server's disconnect to a player.
+    pub fn disconnect(server: u8, player: u8, placement: Placement, grace: Option<Span>) -> Self {
         let (id, about) = (Scope::server(server), Scope::player(player));
-        let goodbye = Goodbye::new(token(), id, about, Some(placement), grace);
-        Self::Goodbye { server, player, placement, grace, awaited: true, goodbye }
+        let disconnect = Disconnect::new(token(), id, about, Some(placement), grace);
+        Self::Disconnect { server, player, placement, grace, awaited: true, disconnect }
     }
 
     /// The player whose seat the call is about, if it is one player's.
@@ -64,7 +64,7 @@ impl Call {
         match self {
             Self::Join { player, .. }
             | Self::Connect { player, .. }
-            | Self::Goodbye { player, .. }
+            | Self::Disconnect { player, .. }
             | Self::GiveUp { player, .. }
             | Self::Release { player, .. } => Some(Scope::player(*player)),
             Self::Party(_) | Self::Write => None,
@@ -77,10 +77,10 @@ impl Call {
             Self::Connect { server, player, ticket, awaited: true, .. } if world.process(*server) == Process::Up => {
                 Some(Self::connect(*server, *player, *ticket))
             }
-            Self::Goodbye { server, player, placement, grace, awaited: true, .. }
+            Self::Disconnect { server, player, placement, grace, awaited: true, .. }
                 if world.process(*server) == Process::Up =>
             {
-                Some(Self::goodbye(*server, *player, *placement, *grace))
+                Some(Self::disconnect(*server, *player, *placement, *grace))
             }
             _ => None,
         }
@@ -88,7 +88,7 @@ impl Call {
 
     /// Nobody waits for this one any more: it has been repeated.
     pub const fn forget(&mut self) {
-        if let Self::Connect { awaited, .. } | Self::Goodbye { awaited, .. } = self {
+        if let Self::Connect { awaited, .. } | Self::Disconnect { awaited, .. } = self {
             *awaited = false;
         }
     }
@@ -99,7 +99,7 @@ impl Call {
             Self::Join { player, .. } => format!("p{player} joins"),
             Self::Party(_) => "the party joins".to_owned(),
             Self::Connect { server, player, .. } => format!("s{server} registers p{player}"),
-            Self::Goodbye { server, player, .. } => format!("s{server} says goodbye to p{player}"),
+            Self::Disconnect { server, player, .. } => format!("s{server} says disconnect to p{player}"),
             Self::GiveUp { player, .. } => format!("p{player} gives up"),
             Self::Release { player, .. } => format!("p{player} is dismissed"),
             Self::Write => "a write".to_owned(),
@@ -130,7 +130,7 @@ impl Call {
                     _ => To::Nothing,
                 })
             }
-            Self::Goodbye { goodbye, .. } => step(goodbye, now, reply, |_| To::Nothing),
+            Self::Disconnect { disconnect, .. } => step(disconnect, now, reply, |_| To::Nothing),
             Self::GiveUp { give_up, .. } => step(give_up, now, reply, |()| To::Nothing),
             Self::Release { release, .. } => step(release, now, reply, |_| To::Nothing),
             Self::Write => To::Nothing,

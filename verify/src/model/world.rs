@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, Care, Claim, Connect, Effect, Frontier, FrontierWrite, GiveUp, Goodbye, Hint, Join, Ledger, LedgerWrite,
+    Answer, Care, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, GiveUp, Hint, Join, Ledger, LedgerWrite,
     NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket, Registration,
     Release, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
     teeth::{self, Mistake},
@@ -72,13 +72,13 @@ pub enum Call {
         awaited: bool,
         connect: Connect,
     },
-    Goodbye {
+    Disconnect {
         server: u8,
         player: u8,
         placement: Placement,
         grace: Option<Span>,
         awaited: bool,
-        goodbye: Goodbye,
+        disconnect: Disconnect,
     },
     GiveUp {
         player: u8,
@@ -393,7 +393,7 @@ impl World {
     /// Whether the server waits for an answer about this player.
     fn awaits(&self, of: u8, about: u8) -> bool {
         self.flights.iter().any(|flight| match flight.call {
-            Call::Connect { server, player, awaited, .. } | Call::Goodbye { server, player, awaited, .. } => {
+            Call::Connect { server, player, awaited, .. } | Call::Disconnect { server, player, awaited, .. } => {
                 awaited && server == of && player == about
             }
             _ => false,
@@ -403,7 +403,7 @@ impl World {
     /// Whether a call is on its way that ends what this player has.
     fn ends(&self, about: u8) -> bool {
         self.flights.iter().any(|flight| match flight.call {
-            Call::Goodbye { player, .. } | Call::GiveUp { player, .. } | Call::Release { player, .. } => {
+            Call::Disconnect { player, .. } | Call::GiveUp { player, .. } | Call::Release { player, .. } => {
                 player == about
             }
             _ => false,
@@ -421,11 +421,11 @@ impl World {
         Call::Join { player, join: Box::new(join) }
     }
 
-    fn goodbye(&mut self, scope: &Scope, inside: Inside, grace: Option<Span>, what: What, steps: &mut Vec<Step>) {
+    fn disconnect(&mut self, scope: &Scope, inside: Inside, grace: Option<Span>, what: What, steps: &mut Vec<Step>) {
         let Inside { server, player, placement } = inside;
         self.inside.retain(|other| *other != inside);
         self.forget_promise(player);
-        let call = Call::goodbye(server, player, placement, grace);
+        let call = Call::disconnect(server, player, placement, grace);
         self.clone().begin(scope, call, what, steps);
     }
 
@@ -479,10 +479,10 @@ impl World {
                 continue;
             }
             if let Some(mut world) = spend(self, |left| &mut left.leaves) {
-                world.goodbye(scope, *inside, None, What::PlayerLeaves { player, server }, steps);
+                world.disconnect(scope, *inside, None, What::PlayerLeaves { player, server }, steps);
             }
             if let Some(mut world) = spend(self, |left| &mut left.drops) {
-                world.goodbye(scope, *inside, Some(GRACE), What::PlayerDrops { player, server }, steps);
+                world.disconnect(scope, *inside, Some(GRACE), What::PlayerDrops { player, server }, steps);
             }
         }
     }
@@ -553,7 +553,7 @@ impl World {
         self.inside.retain(|inside| usize::from(inside.server) != n);
     }
 
-    /// What follows a heartbeat: the index is put right, and the server says goodbye to those it does not have.
+    /// What follows a heartbeat: the index is put right, and the server disconnect those it does not have.
     fn mend(&mut self, scope: &Scope, beaten: &Ledger) {
         let server = small(server_of(&beaten.id));
         if let Some(write) = beaten.listing_fix(self.now()) {
@@ -564,7 +564,7 @@ impl World {
             if !self.is_inside(server, player) && !self.awaits(server, player) {
                 self.forget_promise(player);
                 let mut begun = Vec::new();
-                self.clone().begin(scope, Call::goodbye(server, player, placement, None), What::Tick, &mut begun);
+                self.clone().begin(scope, Call::disconnect(server, player, placement, None), What::Tick, &mut begun);
                 if let Some(step) = begun.pop() {
                     *self = step.to;
                 }

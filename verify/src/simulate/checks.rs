@@ -125,7 +125,7 @@ struct Known {
     had_no_room: bool,
     /// How long its registration was under way to the table: reservations count from when it was sent.
     registered_late: Span,
-    /// When somebody last had reason to end one of its promises: a goodbye, a stop, the end of a process.
+    /// When somebody last had reason to end one of its promises: a disconnect, a stop, the end of a process.
     disturbed: Option<Time>,
 }
 
@@ -147,7 +147,7 @@ pub(super) struct Checks {
     inside: BTreeMap<PlayerId, BTreeMap<ServerId, Placement>>,
     tasks: BTreeMap<(ServerId, String), u32>,
     promises: BTreeMap<PlayerId, Promise>,
-    /// Players to whom a server is saying goodbye.
+    /// Players to whom a server is disconnect.
     leaving: BTreeSet<(PlayerId, ServerId)>,
     /// Until when calls that give up what the player holds may take effect.
     giving_up: BTreeMap<PlayerId, Time>,
@@ -449,7 +449,7 @@ impl Checks {
         self.look_inside(player);
     }
 
-    /// A server has let a player out, and says goodbye next.
+    /// A server has let a player out, and disconnect next.
     pub(super) fn let_out(&mut self, server: &ServerId, player: &PlayerId) {
         if let Some(servers) = self.inside.get_mut(player) {
             servers.remove(server);
@@ -489,15 +489,15 @@ impl Checks {
         self.giving_up.insert(player.clone(), now + LINGERS);
     }
 
-    /// A server says goodbye to a player. Until it is answered, a slot there may go at any moment.
-    pub(super) fn goodbye(&mut self, server: &ServerId, player: &PlayerId) {
+    /// A server disconnects a player. Until it is answered, a slot there may go at any moment.
+    pub(super) fn disconnect(&mut self, server: &ServerId, player: &PlayerId) {
         if self.promises.get(player).is_some_and(|promise| promise.server == *server) {
             self.promises.remove(player);
         }
         self.leaving.insert((player.clone(), server.clone()));
     }
 
-    /// A goodbye has been answered.
+    /// a disconnect has been answered.
     pub(super) fn gone(&mut self, now: Time, server: &ServerId, player: &PlayerId) {
         self.leaving.remove(&(player.clone(), server.clone()));
         self.known(server).disturbed = Some(now);

@@ -1,7 +1,7 @@
 //! Simulated game servers: the processes behind the tasks of the local ECS.
 //!
 //! They follow the server protocol to the letter: register, beat with a list of who is inside, one call after the other
-//! about one player, each repeated until it is answered, a goodbye for everybody who leaves, and an end when OWMM has no
+//! about one player, each repeated until it is answered, a disconnect for everybody who leaves, and an end when OWMM has no
 //! use for them. And they die at any moment.
 
 use std::{
@@ -31,7 +31,7 @@ use super::{
 
 /// An empty server that nobody has answered for so long ends.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// The goodbye of a server that was told to stop.
+/// The disconnect of a server that was told to stop.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(3);
 /// Where the ports begin.
 const FIRST_PORT: u64 = 10_000;
@@ -62,7 +62,7 @@ pub(super) struct GameServer {
 pub(super) struct Connection {
     /// Whether the player is let in; closed when the server dies.
     pub(super) admitted: oneshot::Receiver<bool>,
-    /// A polite goodbye, with the seconds that the slot is to be held; dropped without one, the connection is lost.
+    /// A polite disconnect, with the seconds that the slot is to be held; dropped without one, the connection is lost.
     pub(super) leave: oneshot::Sender<Option<u64>>,
     dead: Flag,
 }
@@ -284,7 +284,7 @@ impl GameServer {
         self.turn_of(player).lock_owned().await
     }
 
-    /// Says goodbye to those whom OWMM believes inside and who are not.
+    /// Says disconnect to those whom OWMM believes inside and who are not.
     fn release(self: &Arc<Self>, beat: &Reply) {
         for one in beat.body.get("unknown").and_then(Value::as_array).into_iter().flatten() {
             let player = one.get("player").and_then(Value::as_str).and_then(|id| PlayerId::parse(id).ok());
@@ -295,14 +295,14 @@ impl GameServer {
                 // Whoever has the turn will see to the player.
                 let Ok(_turn) = server.turn_of(&player).try_lock_owned() else { return };
                 if !lock(&server.roster).inside.contains_key(&player) {
-                    server.goodbye(&player, placement, None).await;
+                    server.disconnect(&player, placement, None).await;
                 }
             });
         }
     }
 
-    async fn goodbye(&self, player: &PlayerId, placement: Placement, grace: Option<u64>) {
-        self.world.check(|checks| checks.goodbye(&self.id, player));
+    async fn disconnect(&self, player: &PlayerId, placement: Placement, grace: Option<u64>) {
+        self.world.check(|checks| checks.disconnect(&self.id, player));
         let grace = grace.map_or_else(String::new, |seconds| format!("&grace={seconds}"));
         self.until_answered("DELETE", &format!("/players/{player}?placement={}{grace}", placement.get()), None).await;
         self.world.check(|checks| checks.gone(self.world.now(), &self.id, player));
@@ -353,7 +353,7 @@ impl GameServer {
             lock(&self.roster).inside.remove(&player);
             self.world.tell(format_args!("{player} is no longer inside {}", self.id));
             self.world.check(|checks| checks.let_out(&self.id, &player));
-            self.goodbye(&player, placement, grace).await;
+            self.disconnect(&player, placement, grace).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The demo game server: registers, beats, lets players in and out, says goodbye.
+//! The demo game server: registers, beats, lets players in and out, disconnect.
 //!
 //! | module | owns |
 //! |---|---|
@@ -48,7 +48,7 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(600);
 /// An empty server that OWMM has not answered for so long gets no players any more, so it ends instead of running for
 /// ever. A server with players inside never ends for that: an outage of OWMM must not become an outage of the game.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// The goodbye of a server that was told to stop: whoever stops it kills it soon after.
+/// The disconnect of a server that was told to stop: whoever stops it kills it soon after.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
 /// After an accept that failed, most likely for want of file descriptors: give them time to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -110,12 +110,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
         return Err(Error::ToldToFail);
     }
     let owmm = Owmm::new(&config)?;
-    // Ending a life drops it, and with it its socket and every connection: players are out before the goodbye is said.
+    // Ending a life drops it, and with it its socket and every connection: players are out before the disconnect is said.
     tokio::select! {
         () = stop => info!(server = config.server_id, "told to stop"),
         ended = live(&config, &owmm) => ended?,
     }
-    goodbye(&config, &owmm).await;
+    deregister(&config, &owmm).await;
     Ok(())
 }
 
@@ -194,13 +194,13 @@ async fn register(config: &Config, owmm: &Owmm, listener: &TcpListener) -> Resul
 /// Keeps the lease, and learns from the answers. Ends well when the server is drained and nobody is left.
 async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(), Error> {
     // Goodbyes take as long as they take; the next beat does not wait for them.
-    let mut goodbyes = JoinSet::new();
+    let mut disconnects = JoinSet::new();
     let mut backoff = Backoff::new();
     let mut answered = Instant::now();
     let mut pause = every;
     loop {
         sleep(pause).await;
-        while goodbyes.try_join_next().is_some() {}
+        while disconnects.try_join_next().is_some() {}
         let inside = players.inside();
         match owmm.heartbeat(&inside).await {
             Ok(beat) => {
@@ -209,7 +209,7 @@ async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(),
                 pause = every;
                 for placed in beat.unknown {
                     let players = Arc::clone(&players);
-                    goodbyes.spawn(async move { players.disconnect_unknown(placed).await });
+                    disconnects.spawn(async move { players.disconnect_unknown(placed).await });
                 }
                 // Who was promised a slot before the server drained may still come.
                 if beat.state == State::Draining && beat.reserved == 0 && players.is_idle() {
@@ -258,13 +258,13 @@ async fn accept(listener: TcpListener, door: Door, capacity: u32) -> Infallible 
     }
 }
 
-/// Every claim on the server is void after it, so players need no goodbyes of their own.
-async fn goodbye(config: &Config, owmm: &Owmm) {
+/// Every claim on the server is void after it, so players need no disconnects of their own.
+async fn deregister(config: &Config, owmm: &Owmm) {
     let server = &config.server_id;
     match timeout(GOODBYE_TIMEOUT, owmm.deregister_server()).await {
-        Ok(Ok(())) => info!(server, "goodbye for the server"),
-        Ok(Err(problem)) => warn!(server, %problem, "the goodbye for the server was refused"),
-        Err(_) => warn!(server, "no answer to the goodbye for the server; OWMM will find out by itself"),
+        Ok(Ok(())) => info!(server, "server deregistered"),
+        Ok(Err(problem)) => warn!(server, %problem, "the server deregistered was refused"),
+        Err(_) => warn!(server, "no answer to the server deregistered; OWMM will find out by itself"),
     }
 }
 

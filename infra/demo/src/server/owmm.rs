@@ -105,7 +105,7 @@ impl Owmm {
         http::call(request.bearer_auth(self.token.expose())).await
     }
 
-    /// Repeated until answered, and then the number of the placement: the goodbye names it.
+    /// Repeated until answered, and then the number of the placement: the disconnect names it.
     pub(super) async fn register_player(&self, player: &str, ticket: &Secret) -> Result<u64, Problem> {
         #[derive(Deserialize)]
         struct Answer {

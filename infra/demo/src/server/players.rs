@@ -57,10 +57,10 @@ impl Players {
             return;
         }
         info!(player = visit.player, placement = visit.placement, "player out");
-        self.goodbye(&visit.player, visit.placement, grace_seconds.min(MAX_GRACE_SECONDS)).await;
+        self.disconnect(&visit.player, visit.placement, grace_seconds.min(MAX_GRACE_SECONDS)).await;
     }
 
-    /// Says goodbye to one whom OWMM believes inside and who is not. How that comes about: the server was told to let
+    /// Says disconnect to one whom OWMM believes inside and who is not. How that comes about: the server was told to let
     /// the player in and never heard the answer, or heard it as a refusal of the repetition.
     ///
     /// The list that was sent may be older than a connection, so what counts is who is inside now; and while anyone
@@ -69,15 +69,15 @@ impl Players {
         let Some(turn) = self.roster.try_turn(&unknown.player) else { return };
         if !turn.is_inside() {
             warn!(player = unknown.player, placement = unknown.placement, "OWMM believes a player inside who is not");
-            self.goodbye(&unknown.player, unknown.placement, 0).await;
+            self.disconnect(&unknown.player, unknown.placement, 0).await;
         }
     }
 
     /// Only with the player's turn.
-    async fn goodbye(&self, player: &str, placement: u64, grace_seconds: u32) {
+    async fn disconnect(&self, player: &str, placement: u64, grace_seconds: u32) {
         match self.owmm.deregister_player(player, placement, grace_seconds).await {
-            Ok(()) => info!(player, placement, grace_seconds, "goodbye for a player"),
-            Err(problem) => warn!(player, placement, %problem, "the goodbye for a player was refused"),
+            Ok(()) => info!(player, placement, grace_seconds, "player disconnected"),
+            Err(problem) => warn!(player, placement, %problem, "the player disconnected was refused"),
         }
     }
 

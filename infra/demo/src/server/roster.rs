@@ -1,7 +1,7 @@
 //! Who is inside, and whose turn it is to speak about a player.
 //!
 //! OWMM's protocol leans on one thing from its servers: the calls about one player are made one after the other. Two
-//! connections of one player, a goodbye that is being repeated and a heartbeat's answer may all want to call at the same
+//! connections of one player, a disconnect that is being repeated and a heartbeat's answer may all want to call at the same
 //! moment. So each takes the player's *turn* first, and holds it until its call has been answered. Turns are given in
 //! the order in which they were asked for. Different players do not wait for each other.
 //!
@@ -185,13 +185,13 @@ mod tests {
         assert!(turn.is_inside());
         assert!(turn.let_out(stay));
         assert!(!turn.is_inside() && roster.players().is_empty());
-        assert!(!roster.is_idle(), "the goodbye is still being said");
+        assert!(!roster.is_idle(), "the disconnect is still being said");
         drop(turn);
         assert!(roster.is_idle() && roster.entries().is_empty());
     }
 
     #[tokio::test]
-    async fn a_newer_visit_replaces_the_older_one_which_then_may_not_say_goodbye() {
+    async fn a_newer_visit_replaces_the_older_one_which_then_may_not_say_disconnect() {
         let roster = Roster::default();
         let mut first = roster.turn("ann").await.let_in();
         let second = roster.turn("ann").await.let_in();

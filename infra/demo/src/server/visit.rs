@@ -78,7 +78,7 @@ impl Door {
         let visit =
             self.players.let_in(pass, &ticket).await.map_err(|problem| refused(&problem.code, &problem.detail))?;
         let welcome = ServerLine::Welcome { player, server: self.server_id.clone() };
-        // A client that has gone away meanwhile shows in the next read, and then gets its goodbye.
+        // A client that has gone away meanwhile shows in the next read, and then gets its disconnect.
         let _ = lines.send(&welcome).await;
         Ok(visit)
     }
@@ -102,7 +102,7 @@ impl Door {
 async fn play(lines: &mut Lines, visit: &mut Visit) -> End {
     loop {
         let line = tokio::select! {
-            // Whoever has been replaced has no say any more, not even a goodbye that is waiting to be read.
+            // Whoever has been replaced has no say any more, not even a disconnect that is waiting to be read.
             biased;
             () = visit.replaced() => return End::Replaced,
             line = timeout(SILENCE_TIMEOUT, lines.next()) => line,

@@ -1,6 +1,6 @@
-//! The end of a placement: the server's goodbye for a player, and a player giving a reservation up.
+//! The end of a placement: the server's disconnect for a player, and a player giving a reservation up.
 //!
-//! A goodbye goes first to the ledger, then to the seat, each for the exact placement only, so a late one cannot touch a
+//! a disconnect goes first to the ledger, then to the seat, each for the exact placement only, so a late one cannot touch a
 //! player who has come back since. With a grace period it is the other way round (the seat and then the ledger get a new
 //! placement, reserved), because the seat decides which placement that is.
 
@@ -9,13 +9,13 @@ use super::{
     ServerId, ServerState, Span, Step, Time, TokenHash,
 };
 
-/// How a goodbye ends.
+/// How a disconnect ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Left {
+pub enum Disconnected {
     /// The placement is over, or there was none.
     Gone,
     /// The slot is held for a reconnect until this time.
-    Held(Time),
+    KeptUntil(Time),
     /// The token is not this server's.
     WrongToken,
     /// There is no such server.
@@ -37,7 +37,7 @@ enum Stage {
 
 /// The protocol of deregister-player.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Goodbye {
+pub struct Disconnect {
     by: TokenHash,
     server: ServerId,
     player: PlayerId,
@@ -46,8 +46,8 @@ pub struct Goodbye {
     stage: Stage,
 }
 
-impl Goodbye {
-    /// A goodbye of the server whose token hashes to `by` to `player`: for `placement`, or, without one, for whatever
+impl Disconnect {
+    /// a disconnect of the server whose token hashes to `by` to `player`: for `placement`, or, without one, for whatever
     /// placement the ledger holds. With `grace` the slot is held that long.
     pub const fn new(
         by: TokenHash,
@@ -59,38 +59,38 @@ impl Goodbye {
         Self { by, server, player, placement, grace, stage: Stage::Start }
     }
 
-    fn read(&mut self) -> Step<Left> {
+    fn read(&mut self) -> Step<Disconnected> {
         self.stage = Stage::Reading;
         Step::Effect(Effect::ReadLedger(self.server.clone()))
     }
 
-    fn release(&mut self, placement: Placement, ready: bool) -> Step<Left> {
+    fn release(&mut self, placement: Placement, ready: bool) -> Step<Disconnected> {
         self.stage = Stage::Releasing { placement, ready };
         let (by, player) = (Some(self.by), self.player.clone());
         let write = LedgerWrite::Free { by, player, claim: Claim::Connected(placement), ready };
         Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
-    fn void(&mut self, placement: Placement) -> Step<Left> {
+    fn void(&mut self, placement: Placement) -> Step<Disconnected> {
         self.stage = Stage::Voiding;
         let (server, claim) = (self.server.clone(), Claim::Connected(placement));
         Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server, claim }))
     }
 
-    fn refusal(&self, image: Option<&Ledger>) -> Option<Left> {
+    fn refusal(&self, image: Option<&Ledger>) -> Option<Disconnected> {
         match image {
-            None => Some(Left::UnknownServer),
-            Some(ledger) if ledger.token_hash != self.by => Some(Left::WrongToken),
+            None => Some(Disconnected::UnknownServer),
+            Some(ledger) if ledger.token_hash != self.by => Some(Disconnected::WrongToken),
             Some(_) => None,
         }
     }
 
-    fn on_image(&mut self, ledger: Option<Ledger>, now: Time) -> Step<Left> {
+    fn on_image(&mut self, ledger: Option<Ledger>, now: Time) -> Step<Disconnected> {
         if let Some(refusal) = self.refusal(ledger.as_ref()) {
             return Step::Done(refusal);
         }
         let Some(ledger) = ledger else {
-            return Step::Done(Left::UnknownServer);
+            return Step::Done(Disconnected::UnknownServer);
         };
         let held = ledger.claims.get(&self.player).copied();
         let named = |claim: &Claim| self.placement.is_none_or(|placement| placement == claim.placement());
@@ -103,21 +103,23 @@ impl Goodbye {
                 let server = self.server.clone();
                 Step::Effect(Effect::WriteSeat(SeatWrite::KeepForReconnect { server, from, to }))
             }
-            (Some(claim @ Claim::Reserved(_)), Some(_)) => Step::Done(Left::Held(ledger.expires(claim).unwrap_or(now))),
+            (Some(claim @ Claim::Reserved(_)), Some(_)) => {
+                Step::Done(Disconnected::KeptUntil(ledger.expires(claim).unwrap_or(now)))
+            }
             (Some(claim), None) => self.release(claim.placement(), ready),
             // The ledger has forgotten this placement: the seat may not have.
             (None, _) => match self.placement {
                 Some(placement) => self.void(placement),
-                None => Step::Done(Left::Gone),
+                None => Step::Done(Disconnected::Gone),
             },
         }
     }
 }
 
-impl Protocol for Goodbye {
-    type Outcome = Left;
+impl Protocol for Disconnect {
+    type Outcome = Disconnected;
 
-    fn next(&mut self, now: Time, reply: Reply) -> Step<Left> {
+    fn next(&mut self, now: Time, reply: Reply) -> Step<Disconnected> {
         match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
             (Stage::Start, Reply::Start) => match (self.placement, self.grace) {
                 (Some(placement), None) => self.release(placement, true),
@@ -138,14 +140,14 @@ impl Protocol for Goodbye {
                     _ => self.void(placement),
                 }
             }
-            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Left::Gone),
+            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Disconnected::Gone),
             (Stage::KeepingSeat { from, reservation, ready }, Reply::SeatWritten(answer)) => {
                 let seat = match answer {
                     Answer::Written(seat) | Answer::Refused(Some(seat)) => seat,
                     Answer::Refused(None) => return self.release(from, ready),
                 };
                 match seat {
-                    // Held now, or by an earlier run of this goodbye whose answer was lost.
+                    // Held now, or by an earlier run of this disconnect whose answer was lost.
                     Seat::Assigned(Assignment { server, claim: Claim::Reserved(to), .. })
                         if server == self.server && to > from =>
                     {
@@ -159,9 +161,9 @@ impl Protocol for Goodbye {
                 }
             }
             (Stage::KeepingClaim { to, reservation }, Reply::LedgerWritten(_)) => {
-                Step::Done(Left::Held(to.time() + reservation))
+                Step::Done(Disconnected::KeptUntil(to.time() + reservation))
             }
-            _ => Step::Done(Left::Busy),
+            _ => Step::Done(Disconnected::Busy),
         }
     }
 }
@@ -243,16 +245,16 @@ mod tests {
 
     const GRACE: Span = Span::seconds(10);
 
-    fn goodbye(of: Option<i64>, grace: Option<Span>) -> Goodbye {
-        Goodbye::new(token(), server("s"), player("a"), of.map(placement), grace)
+    fn disconnect(of: Option<i64>, grace: Option<Span>) -> Disconnect {
+        Disconnect::new(token(), server("s"), player("a"), of.map(placement), grace)
     }
 
-    fn release(of: i64, ready: bool) -> Step<Left> {
+    fn release(of: i64, ready: bool) -> Step<Disconnected> {
         let (by, player) = (Some(token()), player("a"));
         Step::Effect(Effect::WriteLedger(server("s"), LedgerWrite::Free { by, player, claim: connected(of), ready }))
     }
 
-    fn void(of: i64) -> Step<Left> {
+    fn void(of: i64) -> Step<Disconnected> {
         Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
     }
 
@@ -262,54 +264,54 @@ mod tests {
 
     #[test]
     fn a_placement_ends_on_the_ledger_and_then_on_the_seat() {
-        let mut goodbye = goodbye(Some(1_000), None);
-        assert_eq!(goodbye.next(NOW, Reply::Start), release(1_000, true));
-        assert_eq!(goodbye.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))), void(1_000));
-        assert_eq!(goodbye.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Left::Gone));
+        let mut disconnect = disconnect(Some(1_000), None);
+        assert_eq!(disconnect.next(NOW, Reply::Start), release(1_000, true));
+        assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))), void(1_000));
+        assert_eq!(disconnect.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Disconnected::Gone));
     }
 
     #[test]
     fn a_refused_release_is_repeated_only_where_the_state_was_the_reason() {
         let cases = [
-            (None, Step::Done(Left::UnknownServer)),
-            (Some(not_ours()), Step::Done(Left::WrongToken)),
+            (None, Step::Done(Disconnected::UnknownServer)),
+            (Some(not_ours()), Step::Done(Disconnected::WrongToken)),
             (Some(draining(&[("a", connected(1_000))])), release(1_000, false)),
             (Some(draining(&[("a", connected(1_001))])), void(1_000)),
             (Some(draining(&[])), void(1_000)),
             (Some(ready(&[("a", connected(1_000))])), void(1_000)),
         ];
         for (image, next) in cases {
-            let mut goodbye = goodbye(Some(1_000), None);
-            goodbye.next(NOW, Reply::Start);
-            assert_eq!(goodbye.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone()))), next, "{image:?}");
+            let mut disconnect = disconnect(Some(1_000), None);
+            disconnect.next(NOW, Reply::Start);
+            assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone()))), next, "{image:?}");
         }
     }
 
     #[test]
     fn without_a_placement_it_is_for_the_one_that_the_ledger_holds() {
         let cases = [
-            (None, Step::Done(Left::UnknownServer)),
-            (Some(not_ours()), Step::Done(Left::WrongToken)),
+            (None, Step::Done(Disconnected::UnknownServer)),
+            (Some(not_ours()), Step::Done(Disconnected::WrongToken)),
             (Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
             (Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
-            (Some(ready(&[])), Step::Done(Left::Gone)),
+            (Some(ready(&[])), Step::Done(Disconnected::Gone)),
         ];
         for (image, next) in cases {
-            let mut goodbye = goodbye(None, None);
-            assert_eq!(goodbye.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
-            assert_eq!(goodbye.next(NOW, Reply::LedgerRead(image.clone())), next, "{image:?}");
+            let mut disconnect = disconnect(None, None);
+            assert_eq!(disconnect.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
+            assert_eq!(disconnect.next(NOW, Reply::LedgerRead(image.clone())), next, "{image:?}");
         }
     }
 
-    /// A goodbye with grace, up to the write on the seat.
-    fn held() -> Goodbye {
-        let mut goodbye = goodbye(Some(1_000), Some(GRACE));
-        assert_eq!(goodbye.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
+    /// a disconnect with grace, up to the write on the seat.
+    fn held() -> Disconnect {
+        let mut disconnect = disconnect(Some(1_000), Some(GRACE));
+        assert_eq!(disconnect.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
         let ledger = ready(&[("a", connected(1_000))]);
         let to = Placement::new((NOW + GRACE - ledger.reservation).0).unwrap();
         let write = SeatWrite::KeepForReconnect { server: server("s"), from: placement(1_000), to };
-        assert_eq!(goodbye.next(NOW, Reply::LedgerRead(Some(ledger))), Step::Effect(Effect::WriteSeat(write)));
-        goodbye
+        assert_eq!(disconnect.next(NOW, Reply::LedgerRead(Some(ledger))), Step::Effect(Effect::WriteSeat(write)));
+        disconnect
     }
 
     #[test]
@@ -319,7 +321,7 @@ mod tests {
             (Answer::Written(seat("s", reserved(1_950_000))), 1_950_000),
             (Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
         ] {
-            let mut goodbye = held();
+            let mut disconnect = held();
             let write = LedgerWrite::KeepForReconnect {
                 by: token(),
                 player: player("a"),
@@ -327,11 +329,14 @@ mod tests {
                 to: placement(to),
             };
             assert_eq!(
-                goodbye.next(NOW, Reply::SeatWritten(answer)),
+                disconnect.next(NOW, Reply::SeatWritten(answer)),
                 Step::Effect(Effect::WriteLedger(server("s"), write))
             );
             let until = Time(to) + ready(&[]).reservation;
-            assert_eq!(goodbye.next(NOW, Reply::LedgerWritten(Answer::Refused(None))), Step::Done(Left::Held(until)));
+            assert_eq!(
+                disconnect.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
+                Step::Done(Disconnected::KeptUntil(until))
+            );
         }
     }
 
@@ -352,12 +357,12 @@ mod tests {
     #[test]
     fn with_grace_what_is_held_already_stays_and_what_is_forgotten_ends() {
         let reply = |ledger| {
-            let mut goodbye = goodbye(Some(1_000), Some(GRACE));
-            goodbye.next(NOW, Reply::Start);
-            goodbye.next(NOW, Reply::LedgerRead(Some(ledger)))
+            let mut disconnect = disconnect(Some(1_000), Some(GRACE));
+            disconnect.next(NOW, Reply::Start);
+            disconnect.next(NOW, Reply::LedgerRead(Some(ledger)))
         };
         let until = NOW + ready(&[]).reservation;
-        assert_eq!(reply(ready(&[("a", reserved(1_000))])), Step::Done(Left::Held(until)));
+        assert_eq!(reply(ready(&[("a", reserved(1_000))])), Step::Done(Disconnected::KeptUntil(until)));
         assert_eq!(reply(ready(&[("a", connected(1_001))])), void(1_000));
         assert_eq!(reply(ready(&[])), void(1_000));
     }
