@@ -7,7 +7,7 @@
 //! 3. Its answer goes onto the ledger. If that never happens (the function died, ECS was throttled, the answer was lost),
 //!    whoever meets the launch next repeats the call, after winning a compare-and-swap on the time when it is due.
 //! 4. ECS says no, or the server has not registered by the deadline: the next attempt, which has a token of its own, so
-//!    that a late server of the old one is refused. After the last attempt the launch is given up: its claims are void, its
+//!    that a late server of the old one is refused. After the last attempt the launch is abandoned: its claims are void, its
 //!    players are placed anew by their next call, and the pool remembers the failure. Repeated failures pause launching.
 
 use std::{
@@ -176,8 +176,8 @@ impl Launcher {
                 }
                 Ok(false)
             }
-            Due::GiveUp => {
-                self.give_up(ledger).await?;
+            Due::AbandonLaunch => {
+                self.abandon_launch(ledger).await?;
                 Ok(true)
             }
         }
@@ -187,7 +187,7 @@ impl Launcher {
     async fn next_attempt(&self, ledger: &Ledger, begins: Time, call_at: Time) -> Result<Option<Ledger>, TableError> {
         let Some(old) = &ledger.launch else { return Ok(None) };
         if ledger.attempt >= crate::domain::MAX_LAUNCH_ATTEMPTS {
-            self.give_up(ledger).await?;
+            self.abandon_launch(ledger).await?;
             return Ok(None);
         }
         let (launch, token_hash) = self.launch(begins, call_at, old.time_to_start, old.spec.clone());
@@ -201,8 +201,8 @@ impl Launcher {
         })
     }
 
-    async fn give_up(&self, ledger: &Ledger) -> Result<(), TableError> {
-        let write = LedgerWrite::GiveUp { failed: ledger.attempt, now: self.clock.now() };
+    async fn abandon_launch(&self, ledger: &Ledger) -> Result<(), TableError> {
+        let write = LedgerWrite::AbandonLaunch { failed: ledger.attempt, now: self.clock.now() };
         if let Answer::Written(ledger) = self.table.write_ledger(&ledger.id, &write).await? {
             tracing::error!(server = %ledger.id, pool = %ledger.pool, "the server did not start; its players are placed anew");
             self.count_out(&ledger.pool, &ledger.id, true).await?;

@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use crate::{
     clock::{Clock, Dice},
     domain::{
-        Answer, Claim, Connect, Connected, Disconnect, Disconnected, Effect, Frontier, FrontierWrite, GiveUp, Hint,
-        Join, Joined, Ledger, LedgerWrite, NoLaunch, NoSlot, Party, PartyJoined, Placement, PlayerId, Pool, PoolLimits,
-        PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration, Release, Released, Reply,
-        SPARE_AT_MOST, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time, Together, TokenHash,
-        UNTIL_RESUMED,
+        Answer, CancelReservation, Claim, Connect, Connected, Disconnect, Disconnected, Effect, Frontier,
+        FrontierWrite, Hint, Join, Joined, Ledger, LedgerWrite, NoLaunch, NoSlot, Party, PartyJoined, Placement,
+        PlayerId, Pool, PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration,
+        Release, Released, Reply, SPARE_AT_MOST, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time,
+        Together, TokenHash, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
     hints::{Hints, Pass, Pick},
@@ -618,12 +618,12 @@ impl Owmm {
         Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
     }
 
-    /// A player gives a reservation up. Without one, or once connected, nothing happens.
+    /// A player cancels a reservation. Without one, or once connected, nothing happens.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn give_up(&self, player: &PlayerId) -> Result<(), Failure> {
-        self.run(GiveUp::new(player.clone()), self.begin(Some(player), None)).await
+    pub async fn cancel_reservation(&self, player: &PlayerId) -> Result<(), Failure> {
+        self.run(CancelReservation::new(player.clone()), self.begin(Some(player), None)).await
     }
 
     /// A server has started: starting → ready.

@@ -35,7 +35,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     match *request.method() {
         Method::POST => join(owmm, request, &player).await,
         Method::DELETE => {
-            owmm.give_up(&player).await?;
+            owmm.cancel_reservation(&player).await?;
             Ok(no_content())
         }
         _ => Err(method_not_allowed("POST, DELETE")),

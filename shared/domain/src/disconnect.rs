@@ -1,4 +1,4 @@
-//! The end of a placement: the server's disconnect for a player, and a player giving a reservation up.
+//! The end of a placement: the server's disconnect for a player, and a player cancelling a reservation.
 //!
 //! a disconnect goes first to the ledger, then to the seat, each for the exact placement only, so a late one cannot touch a
 //! player who has come back since. With a grace period it is the other way round (the seat and then the ledger get a new
@@ -169,7 +169,7 @@ impl Protocol for Disconnect {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum GivingUp {
+enum Cancelling {
     Start,
     Reading,
     Voiding(ServerId, Claim),
@@ -178,52 +178,52 @@ enum GivingUp {
     Over,
 }
 
-/// The protocol of a player who gives a reservation up. The seat is vacanted first: it decides whether the player was
+/// The protocol of a player who cancels a reservation. The seat is vacanted first: it decides whether the player was
 /// faster than the server that is registering them. A connected player leaves through the server, not through here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct GiveUp {
+pub struct CancelReservation {
     player: PlayerId,
-    stage: GivingUp,
+    stage: Cancelling,
 }
 
-impl GiveUp {
+impl CancelReservation {
     /// `player` gives up what is reserved for them, if anything.
     pub const fn new(player: PlayerId) -> Self {
-        Self { player, stage: GivingUp::Start }
+        Self { player, stage: Cancelling::Start }
     }
 
     fn release(&mut self, server: ServerId, claim: Claim, ready: bool) -> Step<()> {
         let write = LedgerWrite::Free { by: None, player: self.player.clone(), claim, ready };
-        self.stage = GivingUp::Releasing { server: server.clone(), claim, ready };
+        self.stage = Cancelling::Releasing { server: server.clone(), claim, ready };
         Step::Effect(Effect::WriteLedger(server, write))
     }
 }
 
-impl Protocol for GiveUp {
+impl Protocol for CancelReservation {
     type Outcome = ();
 
     fn next(&mut self, _now: Time, reply: Reply) -> Step<()> {
-        match (std::mem::replace(&mut self.stage, GivingUp::Over), reply) {
-            (GivingUp::Start, Reply::Start) => {
-                self.stage = GivingUp::Reading;
+        match (std::mem::replace(&mut self.stage, Cancelling::Over), reply) {
+            (Cancelling::Start, Reply::Start) => {
+                self.stage = Cancelling::Reading;
                 Step::Effect(Effect::ReadSeat)
             }
-            (GivingUp::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) if !place.claim.is_connected() => {
-                self.stage = GivingUp::Voiding(place.server.clone(), place.claim);
+            (Cancelling::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) if !place.claim.is_connected() => {
+                self.stage = Cancelling::Voiding(place.server.clone(), place.claim);
                 Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server: place.server, claim: place.claim }))
             }
-            (GivingUp::Voiding(server, claim), Reply::SeatWritten(Answer::Written(_))) => {
+            (Cancelling::Voiding(server, claim), Reply::SeatWritten(Answer::Written(_))) => {
                 self.release(server, claim, true)
             }
             // The frontier has counted this slot as given away; without this nobody could have it before the server is up.
-            (GivingUp::Releasing { .. }, Reply::LedgerWritten(Answer::Written(ledger)))
+            (Cancelling::Releasing { .. }, Reply::LedgerWritten(Answer::Written(ledger)))
                 if ledger.state == ServerState::Starting =>
             {
-                self.stage = GivingUp::GivingBack;
+                self.stage = Cancelling::GivingBack;
                 Step::Effect(Effect::GiveBack(Box::new(ledger)))
             }
             (
-                GivingUp::Releasing { server, claim, ready: true },
+                Cancelling::Releasing { server, claim, ready: true },
                 Reply::LedgerWritten(Answer::Refused(Some(ledger))),
             ) => {
                 let held = ledger.claims.get(&self.player) == Some(&claim);

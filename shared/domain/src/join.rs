@@ -10,7 +10,7 @@
 //! 5. A frontier's slot for which there is no claim in the end goes back, so that joining and leaving in a loop, or both at
 //!    once, starts no servers.
 //!
-//! A player with a reservation in another pool than the one asked for gives that up first: whatever the answer is then,
+//! A player with a reservation in another pool than the one asked for cancels that reservation first: whatever the answer is then,
 //! nothing is held twice, and 503 means that nothing is held.
 //!
 //! Everything is bounded ([`Tries`]): three servers of the index, then six turns at the frontier, then

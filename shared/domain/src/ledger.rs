@@ -15,7 +15,7 @@ use super::{
 /// ("Expression parameters" in the developer guide's page on service quotas); 50 use about half of each.
 pub const MAX_EVICTIONS: usize = 50;
 
-/// How often a server's task is started before the launch is given up.
+/// How often a server's task is started before the launch is abandoned.
 pub const MAX_LAUNCH_ATTEMPTS: u32 = 3;
 
 /// A RunTask call whose task is not on record is repeated after this long, with the same token.
@@ -226,8 +226,8 @@ pub enum Due {
     Call,
     /// The deadline has passed: start the next attempt.
     NextAttempt,
-    /// The deadline of the last attempt has passed: give the launch up.
-    GiveUp,
+    /// The deadline of the last attempt has passed: abandon the launch.
+    AbandonLaunch,
 }
 
 /// The image of a ledger.
@@ -415,7 +415,7 @@ impl Ledger {
         let launch = self.launch.as_ref().filter(|_| self.state == ServerState::Starting)?;
         if now >= launch.deadline {
             let last = self.attempt >= MAX_LAUNCH_ATTEMPTS;
-            Some(if last { Due::GiveUp } else { Due::NextAttempt })
+            Some(if last { Due::AbandonLaunch } else { Due::NextAttempt })
         } else {
             (self.task.is_none() && now >= launch.call_at).then_some(Due::Call)
         }
@@ -482,7 +482,7 @@ pub enum LedgerWrite {
     },
     /// Frees the slot of exactly this placement, and puts the server back into the index in the same write.
     Free {
-        /// The server's token; `None` when it is the player who gives up a reservation.
+        /// The server's token; `None` when it is the player who cancels a reservation.
         by: Option<TokenHash>,
         /// The player.
         player: PlayerId,
@@ -606,8 +606,8 @@ pub enum LedgerWrite {
         /// The new launch.
         launch: Launch,
     },
-    /// The launch is given up: the server is stopped before it ever was.
-    GiveUp {
+    /// The launch is abandoned: the server is stopped before it ever was.
+    AbandonLaunch {
         /// The attempt that failed.
         failed: u32,
         /// The time of the request.
@@ -807,7 +807,7 @@ impl LedgerWrite {
                 new.task = None;
                 new
             }),
-            Self::GiveUp { failed, now: _ } => old.is_attempt(*failed).then(|| new.stopped()),
+            Self::AbandonLaunch { failed, now: _ } => old.is_attempt(*failed).then(|| new.stopped()),
         }
     }
 }
@@ -977,7 +977,7 @@ mod tests {
         let deadline = NOW + Span(1_000);
         assert_eq!([NOW, deadline].map(|now| called.due(now)), [None, Some(Due::NextAttempt)]);
         let last = Ledger { attempt: MAX_LAUNCH_ATTEMPTS, ..called };
-        assert_eq!([deadline - TICK, deadline].map(|now| last.due(now)), [None, Some(Due::GiveUp)]);
+        assert_eq!([deadline - TICK, deadline].map(|now| last.due(now)), [None, Some(Due::AbandonLaunch)]);
         assert_eq!(Ledger { state: ServerState::Ready, ..ledger }.due(deadline), None);
         assert_eq!(starting(&[]).due(deadline), None);
     }
@@ -1242,8 +1242,8 @@ mod tests {
         let second = next.apply(Some(&called())).unwrap();
         assert_eq!((second.attempt, second.task, second.token_hash), (2, None, token_hash));
         assert_eq!(second.launch, Some(later));
-        let give_up = LedgerWrite::GiveUp { failed: 1, now: NOW };
-        assert_eq!(takes(&give_up, images()), [true, true, false, false, false]);
-        assert_eq!(give_up.apply(Some(&called())).unwrap().state, ServerState::Stopped);
+        let abandon = LedgerWrite::AbandonLaunch { failed: 1, now: NOW };
+        assert_eq!(takes(&abandon, images()), [true, true, false, false, false]);
+        assert_eq!(abandon.apply(Some(&called())).unwrap().state, ServerState::Stopped);
     }
 }

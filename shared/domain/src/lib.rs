@@ -9,7 +9,7 @@
 //! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`], [`Pool`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; `shared::table` renders the same value as a DynamoDB expression;
-//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`GiveUp`], [`Release`]): a placement's life as state machines. Each is told
+//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`CancelReservation`], [`Release`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
 mod care;
@@ -32,7 +32,7 @@ mod time;
 
 pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
-pub use disconnect::{Disconnect, Disconnected, GiveUp};
+pub use disconnect::{CancelReservation, Disconnect, Disconnected};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use join::{Join, Joined, NoSlot, Placed};
 pub use ledger::{

@@ -1,6 +1,6 @@
 //! An operator releases a player, so that nothing holds them any more.
 //!
-//! 1. A reservation is given up exactly as the player would ([`GiveUp`]): the seat decides whether the operator was faster
+//! 1. A reservation is given up exactly as the player would ([`CancelReservation`]): the seat decides whether the operator was faster
 //!    than the server that is registering the player.
 //! 2. A connected seat is moved by its server's disconnect, or once that server is over. So the ledger is looked at, and as
 //!    long as it holds the connection under the seat's placement, **nothing is changed**: the player may well be inside, and a
@@ -11,8 +11,8 @@
 //!    exact placement.
 
 use super::{
-    Answer, Assignment, Claim, Effect, GiveUp, Ledger, Placement, PlayerId, Protocol, Reply, Seat, SeatWrite, ServerId,
-    ServerState, Step, Time,
+    Answer, Assignment, CancelReservation, Claim, Effect, Ledger, Placement, PlayerId, Protocol, Reply, Seat,
+    SeatWrite, ServerId, ServerState, Step, Time,
 };
 
 /// How a release ends.
@@ -32,7 +32,7 @@ pub enum Released {
 enum Stage {
     Start,
     Reading,
-    GivingUp { placement: Placement, give_up: GiveUp },
+    Cancelling { placement: Placement, cancel: CancelReservation },
     ReadingAgain { placement: Placement },
     Looking(Assignment),
     Voiding(Assignment),
@@ -66,10 +66,16 @@ impl Release {
         Step::Effect(Effect::ReadLedger(server))
     }
 
-    fn give_up(&mut self, placement: Placement, mut give_up: GiveUp, now: Time, reply: Reply) -> Step<Released> {
-        match give_up.next(now, reply) {
+    fn cancel(
+        &mut self,
+        placement: Placement,
+        mut cancel: CancelReservation,
+        now: Time,
+        reply: Reply,
+    ) -> Step<Released> {
+        match cancel.next(now, reply) {
             Step::Effect(effect) => {
-                self.stage = Stage::GivingUp { placement, give_up };
+                self.stage = Stage::Cancelling { placement, cancel };
                 Step::Effect(effect)
             }
             // Which does not say whether the server was faster.
@@ -93,11 +99,11 @@ impl Protocol for Release {
             (Stage::Reading, Reply::SeatRead(None)) => Step::Done(Released::Unknown),
             (Stage::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) => match place.claim {
                 Claim::Reserved(placement) => {
-                    self.give_up(placement, GiveUp::new(self.player.clone()), now, Reply::Start)
+                    self.cancel(placement, CancelReservation::new(self.player.clone()), now, Reply::Start)
                 }
                 Claim::Connected(_) => self.look(place),
             },
-            (Stage::GivingUp { placement, give_up }, reply) => self.give_up(placement, give_up, now, reply),
+            (Stage::Cancelling { placement, cancel }, reply) => self.cancel(placement, cancel, now, reply),
             // Connected in the meantime. A newer placement is another one, which nobody has asked to end.
             (Stage::ReadingAgain { placement }, Reply::SeatRead(Some(Seat::Assigned(place))))
                 if place.claim.placement() == placement =>

@@ -433,7 +433,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":launch", items::launch(launch)),
             ],
         ),
-        LedgerWrite::GiveUp { failed, now } => {
+        LedgerWrite::AbandonLaunch { failed, now } => {
             let stop = Expression { condition: IS_ATTEMPT.into(), ..stop(*now) };
             stop.with(":starting", state(ServerState::Starting)).with(":attempt", n(*failed))
         }

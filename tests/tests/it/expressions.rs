@@ -209,7 +209,7 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         (second.clone(), LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
         (second.clone(), LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() }),
         (second.clone(), LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() }),
-        (second, LedgerWrite::GiveUp { failed: 1, now: NOW }),
+        (second, LedgerWrite::AbandonLaunch { failed: 1, now: NOW }),
         (ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
         (ready(&full), LedgerWrite::Heartbeat { by: other, now: NOW }),
         (Ledger { seen: Some(NOW + Span(1)), ..ready(&full) }, LedgerWrite::Heartbeat { by: hash(), now: NOW }),
@@ -293,7 +293,7 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
         LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) },
         LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() },
         LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() },
-        LedgerWrite::GiveUp { failed: 1, now: NOW },
+        LedgerWrite::AbandonLaunch { failed: 1, now: NOW },
     ] {
         cases.extend(every(&write));
     }

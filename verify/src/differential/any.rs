@@ -253,7 +253,7 @@ impl Any {
             16 => LedgerWrite::TaskStarted { attempt, task: "another".to_owned() },
             17 => LedgerWrite::NextAttempt { failed: attempt, token_hash: self.hash(), launch: self.launch() },
             18 => LedgerWrite::Retire,
-            _ => LedgerWrite::GiveUp { failed: attempt, now },
+            _ => LedgerWrite::AbandonLaunch { failed: attempt, now },
         }
     }
 

@@ -65,7 +65,7 @@ impl Call {
             Self::Join { player, .. }
             | Self::Connect { player, .. }
             | Self::Disconnect { player, .. }
-            | Self::GiveUp { player, .. }
+            | Self::CancelReservation { player, .. }
             | Self::Release { player, .. } => Some(Scope::player(*player)),
             Self::Party(_) | Self::Write => None,
         }
@@ -100,7 +100,7 @@ impl Call {
             Self::Party(_) => "the party joins".to_owned(),
             Self::Connect { server, player, .. } => format!("s{server} registers p{player}"),
             Self::Disconnect { server, player, .. } => format!("s{server} says disconnect to p{player}"),
-            Self::GiveUp { player, .. } => format!("p{player} gives up"),
+            Self::CancelReservation { player, .. } => format!("p{player} gives up"),
             Self::Release { player, .. } => format!("p{player} is dismissed"),
             Self::Write => "a write".to_owned(),
         }
@@ -131,7 +131,7 @@ impl Call {
                 })
             }
             Self::Disconnect { disconnect, .. } => step(disconnect, now, reply, |_| To::Nothing),
-            Self::GiveUp { give_up, .. } => step(give_up, now, reply, |()| To::Nothing),
+            Self::CancelReservation { cancel, .. } => step(cancel, now, reply, |()| To::Nothing),
             Self::Release { release, .. } => step(release, now, reply, |_| To::Nothing),
             Self::Write => To::Nothing,
         }

@@ -27,8 +27,8 @@ pub struct Left {
     pub leaves: u8,
     /// Players who drop, and whose slot the server holds.
     pub drops: u8,
-    /// Players who give a reservation up.
-    pub give_ups: u8,
+    /// Players who cancels a reservation.
+    pub cancels: u8,
     /// Operators who release a player.
     pub releases: u8,
     /// Looks of reconcile at one server.
@@ -185,12 +185,12 @@ pub fn scopes(size: Size) -> Vec<Scope> {
     let none = Left::default();
     let moves = Left { joins: n(2, 3), arrivals: 2, leaves: 1, ticks: 2, ..none };
     let faults = Left { joins: 2, arrivals: 1, leaves: 1, faults: n(1, 2), repeats: 1, crashes: 1, ..none };
-    let drops = Left { joins: 2, arrivals: n(1, 2), drops: 1, give_ups: n(0, 1), releases: 1, ticks: 1, ..none };
-    let launches = Left { joins: n(2, 3), arrivals: n(0, 1), give_ups: 1, deaths: n(0, 1), ..none };
+    let drops = Left { joins: 2, arrivals: n(1, 2), drops: 1, cancels: n(0, 1), releases: 1, ticks: 1, ..none };
+    let launches = Left { joins: n(2, 3), arrivals: n(0, 1), cancels: 1, deaths: n(0, 1), ..none };
     let scale_in =
         Left { joins: 1, arrivals: 1, leaves: 1, looks: n(2, 3), builds: n(0, 1), stales: n(0, 1), ticks: 2, ..none };
     let deaths = Left { joins: n(2, 3), arrivals: 1, deaths: 1, looks: 1, beats: n(0, 1), ..none };
-    let parties = Left { joins: 1, parties: n(1, 2), arrivals: n(0, 1), give_ups: 1, ..none };
+    let parties = Left { joins: 1, parties: n(1, 2), arrivals: n(0, 1), cancels: 1, ..none };
     let lapses = Left { joins: 1, arrivals: 1, looks: n(1, 2), beats: 1, ticks: 5, ..none };
     let mut lapse = world("lapses", "leases run out, servers fall silent and come back", 1, 2, lapses);
     lapse.players = n(1, 2);

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, Care, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, GiveUp, Hint, Join, Ledger, LedgerWrite,
-    NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket, Registration,
-    Release, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
+    Answer, CancelReservation, Care, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, Hint, Join, Ledger,
+    LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
+    Registration, Release, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
     teeth::{self, Mistake},
 };
 
@@ -80,9 +80,9 @@ pub enum Call {
         awaited: bool,
         disconnect: Disconnect,
     },
-    GiveUp {
+    CancelReservation {
         player: u8,
-        give_up: GiveUp,
+        cancel: CancelReservation,
     },
     Release {
         player: u8,
@@ -403,7 +403,7 @@ impl World {
     /// Whether a call is on its way that ends what this player has.
     fn ends(&self, about: u8) -> bool {
         self.flights.iter().any(|flight| match flight.call {
-            Call::Disconnect { player, .. } | Call::GiveUp { player, .. } | Call::Release { player, .. } => {
+            Call::Disconnect { player, .. } | Call::CancelReservation { player, .. } | Call::Release { player, .. } => {
                 player == about
             }
             _ => false,
@@ -443,9 +443,9 @@ impl World {
             if let Some(world) = spend(self, |left| &mut left.joins) {
                 world.begin(scope, Self::join(scope, player), What::JoinBegins { player }, steps);
             }
-            if let Some(mut world) = spend(self, |left| &mut left.give_ups) {
+            if let Some(mut world) = spend(self, |left| &mut left.cancels) {
                 world.forget_promise(player);
-                let call = Call::GiveUp { player, give_up: GiveUp::new(Scope::player(player)) };
+                let call = Call::CancelReservation { player, cancel: CancelReservation::new(Scope::player(player)) };
                 world.begin(scope, call, What::GiveUpBegins { player }, steps);
             }
             if let Some(mut world) = spend(self, |left| &mut left.releases) {

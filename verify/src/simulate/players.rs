@@ -108,7 +108,7 @@ impl Player {
         let mut connections_lost = 0;
         loop {
             if patience.is_some_and(|end| end < Instant::now()) {
-                self.give_up().await;
+                self.cancel().await;
                 return false;
             }
             if !self.world.is_calm() && self.chance.hit(100) {
@@ -144,7 +144,7 @@ impl Player {
         }
     }
 
-    async fn give_up(&self) {
+    async fn cancel(&self) {
         if self.chance.hit(500) {
             self.world.check(|checks| checks.gives_up(self.world.now(), &self.id));
             self.ask("DELETE", None).await;
