@@ -157,7 +157,7 @@ impl Launcher {
     ///
     /// # Errors
     /// The table gave no answer.
-    pub async fn tend(&self, ledger: &Ledger) -> Result<bool, TableError> {
+    pub async fn advance_launch(&self, ledger: &Ledger) -> Result<bool, TableError> {
         let now = self.clock.now();
         let Some(due) = ledger.due(now) else { return Ok(false) };
         match due {

@@ -561,7 +561,7 @@ impl Owmm {
                         return Ok(JoinOutcome::Slot(self.slot(player, &placed.ledger, placed.claim, begun)?));
                     }
                     // Whatever comes of it, the promise is made from the ledger as it is then.
-                    self.launcher.tend(&placed.ledger).await?;
+                    self.launcher.advance_launch(&placed.ledger).await?;
                 }
             }
         }
@@ -592,7 +592,7 @@ impl Owmm {
                         });
                         return Ok(PartyOutcome::Slots(slots.collect::<Result<_, _>>()?));
                     }
-                    self.launcher.tend(&ledger).await?;
+                    self.launcher.advance_launch(&ledger).await?;
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! 1. ECS is asked which tasks of ours run. That comes first: a server is in the table before its task is, so what ECS
 //!    lists and the table does not have is an orphan. What it does not list says nothing about a server that is read later:
 //!    whether that is missing, it is asked again.
-//! 2. Pool by pool, each server on the roster gets what it needs ([`Ledger::care`]), a few pages side by side. Of the roster
+//! 2. Pool by pool, each server on the roster gets what it needs ([`Ledger::next_repair`]), a few pages side by side. Of the roster
 //!    only the ids are kept, and of the servers only what step 3 needs.
 //! 3. Servers believed dead for their lapsed leases are stopped, unless so many have lapsed at once that it is more likely
 //!    the table or the network. Free slots below the pool's headroom: servers are started ahead. Above it: idle servers
@@ -22,8 +22,8 @@ use futures_util::{StreamExt, stream};
 use crate::{
     Failure, Owmm,
     domain::{
-        Answer, Care, Ledger, LedgerWrite, Pool, PoolStatus, PoolStatusWrite, Reason, ServerId, ServerState, Span,
-        TaskSight, is_mass_lapse, servers_wanted,
+        Answer, Ledger, LedgerWrite, Pool, PoolStatus, PoolStatusWrite, Repair, ServerId, ServerState, Span,
+        StopReason, TaskSight, is_mass_lapse, servers_wanted,
     },
     launching::OurTask,
     metrics::{self, Outcome, Record},
@@ -120,7 +120,7 @@ struct Ending {
     server: ServerId,
     task: Option<String>,
     sight: TaskSight,
-    reason: Reason,
+    reason: StopReason,
     write: LedgerWrite,
 }
 
@@ -259,7 +259,7 @@ impl Owmm {
         seen.report.servers = roster.len();
         let first = self.dice().below(roster.len());
         roster.rotate_left(first);
-        let pages = roster.chunks(A_PAGE).map(|page| self.look_after(pool, running, page)).collect::<Vec<_>>();
+        let pages = roster.chunks(A_PAGE).map(|page| self.repair_page(pool, running, page)).collect::<Vec<_>>();
         let mut pages = stream::iter(pages).buffer_unordered(PAGES_AT_ONCE);
         while let Some(page) = pages.next().await {
             seen.add(page?);
@@ -296,7 +296,7 @@ impl Owmm {
     }
 
     /// Looks after some servers of a pool.
-    async fn look_after(&self, pool: &Pool, running: &Running<'_>, page: &[ServerId]) -> Result<Seen, Failure> {
+    async fn repair_page(&self, pool: &Pool, running: &Running<'_>, page: &[ServerId]) -> Result<Seen, Failure> {
         let mut seen = Seen::default();
         // Before anything is read: a lease that is over by then was over when it was read.
         let now = self.time();
@@ -314,7 +314,7 @@ impl Owmm {
             }
         }
         let sights = self.sights(pool, running, &ledgers).await;
-        let mut cares = Vec::new();
+        let mut repairs = Vec::new();
         for ledger in &ledgers {
             let sight = match &ledger.task {
                 Some(task) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
@@ -325,12 +325,12 @@ impl Owmm {
                 }),
                 None => TaskSight::Unknown,
             };
-            let care = ledger.care(pool, sight, now);
+            let repair = ledger.next_repair(pool, sight, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);
             seen.report.lapsed += usize::from(lapsed);
             seen.report.players += ledger.players();
-            let stays = !matches!(care, Care::CountOut | Care::Stop(_));
+            let stays = !matches!(repair, Repair::CountOut | Repair::Stop(_));
             if stays && ledger.build < pool.build {
                 // The headroom is for the new build to give, and an old one goes as soon as it is empty.
                 seen.outdated.extend(ledger.scale_in(Span(0), now).map(|write| (ledger.id.clone(), write)));
@@ -340,16 +340,16 @@ impl Owmm {
                 let idle = ledger.scale_in(pool.limits.idle, now).filter(|_| !lapsed);
                 seen.idle.extend(idle.map(|write| (ledger.id.clone(), ledger.capacity, write)));
             }
-            match care {
-                Care::None => {}
-                Care::Stop(reason) if ledger.is_doubtful(reason, now) => {
+            match repair {
+                Repair::None => {}
+                Repair::Stop(reason) if ledger.is_doubtful(reason, now) => {
                     seen.doubtful.push(ending(ledger, sight, reason, now));
                 }
-                care => cares.push(self.take_care(pool, ledger, care, sight)),
+                repair => repairs.push(self.take_care(pool, ledger, repair, sight)),
             }
         }
-        let mut cares = stream::iter(cares).buffer_unordered(CALLS_AT_ONCE);
-        while let Some(done) = cares.next().await {
+        let mut repairs = stream::iter(repairs).buffer_unordered(CALLS_AT_ONCE);
+        while let Some(done) = repairs.next().await {
             seen.done(done);
         }
         Ok(seen)
@@ -382,25 +382,25 @@ impl Owmm {
         &self,
         pool: &Pool,
         ledger: &Ledger,
-        care: Care,
+        repair: Repair,
         sight: TaskSight,
     ) -> Result<Option<&'static str>, Failure> {
-        Ok(match care {
-            Care::None => None,
-            Care::CountOut => {
+        Ok(match repair {
+            Repair::None => None,
+            Repair::CountOut => {
                 self.launcher().count_out(&pool.name, &ledger.id, ledger.never_registered()).await?;
                 Some("counted_out")
             }
-            Care::Launch => {
-                self.launcher().tend(ledger).await?;
+            Repair::Launch => {
+                self.launcher().advance_launch(ledger).await?;
                 Some("launch")
             }
-            Care::NextAttempt => {
+            Repair::NextAttempt => {
                 self.launcher().failed(ledger).await?;
                 Some("next_attempt")
             }
-            Care::Stop(reason) => self.end(pool, ending(ledger, sight, reason, self.time())).await?,
-            Care::Write(write) => match self.table().write_ledger(&ledger.id, &write).await? {
+            Repair::Stop(reason) => self.end(pool, ending(ledger, sight, reason, self.time())).await?,
+            Repair::Write(write) => match self.table().write_ledger(&ledger.id, &write).await? {
                 Answer::Refused(_) => None,
                 Answer::Written(_) => match write {
                     LedgerWrite::Sweep { .. } => Some("expired_claims"),
@@ -484,7 +484,7 @@ impl Owmm {
     }
 }
 
-fn ending(ledger: &Ledger, sight: TaskSight, reason: Reason, now: crate::domain::Time) -> Ending {
+fn ending(ledger: &Ledger, sight: TaskSight, reason: StopReason, now: crate::domain::Time) -> Ending {
     let write = ledger.stop_for(reason, now);
     Ending { server: ledger.id.clone(), task: ledger.task.clone(), sight, reason, write }
 }

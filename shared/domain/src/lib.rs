@@ -12,7 +12,6 @@
 //! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`CancelReservation`], [`Release`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
-mod care;
 mod connect;
 mod disconnect;
 #[cfg(test)]
@@ -26,11 +25,11 @@ mod pool;
 mod pool_status;
 mod protocol;
 mod release;
+mod repair;
 mod seat;
 pub mod teeth;
 mod time;
 
-pub use care::{Care, Reason, TaskSight, is_mass_lapse, servers_wanted};
 pub use connect::{Connect, Connected, PresentedTicket};
 pub use disconnect::{CancelReservation, Disconnect, Disconnected};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
@@ -47,5 +46,6 @@ pub use pool_status::{
 };
 pub use protocol::{Answer, Effect, Hint, Protocol, Reply, Step, TakenSlots};
 pub use release::{Release, Released};
+pub use repair::{Repair, StopReason, TaskSight, is_mass_lapse, servers_wanted};
 pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

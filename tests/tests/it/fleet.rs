@@ -11,7 +11,7 @@ use aws_sdk_ecs::types::DesiredStatus;
 use serde_json::json;
 use shared::{
     Reconciled,
-    domain::{Answer, Ledger, LedgerWrite, PoolStatusWrite, Reason, ServerId, ServerState, Span, StopBy},
+    domain::{Answer, Ledger, LedgerWrite, PoolStatusWrite, ServerId, ServerState, Span, StopBy, StopReason},
     table::keys,
 };
 use tokio::task::JoinSet;
@@ -361,13 +361,13 @@ async fn a_beat_or_a_connection_that_arrives_while_a_silent_server_is_looked_at_
     let table = world.stack.owmm().table();
     let stop = |reason| seen.stop_for(reason, world.stack.owmm().time());
     // What was seen is not so any more: the player has come in.
-    let (silent, missing) = (stop(Reason::Silent), stop(Reason::TaskMissing));
+    let (silent, missing) = (stop(StopReason::Silent), stop(StopReason::TaskMissing));
     server.connect(&world, "alice", None).await.is(200);
     assert!(matches!(table.write_ledger(&seen.id, &silent).await.unwrap(), Answer::Refused(Some(_))));
     // The server beats.
     server.disconnect(&world, "alice", "").await.is(204);
     let seen = world.ledger(&server.id).await;
-    let silent = seen.stop_for(Reason::Silent, world.stack.owmm().time());
+    let silent = seen.stop_for(StopReason::Silent, world.stack.owmm().time());
     server.beat(&world, None).await.is(200);
     for write in [silent, missing] {
         assert!(matches!(table.write_ledger(&seen.id, &write).await.unwrap(), Answer::Refused(Some(_))));

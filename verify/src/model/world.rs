@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use shared::domain::{
-    Answer, CancelReservation, Care, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, Hint, Join, Ledger,
+    Answer, CancelReservation, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, Hint, Join, Ledger,
     LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
-    Registration, Release, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
+    Registration, Release, Repair, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
     teeth::{self, Mistake},
 };
 
@@ -513,10 +513,10 @@ impl World {
             if let Some(world) = spend(self, |left| &mut left.looks) {
                 let pool = self.pool(scope);
                 let sight = if process == Process::Dead { TaskSight::Stopped } else { TaskSight::Alive };
-                let write = match ledger.care(&pool, sight, now) {
-                    Care::Write(write) => Some(write),
-                    Care::Stop(reason) => Some(ledger.stop_for(reason, now)),
-                    Care::None | Care::CountOut | Care::Launch | Care::NextAttempt => None,
+                let write = match ledger.next_repair(&pool, sight, now) {
+                    Repair::Write(write) => Some(write),
+                    Repair::Stop(reason) => Some(ledger.stop_for(reason, now)),
+                    Repair::None | Repair::CountOut | Repair::Launch | Repair::NextAttempt => None,
                 };
                 let write = write.map(|write| (write, What::ReconcileLooks { server }));
                 let idle = ledger.scale_in(pool.limits.idle, now).map(|write| (write, What::ScaleInLooks { server }));
@@ -789,9 +789,9 @@ impl World {
                 let dead = world.process(n) == Process::Dead;
                 let sight = if dead { TaskSight::Stopped } else { TaskSight::Alive };
                 let Some(image) = world.ledger(n) else { break };
-                let write = match image.care(&pool, sight, now) {
-                    Care::Write(write) => write,
-                    Care::Stop(reason) => image.stop_for(reason, now),
+                let write = match image.next_repair(&pool, sight, now) {
+                    Repair::Write(write) => write,
+                    Repair::Stop(reason) => image.stop_for(reason, now),
                     _ => break,
                 };
                 drop(world.write_ledger(&ledger.id, &write));

@@ -28,7 +28,7 @@ pub enum TaskSight {
 
 /// Why a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum StopReason {
     /// Its task has stopped, and nobody was told.
     TaskStopped,
     /// It does not beat, and ECS does not know its task.
@@ -39,7 +39,7 @@ pub enum Reason {
     Drained,
 }
 
-impl Reason {
+impl StopReason {
     /// For the log and the count.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl Reason {
 
 /// What a server needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Care {
+pub enum Repair {
     /// Nothing.
     None,
     /// It is stopped and still on the roster.
@@ -63,7 +63,7 @@ pub enum Care {
     /// Its task has ended while it was starting: the next attempt.
     NextAttempt,
     /// It is over: its ledger is stopped, and its task too, if it runs.
-    Stop(Reason),
+    Stop(StopReason),
     /// A write on its ledger puts something right.
     Write(LedgerWrite),
 }
@@ -88,60 +88,60 @@ impl Ledger {
 
     /// Whether a reason to stop it is believed only while few leases lapse at once, as it rests on the lease. That ECS does
     /// not know the task of a server that has been silent for long does not: such a server will not come back.
-    pub fn is_doubtful(&self, reason: Reason, now: Time) -> bool {
+    pub fn is_doubtful(&self, reason: StopReason, now: Time) -> bool {
         match reason {
-            Reason::Silent => true,
-            Reason::TaskMissing => !self.is_silent(now),
-            Reason::TaskStopped | Reason::Drained => false,
+            StopReason::Silent => true,
+            StopReason::TaskMissing => !self.is_silent(now),
+            StopReason::TaskStopped | StopReason::Drained => false,
         }
     }
 
     /// What it needs.
-    pub fn care(&self, pool: &Pool, task: TaskSight, now: Time) -> Care {
+    pub fn next_repair(&self, pool: &Pool, task: TaskSight, now: Time) -> Repair {
         match (self.state, task) {
-            (ServerState::Stopped, _) => return Care::CountOut,
-            (ServerState::Starting, TaskSight::Stopped) => return Care::NextAttempt,
+            (ServerState::Stopped, _) => return Repair::CountOut,
+            (ServerState::Starting, TaskSight::Stopped) => return Repair::NextAttempt,
             (ServerState::Starting, _) => {
-                return if self.due(now).is_some() { Care::Launch } else { Care::None };
+                return if self.due(now).is_some() { Repair::Launch } else { Repair::None };
             }
-            (_, TaskSight::Stopped) => return Care::Stop(Reason::TaskStopped),
-            (_, TaskSight::Missing) if self.has_lapsed(now) => return Care::Stop(Reason::TaskMissing),
+            (_, TaskSight::Stopped) => return Repair::Stop(StopReason::TaskStopped),
+            (_, TaskSight::Missing) if self.has_lapsed(now) => return Repair::Stop(StopReason::TaskMissing),
             _ => {}
         }
         // A lapse alone ends no game: players may well be inside.
         if self.is_silent(now) && (!self.has_players() || teeth::has(Mistake::LapseStopsPlayers)) {
-            return Care::Stop(Reason::Silent);
+            return Repair::Stop(StopReason::Silent);
         }
         let overdue = self.drain_by.is_some_and(|by| by <= now);
         if self.state == ServerState::Draining && (self.claims.is_empty() || overdue) {
-            return Care::Stop(Reason::Drained);
+            return Repair::Stop(StopReason::Drained);
         }
         if self.state == ServerState::Ready && !pool.takes(self.build) {
-            return Care::Write(LedgerWrite::Retire);
+            return Repair::Write(LedgerWrite::Retire);
         }
         // Of many it takes several looks, for which nothing above may have to wait.
         let over = self.evictable(now);
         if !over.is_empty() {
-            return Care::Write(LedgerWrite::Sweep { evict: over, ready: self.state == ServerState::Ready });
+            return Repair::Write(LedgerWrite::Sweep { evict: over, ready: self.state == ServerState::Ready });
         }
         if let Some(write) = self.listing_fix(now) {
-            return Care::Write(write);
+            return Repair::Write(write);
         }
         if self.state == ServerState::Ready && self.claims.is_empty() && self.idle_since.is_none() {
-            return Care::Write(LedgerWrite::Idle { now });
+            return Repair::Write(LedgerWrite::Idle { now });
         }
-        Care::None
+        Repair::None
     }
 
     /// The write that ends it. For a drain, only if its deadline is still as it was seen; for a lapsed lease, only if the
     /// lease is over still and nobody has come: a beat or a connection that arrives in between wins.
-    pub fn stop_for(&self, reason: Reason, now: Time) -> LedgerWrite {
+    pub fn stop_for(&self, reason: StopReason, now: Time) -> LedgerWrite {
         let attempt = self.attempt;
         match reason {
-            Reason::TaskStopped => LedgerWrite::Stop { by: StopBy::Attempt(attempt), now },
-            Reason::Drained => LedgerWrite::Stop { by: StopBy::Drained { attempt, drain_by: self.drain_by }, now },
-            Reason::TaskMissing => LedgerWrite::StopSilent { attempt, silent_since: now, claims: None, now },
-            Reason::Silent => {
+            StopReason::TaskStopped => LedgerWrite::Stop { by: StopBy::Attempt(attempt), now },
+            StopReason::Drained => LedgerWrite::Stop { by: StopBy::Drained { attempt, drain_by: self.drain_by }, now },
+            StopReason::TaskMissing => LedgerWrite::StopSilent { attempt, silent_since: now, claims: None, now },
+            StopReason::Silent => {
                 let silent_since = now - self.lease_for.times(LEASES_MISSED);
                 LedgerWrite::StopSilent { attempt, silent_since, claims: Some(self.claims.clone()), now }
             }
@@ -188,34 +188,34 @@ mod tests {
         Ledger { listed: Some(Fill::EMPTY), idle_since: Some(NOW), ..ready(&[]) }
     }
 
-    fn care(ledger: &Ledger, task: TaskSight, now: Time) -> Care {
-        ledger.care(&configured(), task, now)
+    fn next_repair(ledger: &Ledger, task: TaskSight, now: Time) -> Repair {
+        ledger.next_repair(&configured(), task, now)
     }
 
     #[test]
     fn a_server_in_good_order_needs_nothing_whatever_ecs_says_short_of_its_end() {
         for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
-            assert_eq!(care(&in_order(), task, NOW), Care::None, "{task:?}");
+            assert_eq!(next_repair(&in_order(), task, NOW), Repair::None, "{task:?}");
         }
     }
 
     #[test]
     fn a_task_that_has_stopped_ends_its_server_or_its_attempt() {
         for ledger in [in_order(), draining(&[("a", connected(1_000))])] {
-            assert_eq!(care(&ledger, TaskSight::Stopped, NOW), Care::Stop(Reason::TaskStopped));
+            assert_eq!(next_repair(&ledger, TaskSight::Stopped, NOW), Repair::Stop(StopReason::TaskStopped));
         }
-        assert_eq!(care(&starting(&[]), TaskSight::Stopped, NOW), Care::NextAttempt);
+        assert_eq!(next_repair(&starting(&[]), TaskSight::Stopped, NOW), Repair::NextAttempt);
     }
 
     #[test]
     fn a_stopped_server_is_counted_out_and_a_starting_one_is_launched_when_it_is_due() {
         let launching = Ledger { launch: Some(launch()), ..starting(&[]) };
         for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
-            assert_eq!(care(&launching, task, NOW - TICK), Care::None);
-            assert_eq!(care(&launching, task, NOW), Care::Launch);
+            assert_eq!(next_repair(&launching, task, NOW - TICK), Repair::None);
+            assert_eq!(next_repair(&launching, task, NOW), Repair::Launch);
         }
         for task in ALL {
-            assert_eq!(care(&stopped(), task, NOW), Care::CountOut);
+            assert_eq!(next_repair(&stopped(), task, NOW), Repair::CountOut);
         }
     }
 
@@ -223,9 +223,9 @@ mod tests {
     fn a_lapse_is_the_end_only_of_a_server_whose_task_ecs_does_not_know() {
         let inside = Ledger { listed: None, ..ready(&[("a", connected(1_000))]) };
         let over = NOW + TICK;
-        assert_eq!(care(&inside, TaskSight::Missing, over), Care::Stop(Reason::TaskMissing));
+        assert_eq!(next_repair(&inside, TaskSight::Missing, over), Repair::Stop(StopReason::TaskMissing));
         for task in [TaskSight::Alive, TaskSight::Unknown] {
-            assert_eq!(care(&inside, task, NOW + Span::seconds(10_000)), Care::None, "players may be inside");
+            assert_eq!(next_repair(&inside, task, NOW + Span::seconds(10_000)), Repair::None, "players may be inside");
         }
         assert!(inside.has_lapsed(over) && !inside.has_lapsed(NOW) && !starting(&[]).has_lapsed(over));
         assert!(Ledger { lease_until: None, ..in_order() }.has_lapsed(NOW));
@@ -235,19 +235,21 @@ mod tests {
     fn an_empty_server_is_over_after_three_more_leases() {
         let empty = Ledger { listed: None, idle_since: Some(NOW), ..ready(&[]) };
         let long = NOW + empty.lease_for.times(3);
-        assert_eq!(care(&empty, TaskSight::Unknown, long), Care::None);
-        assert_eq!(care(&empty, TaskSight::Unknown, long + TICK), Care::Stop(Reason::Silent));
+        assert_eq!(next_repair(&empty, TaskSight::Unknown, long), Repair::None);
+        assert_eq!(next_repair(&empty, TaskSight::Unknown, long + TICK), Repair::Stop(StopReason::Silent));
         let on_the_way = Ledger { reservation: Span::seconds(1_000), ..ready(&[("a", reserved(1_000))]) };
-        assert_eq!(care(&on_the_way, TaskSight::Alive, long + TICK), Care::Stop(Reason::Silent));
+        assert_eq!(next_repair(&on_the_way, TaskSight::Alive, long + TICK), Repair::Stop(StopReason::Silent));
     }
 
     #[test]
     fn that_ecs_does_not_know_a_task_is_doubted_only_as_long_as_its_server_may_come_back() {
         let long = NOW + in_order().lease_for.times(LEASES_MISSED);
-        assert!(in_order().is_doubtful(Reason::TaskMissing, long));
-        assert!(!in_order().is_doubtful(Reason::TaskMissing, long + TICK));
-        assert!(in_order().is_doubtful(Reason::Silent, long + TICK), "the lease is all that says so");
-        assert!(!in_order().is_doubtful(Reason::TaskStopped, NOW) && !in_order().is_doubtful(Reason::Drained, NOW));
+        assert!(in_order().is_doubtful(StopReason::TaskMissing, long));
+        assert!(!in_order().is_doubtful(StopReason::TaskMissing, long + TICK));
+        assert!(in_order().is_doubtful(StopReason::Silent, long + TICK), "the lease is all that says so");
+        assert!(
+            !in_order().is_doubtful(StopReason::TaskStopped, NOW) && !in_order().is_doubtful(StopReason::Drained, NOW)
+        );
     }
 
     #[test]
@@ -258,55 +260,55 @@ mod tests {
             let now = NOW + ledger.reservation;
             let ledger = Ledger { lease_until: Some(now), ..ledger };
             let sweep = LedgerWrite::Sweep { evict: ledger.evictable(now), ready: is_ready };
-            assert_eq!(care(&ledger, TaskSight::Alive, now), Care::Write(sweep));
+            assert_eq!(next_repair(&ledger, TaskSight::Alive, now), Repair::Write(sweep));
         }
     }
 
     #[test]
     fn a_draining_server_is_over_when_it_is_empty_or_its_time_is() {
-        assert_eq!(care(&draining(&[]), TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+        assert_eq!(next_repair(&draining(&[]), TaskSight::Alive, NOW), Repair::Stop(StopReason::Drained));
         let inside = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1_000))]) };
-        assert_eq!(care(&inside, TaskSight::Alive, NOW - TICK), Care::None);
-        assert_eq!(care(&inside, TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+        assert_eq!(next_repair(&inside, TaskSight::Alive, NOW - TICK), Repair::None);
+        assert_eq!(next_repair(&inside, TaskSight::Alive, NOW), Repair::Stop(StopReason::Drained));
         let coming = draining(&[("a", connected(1_000)), ("b", reserved(1))]).claims;
         let coming = Ledger { claims: coming, drain_by: Some(NOW), lease_until: None, ..inside.clone() };
         assert_eq!(
-            care(&coming, TaskSight::Unknown, NOW + coming.reservation),
-            Care::Stop(Reason::Drained),
+            next_repair(&coming, TaskSight::Unknown, NOW + coming.reservation),
+            Repair::Stop(StopReason::Drained),
             "first of all"
         );
         let without_end = Ledger { drain_by: None, ..inside.clone() };
-        assert_eq!(care(&without_end, TaskSight::Alive, NOW), Care::None);
+        assert_eq!(next_repair(&without_end, TaskSight::Alive, NOW), Repair::None);
         let ready = Ledger { state: ServerState::Ready, listed: Some(Fill::TOP), capacity: 1, ..inside };
-        assert_ne!(care(&ready, TaskSight::Alive, NOW), Care::Stop(Reason::Drained));
+        assert_ne!(next_repair(&ready, TaskSight::Alive, NOW), Repair::Stop(StopReason::Drained));
     }
 
     #[test]
     fn an_old_build_drains_if_its_pool_says_so() {
         let pool = Pool { build: 1, rollout: Rollout::Drain, ..configured() };
-        let drain = Care::Write(LedgerWrite::Retire);
-        assert_eq!(in_order().care(&pool, TaskSight::Alive, NOW), drain);
+        let drain = Repair::Write(LedgerWrite::Retire);
+        assert_eq!(in_order().next_repair(&pool, TaskSight::Alive, NOW), drain);
         assert_eq!(
-            in_order().care(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskSight::Alive, NOW),
-            Care::None
+            in_order().next_repair(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskSight::Alive, NOW),
+            Repair::None
         );
-        assert_eq!(Ledger { build: 1, ..in_order() }.care(&pool, TaskSight::Alive, NOW), Care::None);
+        assert_eq!(Ledger { build: 1, ..in_order() }.next_repair(&pool, TaskSight::Alive, NOW), Repair::None);
         let going = draining(&[("a", connected(1_000))]);
-        assert_eq!(going.care(&pool, TaskSight::Alive, NOW), Care::None, "it drains already");
+        assert_eq!(going.next_repair(&pool, TaskSight::Alive, NOW), Repair::None, "it drains already");
     }
 
     #[test]
     fn the_index_and_the_time_without_players_are_put_right() {
         let unlisted = Ledger { listed: None, ..in_order() };
-        let fix = unlisted.listing_fix(NOW).map(Care::Write);
-        assert_eq!(Some(care(&unlisted, TaskSight::Alive, NOW)), fix);
-        let idle = Care::Write(LedgerWrite::Idle { now: NOW });
-        assert_eq!(care(&Ledger { idle_since: None, ..in_order() }, TaskSight::Alive, NOW), idle);
+        let fix = unlisted.listing_fix(NOW).map(Repair::Write);
+        assert_eq!(Some(next_repair(&unlisted, TaskSight::Alive, NOW)), fix);
+        let idle = Repair::Write(LedgerWrite::Idle { now: NOW });
+        assert_eq!(next_repair(&Ledger { idle_since: None, ..in_order() }, TaskSight::Alive, NOW), idle);
         let inside = Ledger { listed: fill(1, 2), ..ready(&[("a", connected(1_000))]) };
-        assert_eq!(care(&inside, TaskSight::Alive, NOW), Care::None, "somebody is inside");
+        assert_eq!(next_repair(&inside, TaskSight::Alive, NOW), Repair::None, "somebody is inside");
         assert_eq!(
-            care(&Ledger { idle_since: None, ..draining(&[("a", connected(1))]) }, TaskSight::Alive, NOW),
-            Care::None
+            next_repair(&Ledger { idle_since: None, ..draining(&[("a", connected(1))]) }, TaskSight::Alive, NOW),
+            Repair::None
         );
     }
 
@@ -355,7 +357,7 @@ mod tests {
 
     #[test]
     fn reasons_have_names_of_their_own() {
-        let all = [Reason::TaskStopped, Reason::TaskMissing, Reason::Silent, Reason::Drained];
-        assert_eq!(all.map(Reason::as_str), ["task_stopped", "task_missing", "silent", "drained"]);
+        let all = [StopReason::TaskStopped, StopReason::TaskMissing, StopReason::Silent, StopReason::Drained];
+        assert_eq!(all.map(StopReason::as_str), ["task_stopped", "task_missing", "silent", "drained"]);
     }
 }
