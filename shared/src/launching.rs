@@ -29,7 +29,7 @@ use crate::{
     clock::{Clock, Dice},
     domain::{
         Answer, Due, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, PoolStatus, PoolStatusWrite,
-        REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskSight, Time, TokenHash, pause_after,
+        REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskStatus, Time, TokenHash, pause_after,
         teeth::{self, Mistake},
     },
     table::{Rolled, Table, TableError},
@@ -288,8 +288,8 @@ impl Launcher {
 
     /// What ECS says of tasks that it does not list as running. Those it does not speak of are unknown. `cluster` is where
     /// the pool's next server starts; each task is asked about in its own, which the pool may have left since.
-    pub async fn sights(&self, cluster: &str, arns: &[String]) -> HashMap<String, TaskSight> {
-        let mut sights = HashMap::new();
+    pub async fn task_statuses(&self, cluster: &str, arns: &[String]) -> HashMap<String, TaskStatus> {
+        let mut task_statuses = HashMap::new();
         let mut clusters = BTreeMap::<&str, Vec<String>>::new();
         for arn in arns {
             clusters.entry(cluster_of(arn).unwrap_or(cluster)).or_default().push(arn.clone());
@@ -298,32 +298,32 @@ impl Launcher {
             for some in arns.chunks(DESCRIBE_AT_MOST) {
                 let describe = self.ecs.describe_tasks().cluster(cluster).set_tasks(Some(some.to_vec()));
                 match describe.send().await {
-                    Ok(output) => sights.extend(seen(&output)),
+                    Ok(output) => task_statuses.extend(seen(&output)),
                     Err(error) => {
                         let _: Option<()> = self.silent(&error);
                     }
                 }
             }
         }
-        sights
+        task_statuses
     }
 
     /// Whether any of these clusters runs a server's current attempt, for one whose task is not on record, as whoever started
     /// it died before. Of a server that had registered when its ledger was read, "missing" is final.
-    pub async fn sight_of_unrecorded(&self, ledger: &Ledger, clusters: impl Iterator<Item = &str>) -> TaskSight {
+    pub async fn status_of_unrecorded(&self, ledger: &Ledger, clusters: impl Iterator<Item = &str>) -> TaskStatus {
         for cluster in clusters {
             match self.ecs.list_tasks().cluster(cluster).started_by(started_by(ledger)).send().await {
                 Ok(list) if list.task_arns().is_empty() && list.next_token().is_none() => {}
-                Ok(_) => return TaskSight::Alive,
+                Ok(_) => return TaskStatus::Alive,
                 // One that is gone runs nothing.
                 Err(error) if error.code() == Some("ClusterNotFoundException") => {}
                 Err(error) => {
                     let _: Option<()> = self.silent(&error);
-                    return TaskSight::Unknown;
+                    return TaskStatus::Unknown;
                 }
             }
         }
-        TaskSight::Missing
+        TaskStatus::Missing
     }
 
     /// Stops a task. That it is gone already is as good.
@@ -408,14 +408,14 @@ pub fn parse_started_by(started_by: &str) -> Option<(ServerId, u32)> {
 }
 
 /// What an answer of DescribeTasks says of each task.
-fn seen(output: &DescribeTasksOutput) -> Vec<(String, TaskSight)> {
+fn seen(output: &DescribeTasksOutput) -> Vec<(String, TaskStatus)> {
     let told = output.tasks().iter().map(|task| {
         let stopped = task.last_status() == Some("STOPPED");
-        (task.task_arn(), if stopped { TaskSight::Stopped } else { TaskSight::Alive })
+        (task.task_arn(), if stopped { TaskStatus::Stopped } else { TaskStatus::Alive })
     });
     let missing = output.failures().iter().filter(|failure| failure.reason() == Some("MISSING"));
-    let missing = missing.map(|failure| (failure.arn(), TaskSight::Missing));
-    told.chain(missing).filter_map(|(arn, sight)| Some((arn?.to_owned(), sight))).collect()
+    let missing = missing.map(|failure| (failure.arn(), TaskStatus::Missing));
+    told.chain(missing).filter_map(|(arn, task_status)| Some((arn?.to_owned(), task_status))).collect()
 }
 
 /// The cluster that a task's ARN names: `arn:aws:ecs:region:account:task/cluster/id`.

@@ -23,7 +23,7 @@ use crate::{
     Failure, Owmm,
     domain::{
         Answer, Ledger, LedgerWrite, Pool, PoolStatus, PoolStatusWrite, Repair, ServerId, ServerState, Span,
-        StopReason, TaskSight, is_mass_lapse, servers_wanted,
+        StopReason, TaskStatus, is_mass_lapse, servers_wanted,
     },
     launching::OurTask,
     metrics::{self, Outcome, Record},
@@ -119,7 +119,7 @@ impl Running<'_> {
 struct Ending {
     server: ServerId,
     task: Option<String>,
-    sight: TaskSight,
+    task_status: TaskStatus,
     reason: StopReason,
     write: LedgerWrite,
 }
@@ -131,7 +131,7 @@ struct Seen {
     /// Which attempt is the current one of each.
     attempts: Vec<(ServerId, u32)>,
     /// Those that a lapsed lease alone calls dead.
-    doubtful: Vec<Ending>,
+    suspected: Vec<Ending>,
     /// Those that the pool may do without, with their slots.
     idle: Vec<(ServerId, u32, LedgerWrite)>,
     /// Those of an old build that nobody uses.
@@ -144,7 +144,7 @@ impl Seen {
     fn add(&mut self, other: Self) {
         self.report.add(other.report);
         self.attempts.extend(other.attempts);
-        self.doubtful.extend(other.doubtful);
+        self.suspected.extend(other.suspected);
         self.idle.extend(other.idle);
         self.outdated.extend(other.outdated);
         self.failure = self.failure.take().or(other.failure);
@@ -271,7 +271,7 @@ impl Owmm {
             tracing::error!(pool = %pool.name, lapsed, servers = roster.len(), "mass lapse: nobody is believed dead for it");
             seen.report.mass_lapses = 1;
         } else {
-            let ends = std::mem::take(&mut seen.doubtful);
+            let ends = std::mem::take(&mut seen.suspected);
             let ends = ends.into_iter().map(|ending| self.end(pool, ending)).collect::<Vec<_>>();
             let mut ends = stream::iter(ends).buffer_unordered(CALLS_AT_ONCE);
             while let Some(ended) = ends.next().await {
@@ -313,19 +313,19 @@ impl Owmm {
                 Err(error) => seen.done(Err(error.into())),
             }
         }
-        let sights = self.sights(pool, running, &ledgers).await;
+        let task_statuses = self.task_statuses(pool, running, &ledgers).await;
         let mut repairs = Vec::new();
         for ledger in &ledgers {
-            let sight = match &ledger.task {
-                Some(task) => sights.get(task).copied().unwrap_or(TaskSight::Unknown),
+            let task_status = match &ledger.task {
+                Some(task) => task_statuses.get(task).copied().unwrap_or(TaskStatus::Unknown),
                 // What ECS listed is older than the ledger: this server may have started since.
-                None if ledger.has_lapsed(now) => self.sight_of_unrecorded(ledger).await.unwrap_or_else(|error| {
+                None if ledger.has_lapsed(now) => self.status_of_unrecorded(ledger).await.unwrap_or_else(|error| {
                     seen.done(Err(error));
-                    TaskSight::Unknown
+                    TaskStatus::Unknown
                 }),
-                None => TaskSight::Unknown,
+                None => TaskStatus::Unknown,
             };
-            let repair = ledger.next_repair(pool, sight, now);
+            let repair = ledger.next_repair(pool, task_status, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);
             seen.report.lapsed += usize::from(lapsed);
@@ -342,10 +342,10 @@ impl Owmm {
             }
             match repair {
                 Repair::None => {}
-                Repair::Stop(reason) if ledger.is_doubtful(reason, now) => {
-                    seen.doubtful.push(ending(ledger, sight, reason, now));
+                Repair::Stop(reason) if ledger.is_only_suspected(reason, now) => {
+                    seen.suspected.push(ending(ledger, task_status, reason, now));
                 }
-                repair => repairs.push(self.take_care(pool, ledger, repair, sight)),
+                repair => repairs.push(self.take_care(pool, ledger, repair, task_status)),
             }
         }
         let mut repairs = stream::iter(repairs).buffer_unordered(CALLS_AT_ONCE);
@@ -357,13 +357,18 @@ impl Owmm {
 
     /// What ECS says of the task of a server that has registered, where whoever started it died before it was on record. The
     /// pool is read anew: it may have moved since, and this server may have started where it is now.
-    async fn sight_of_unrecorded(&self, ledger: &Ledger) -> Result<TaskSight, Failure> {
-        let Some(pool) = self.table().pool(&ledger.pool).await? else { return Ok(TaskSight::Unknown) };
-        Ok(self.launcher().sight_of_unrecorded(ledger, pool.clusters()).await)
+    async fn status_of_unrecorded(&self, ledger: &Ledger) -> Result<TaskStatus, Failure> {
+        let Some(pool) = self.table().pool(&ledger.pool).await? else { return Ok(TaskStatus::Unknown) };
+        Ok(self.launcher().status_of_unrecorded(ledger, pool.clusters()).await)
     }
 
     /// What ECS says of each ledger's task.
-    async fn sights(&self, pool: &Pool, running: &Running<'_>, ledgers: &[Ledger]) -> HashMap<String, TaskSight> {
+    async fn task_statuses(
+        &self,
+        pool: &Pool,
+        running: &Running<'_>,
+        ledgers: &[Ledger],
+    ) -> HashMap<String, TaskStatus> {
         if running.is_unknown() {
             return HashMap::new();
         }
@@ -372,9 +377,9 @@ impl Owmm {
             .filter(|ledger| ledger.state != ServerState::Stopped)
             .filter_map(|ledger| ledger.task.clone())
             .partition::<Vec<_>, _>(|task| running.has(task));
-        let mut sights = self.launcher().sights(&pool.task.cluster, &unsure).await;
-        sights.extend(alive.into_iter().map(|task| (task, TaskSight::Alive)));
-        sights
+        let mut task_statuses = self.launcher().task_statuses(&pool.task.cluster, &unsure).await;
+        task_statuses.extend(alive.into_iter().map(|task| (task, TaskStatus::Alive)));
+        task_statuses
     }
 
     /// Does what a server needs; what was put right, if it was.
@@ -383,7 +388,7 @@ impl Owmm {
         pool: &Pool,
         ledger: &Ledger,
         repair: Repair,
-        sight: TaskSight,
+        task_status: TaskStatus,
     ) -> Result<Option<&'static str>, Failure> {
         Ok(match repair {
             Repair::None => None,
@@ -399,7 +404,7 @@ impl Owmm {
                 self.launcher().failed(ledger).await?;
                 Some("next_attempt")
             }
-            Repair::Stop(reason) => self.end(pool, ending(ledger, sight, reason, self.time())).await?,
+            Repair::Stop(reason) => self.end(pool, ending(ledger, task_status, reason, self.time())).await?,
             Repair::Write(write) => match self.table().write_ledger(&ledger.id, &write).await? {
                 Answer::Refused(_) => None,
                 Answer::Written(_) => match write {
@@ -415,7 +420,7 @@ impl Owmm {
 
     /// Ends a server: first its ledger, so that nobody else is sent to it, then the count, then its task.
     async fn end(&self, pool: &Pool, ending: Ending) -> Result<Option<&'static str>, Failure> {
-        let Ending { server, task, sight, reason, write } = ending;
+        let Ending { server, task, task_status, reason, write } = ending;
         let ended = match self.table().write_ledger(&server, &write).await? {
             Answer::Written(_) => {
                 tracing::warn!(%server, reason = reason.as_str(), "server stopped");
@@ -426,7 +431,7 @@ impl Owmm {
             Answer::Refused(_) => None,
         };
         self.launcher().count_out(&pool.name, &server, false).await?;
-        if let (TaskSight::Alive | TaskSight::Unknown, Some(arn)) = (sight, &task) {
+        if let (TaskStatus::Alive | TaskStatus::Unknown, Some(arn)) = (task_status, &task) {
             self.launcher().stop_task(&pool.task.cluster, arn, reason.as_str()).await;
         }
         Ok(ended)
@@ -484,7 +489,7 @@ impl Owmm {
     }
 }
 
-fn ending(ledger: &Ledger, sight: TaskSight, reason: StopReason, now: crate::domain::Time) -> Ending {
+fn ending(ledger: &Ledger, task_status: TaskStatus, reason: StopReason, now: crate::domain::Time) -> Ending {
     let write = ledger.stop_for(reason, now);
-    Ending { server: ledger.id.clone(), task: ledger.task.clone(), sight, reason, write }
+    Ending { server: ledger.id.clone(), task: ledger.task.clone(), task_status, reason, write }
 }

@@ -46,6 +46,6 @@ pub use pool_status::{
 };
 pub use protocol::{Answer, Effect, Hint, Protocol, Reply, Step, TakenSlots};
 pub use release::{Release, Released};
-pub use repair::{Repair, StopReason, TaskSight, is_mass_lapse, servers_wanted};
+pub use repair::{Repair, StopReason, TaskStatus, is_mass_lapse, servers_wanted};
 pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

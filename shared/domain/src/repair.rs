@@ -14,7 +14,7 @@ const LEASES_MISSED: i64 = 3;
 
 /// What ECS says of a server's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TaskSight {
+pub enum TaskStatus {
     /// It runs, or is on its way to.
     Alive,
     /// It has stopped.
@@ -88,7 +88,7 @@ impl Ledger {
 
     /// Whether a reason to stop it is believed only while few leases lapse at once, as it rests on the lease. That ECS does
     /// not know the task of a server that has been silent for long does not: such a server will not come back.
-    pub fn is_doubtful(&self, reason: StopReason, now: Time) -> bool {
+    pub fn is_only_suspected(&self, reason: StopReason, now: Time) -> bool {
         match reason {
             StopReason::Silent => true,
             StopReason::TaskMissing => !self.is_silent(now),
@@ -97,15 +97,15 @@ impl Ledger {
     }
 
     /// What it needs.
-    pub fn next_repair(&self, pool: &Pool, task: TaskSight, now: Time) -> Repair {
+    pub fn next_repair(&self, pool: &Pool, task: TaskStatus, now: Time) -> Repair {
         match (self.state, task) {
             (ServerState::Stopped, _) => return Repair::CountOut,
-            (ServerState::Starting, TaskSight::Stopped) => return Repair::NextAttempt,
+            (ServerState::Starting, TaskStatus::Stopped) => return Repair::NextAttempt,
             (ServerState::Starting, _) => {
                 return if self.due(now).is_some() { Repair::Launch } else { Repair::None };
             }
-            (_, TaskSight::Stopped) => return Repair::Stop(StopReason::TaskStopped),
-            (_, TaskSight::Missing) if self.has_lapsed(now) => return Repair::Stop(StopReason::TaskMissing),
+            (_, TaskStatus::Stopped) => return Repair::Stop(StopReason::TaskStopped),
+            (_, TaskStatus::Missing) if self.has_lapsed(now) => return Repair::Stop(StopReason::TaskMissing),
             _ => {}
         }
         // A lapse alone ends no game: players may well be inside.
@@ -181,20 +181,20 @@ mod tests {
         fixtures::{NOW, TICK, configured, connected, draining, launch, ready, reserved, starting, stopped},
     };
 
-    const ALL: [TaskSight; 4] = [TaskSight::Alive, TaskSight::Stopped, TaskSight::Missing, TaskSight::Unknown];
+    const ALL: [TaskStatus; 4] = [TaskStatus::Alive, TaskStatus::Stopped, TaskStatus::Missing, TaskStatus::Unknown];
 
     /// A server as it is long after everybody has come and the index was told.
     fn in_order() -> Ledger {
         Ledger { listed: Some(Fill::EMPTY), idle_since: Some(NOW), ..ready(&[]) }
     }
 
-    fn next_repair(ledger: &Ledger, task: TaskSight, now: Time) -> Repair {
+    fn next_repair(ledger: &Ledger, task: TaskStatus, now: Time) -> Repair {
         ledger.next_repair(&configured(), task, now)
     }
 
     #[test]
     fn a_server_in_good_order_needs_nothing_whatever_ecs_says_short_of_its_end() {
-        for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
+        for task in [TaskStatus::Alive, TaskStatus::Missing, TaskStatus::Unknown] {
             assert_eq!(next_repair(&in_order(), task, NOW), Repair::None, "{task:?}");
         }
     }
@@ -202,15 +202,15 @@ mod tests {
     #[test]
     fn a_task_that_has_stopped_ends_its_server_or_its_attempt() {
         for ledger in [in_order(), draining(&[("a", connected(1_000))])] {
-            assert_eq!(next_repair(&ledger, TaskSight::Stopped, NOW), Repair::Stop(StopReason::TaskStopped));
+            assert_eq!(next_repair(&ledger, TaskStatus::Stopped, NOW), Repair::Stop(StopReason::TaskStopped));
         }
-        assert_eq!(next_repair(&starting(&[]), TaskSight::Stopped, NOW), Repair::NextAttempt);
+        assert_eq!(next_repair(&starting(&[]), TaskStatus::Stopped, NOW), Repair::NextAttempt);
     }
 
     #[test]
     fn a_stopped_server_is_counted_out_and_a_starting_one_is_launched_when_it_is_due() {
         let launching = Ledger { launch: Some(launch()), ..starting(&[]) };
-        for task in [TaskSight::Alive, TaskSight::Missing, TaskSight::Unknown] {
+        for task in [TaskStatus::Alive, TaskStatus::Missing, TaskStatus::Unknown] {
             assert_eq!(next_repair(&launching, task, NOW - TICK), Repair::None);
             assert_eq!(next_repair(&launching, task, NOW), Repair::Launch);
         }
@@ -223,8 +223,8 @@ mod tests {
     fn a_lapse_is_the_end_only_of_a_server_whose_task_ecs_does_not_know() {
         let inside = Ledger { listed: None, ..ready(&[("a", connected(1_000))]) };
         let over = NOW + TICK;
-        assert_eq!(next_repair(&inside, TaskSight::Missing, over), Repair::Stop(StopReason::TaskMissing));
-        for task in [TaskSight::Alive, TaskSight::Unknown] {
+        assert_eq!(next_repair(&inside, TaskStatus::Missing, over), Repair::Stop(StopReason::TaskMissing));
+        for task in [TaskStatus::Alive, TaskStatus::Unknown] {
             assert_eq!(next_repair(&inside, task, NOW + Span::seconds(10_000)), Repair::None, "players may be inside");
         }
         assert!(inside.has_lapsed(over) && !inside.has_lapsed(NOW) && !starting(&[]).has_lapsed(over));
@@ -235,20 +235,21 @@ mod tests {
     fn an_empty_server_is_over_after_three_more_leases() {
         let empty = Ledger { listed: None, idle_since: Some(NOW), ..ready(&[]) };
         let long = NOW + empty.lease_for.times(3);
-        assert_eq!(next_repair(&empty, TaskSight::Unknown, long), Repair::None);
-        assert_eq!(next_repair(&empty, TaskSight::Unknown, long + TICK), Repair::Stop(StopReason::Silent));
+        assert_eq!(next_repair(&empty, TaskStatus::Unknown, long), Repair::None);
+        assert_eq!(next_repair(&empty, TaskStatus::Unknown, long + TICK), Repair::Stop(StopReason::Silent));
         let on_the_way = Ledger { reservation: Span::seconds(1_000), ..ready(&[("a", reserved(1_000))]) };
-        assert_eq!(next_repair(&on_the_way, TaskSight::Alive, long + TICK), Repair::Stop(StopReason::Silent));
+        assert_eq!(next_repair(&on_the_way, TaskStatus::Alive, long + TICK), Repair::Stop(StopReason::Silent));
     }
 
     #[test]
     fn that_ecs_does_not_know_a_task_is_doubted_only_as_long_as_its_server_may_come_back() {
         let long = NOW + in_order().lease_for.times(LEASES_MISSED);
-        assert!(in_order().is_doubtful(StopReason::TaskMissing, long));
-        assert!(!in_order().is_doubtful(StopReason::TaskMissing, long + TICK));
-        assert!(in_order().is_doubtful(StopReason::Silent, long + TICK), "the lease is all that says so");
+        assert!(in_order().is_only_suspected(StopReason::TaskMissing, long));
+        assert!(!in_order().is_only_suspected(StopReason::TaskMissing, long + TICK));
+        assert!(in_order().is_only_suspected(StopReason::Silent, long + TICK), "the lease is all that says so");
         assert!(
-            !in_order().is_doubtful(StopReason::TaskStopped, NOW) && !in_order().is_doubtful(StopReason::Drained, NOW)
+            !in_order().is_only_suspected(StopReason::TaskStopped, NOW)
+                && !in_order().is_only_suspected(StopReason::Drained, NOW)
         );
     }
 
@@ -260,54 +261,54 @@ mod tests {
             let now = NOW + ledger.reservation;
             let ledger = Ledger { lease_until: Some(now), ..ledger };
             let sweep = LedgerWrite::Sweep { evict: ledger.evictable(now), ready: is_ready };
-            assert_eq!(next_repair(&ledger, TaskSight::Alive, now), Repair::Write(sweep));
+            assert_eq!(next_repair(&ledger, TaskStatus::Alive, now), Repair::Write(sweep));
         }
     }
 
     #[test]
     fn a_draining_server_is_over_when_it_is_empty_or_its_time_is() {
-        assert_eq!(next_repair(&draining(&[]), TaskSight::Alive, NOW), Repair::Stop(StopReason::Drained));
+        assert_eq!(next_repair(&draining(&[]), TaskStatus::Alive, NOW), Repair::Stop(StopReason::Drained));
         let inside = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1_000))]) };
-        assert_eq!(next_repair(&inside, TaskSight::Alive, NOW - TICK), Repair::None);
-        assert_eq!(next_repair(&inside, TaskSight::Alive, NOW), Repair::Stop(StopReason::Drained));
+        assert_eq!(next_repair(&inside, TaskStatus::Alive, NOW - TICK), Repair::None);
+        assert_eq!(next_repair(&inside, TaskStatus::Alive, NOW), Repair::Stop(StopReason::Drained));
         let coming = draining(&[("a", connected(1_000)), ("b", reserved(1))]).claims;
         let coming = Ledger { claims: coming, drain_by: Some(NOW), lease_until: None, ..inside.clone() };
         assert_eq!(
-            next_repair(&coming, TaskSight::Unknown, NOW + coming.reservation),
+            next_repair(&coming, TaskStatus::Unknown, NOW + coming.reservation),
             Repair::Stop(StopReason::Drained),
             "first of all"
         );
         let without_end = Ledger { drain_by: None, ..inside.clone() };
-        assert_eq!(next_repair(&without_end, TaskSight::Alive, NOW), Repair::None);
+        assert_eq!(next_repair(&without_end, TaskStatus::Alive, NOW), Repair::None);
         let ready = Ledger { state: ServerState::Ready, listed: Some(Fill::TOP), capacity: 1, ..inside };
-        assert_ne!(next_repair(&ready, TaskSight::Alive, NOW), Repair::Stop(StopReason::Drained));
+        assert_ne!(next_repair(&ready, TaskStatus::Alive, NOW), Repair::Stop(StopReason::Drained));
     }
 
     #[test]
     fn an_old_build_drains_if_its_pool_says_so() {
         let pool = Pool { build: 1, rollout: Rollout::Drain, ..configured() };
         let drain = Repair::Write(LedgerWrite::Retire);
-        assert_eq!(in_order().next_repair(&pool, TaskSight::Alive, NOW), drain);
+        assert_eq!(in_order().next_repair(&pool, TaskStatus::Alive, NOW), drain);
         assert_eq!(
-            in_order().next_repair(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskSight::Alive, NOW),
+            in_order().next_repair(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskStatus::Alive, NOW),
             Repair::None
         );
-        assert_eq!(Ledger { build: 1, ..in_order() }.next_repair(&pool, TaskSight::Alive, NOW), Repair::None);
+        assert_eq!(Ledger { build: 1, ..in_order() }.next_repair(&pool, TaskStatus::Alive, NOW), Repair::None);
         let going = draining(&[("a", connected(1_000))]);
-        assert_eq!(going.next_repair(&pool, TaskSight::Alive, NOW), Repair::None, "it drains already");
+        assert_eq!(going.next_repair(&pool, TaskStatus::Alive, NOW), Repair::None, "it drains already");
     }
 
     #[test]
     fn the_index_and_the_time_without_players_are_put_right() {
         let unlisted = Ledger { listed: None, ..in_order() };
         let fix = unlisted.listing_fix(NOW).map(Repair::Write);
-        assert_eq!(Some(next_repair(&unlisted, TaskSight::Alive, NOW)), fix);
+        assert_eq!(Some(next_repair(&unlisted, TaskStatus::Alive, NOW)), fix);
         let idle = Repair::Write(LedgerWrite::Idle { now: NOW });
-        assert_eq!(next_repair(&Ledger { idle_since: None, ..in_order() }, TaskSight::Alive, NOW), idle);
+        assert_eq!(next_repair(&Ledger { idle_since: None, ..in_order() }, TaskStatus::Alive, NOW), idle);
         let inside = Ledger { listed: fill(1, 2), ..ready(&[("a", connected(1_000))]) };
-        assert_eq!(next_repair(&inside, TaskSight::Alive, NOW), Repair::None, "somebody is inside");
+        assert_eq!(next_repair(&inside, TaskStatus::Alive, NOW), Repair::None, "somebody is inside");
         assert_eq!(
-            next_repair(&Ledger { idle_since: None, ..draining(&[("a", connected(1))]) }, TaskSight::Alive, NOW),
+            next_repair(&Ledger { idle_since: None, ..draining(&[("a", connected(1))]) }, TaskStatus::Alive, NOW),
             Repair::None
         );
     }

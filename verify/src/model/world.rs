@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use shared::domain::{
     Answer, CancelReservation, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, Hint, Join, Ledger,
     LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
-    Registration, Release, Repair, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskSight, Time,
+    Registration, Release, Repair, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskStatus, Time,
     teeth::{self, Mistake},
 };
 
@@ -512,8 +512,8 @@ impl World {
             }
             if let Some(world) = spend(self, |left| &mut left.looks) {
                 let pool = self.pool(scope);
-                let sight = if process == Process::Dead { TaskSight::Stopped } else { TaskSight::Alive };
-                let write = match ledger.next_repair(&pool, sight, now) {
+                let task_status = if process == Process::Dead { TaskStatus::Stopped } else { TaskStatus::Alive };
+                let write = match ledger.next_repair(&pool, task_status, now) {
                     Repair::Write(write) => Some(write),
                     Repair::Stop(reason) => Some(ledger.stop_for(reason, now)),
                     Repair::None | Repair::CountOut | Repair::Launch | Repair::NextAttempt => None,
@@ -787,9 +787,9 @@ impl World {
             world = world.alone(scope);
             for _ in 0..LOOKS_ALONE {
                 let dead = world.process(n) == Process::Dead;
-                let sight = if dead { TaskSight::Stopped } else { TaskSight::Alive };
+                let task_status = if dead { TaskStatus::Stopped } else { TaskStatus::Alive };
                 let Some(image) = world.ledger(n) else { break };
-                let write = match image.next_repair(&pool, sight, now) {
+                let write = match image.next_repair(&pool, task_status, now) {
                     Repair::Write(write) => write,
                     Repair::Stop(reason) => image.stop_for(reason, now),
                     _ => break,
