@@ -39,7 +39,7 @@ pub struct Hints {
     /// One caller asks for a pool; the others wait for the answer.
     asking_for_pool: tokio::sync::Mutex<()>,
     listings: Mutex<HashMap<PoolName, Arc<Listing>>>,
-    gates: Mutex<HashMap<(PoolName, u32), Arc<Gate>>>,
+    limiters: Mutex<HashMap<(PoolName, u32), Arc<Limiter>>>,
 }
 
 impl Hints {
@@ -78,8 +78,8 @@ impl Hints {
     }
 
     /// A pool's `k`-th frontier.
-    pub fn gate(&self, pool: &PoolName, k: u32) -> Arc<Gate> {
-        Arc::clone(lock(&self.gates).entry((pool.clone(), k)).or_default())
+    pub fn limiter(&self, pool: &PoolName, k: u32) -> Arc<Limiter> {
+        Arc::clone(lock(&self.limiters).entry((pool.clone(), k)).or_default())
     }
 }
 
@@ -145,13 +145,13 @@ impl Listing {
         pool: &Pool,
         slots: u32,
         tried: &[ServerId],
-        coming: &HashMap<ServerId, u32>,
+        in_flight: &HashMap<ServerId, u32>,
         dice: &Dice,
-    ) -> Option<Pick> {
+    ) -> Option<InFlight> {
         let capacity = pool.limits.capacity;
         let mut listed = lock(&self.listed);
         let wanted =
-            |candidate: &Candidate| candidate.on_their_way + coming.get(&candidate.id).copied().unwrap_or(0) + slots;
+            |candidate: &Candidate| candidate.on_their_way + in_flight.get(&candidate.id).copied().unwrap_or(0) + slots;
         let free = |candidate: &Candidate| {
             let room = candidate.room.map_or_else(|| candidate.rank.fill.least_room(capacity), |(room, _)| room);
             room >= wanted(candidate)
@@ -171,9 +171,9 @@ impl Listing {
         let of_that_rank = best.iter().take_while(|candidate| candidate.rank == first).count();
         let of_that_build = best.iter().take_while(|candidate| candidate.rank.build == first.build).count();
         let among = of_that_rank.max(spread).min(of_that_build);
-        let chosen = best.into_iter().nth(dice.below(among))?;
-        chosen.on_their_way += slots;
-        Some(Pick { listing: Arc::clone(self), server: chosen.id.clone(), build: first.build, slots })
+        let candidate = best.into_iter().nth(dice.below(among))?;
+        candidate.on_their_way += slots;
+        Some(InFlight { listing: Arc::clone(self), server: candidate.id.clone(), build: first.build, slots })
     }
 
     /// A ledger was seen: that is what is free there.
@@ -222,7 +222,7 @@ impl Listed {
 
 /// Somebody is on the way to a server of the index.
 #[derive(Debug)]
-pub struct Pick {
+pub struct InFlight {
     listing: Arc<Listing>,
     /// The server.
     pub server: ServerId,
@@ -231,7 +231,7 @@ pub struct Pick {
     slots: u32,
 }
 
-impl Drop for Pick {
+impl Drop for InFlight {
     fn drop(&mut self) {
         let mut listed = lock(&self.listing.listed);
         if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == self.server) {
@@ -251,22 +251,22 @@ struct LastSeen {
     /// taken for late, and the next is believed.
     gone: Option<ServerId>,
     /// Slots of a server that calls of this process have spoken for and have not claimed yet.
-    coming: HashMap<ServerId, u32>,
+    in_flight: HashMap<ServerId, u32>,
 }
 
 impl LastSeen {
-    fn comes(&mut self, server: Option<&ServerId>, slots: u32) {
+    fn add_in_flight(&mut self, server: Option<&ServerId>, slots: u32) {
         if let Some(server) = server {
-            *self.coming.entry(server.clone()).or_default() += slots;
+            *self.in_flight.entry(server.clone()).or_default() += slots;
         }
     }
 
-    fn came(&mut self, server: Option<&ServerId>, slots: u32) {
+    fn remove_in_flight(&mut self, server: Option<&ServerId>, slots: u32) {
         let Some(server) = server else { return };
-        if let Some(coming) = self.coming.get_mut(server) {
-            *coming = coming.saturating_sub(slots);
-            if *coming == 0 {
-                self.coming.remove(server);
+        if let Some(in_flight) = self.in_flight.get_mut(server) {
+            *in_flight = in_flight.saturating_sub(slots);
+            if *in_flight == 0 {
+                self.in_flight.remove(server);
             }
         }
     }
@@ -275,13 +275,13 @@ impl LastSeen {
 /// The way to one frontier. While its server has slots left by what this process has seen, callers go through side by
 /// side; when it has none, a few probe and the others wait for the new server's name.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Limiter {
     seen: Mutex<LastSeen>,
     probers: Arc<Semaphore>,
     rolling: tokio::sync::Mutex<()>,
 }
 
-impl Default for Gate {
+impl Default for Limiter {
     fn default() -> Self {
         Self {
             seen: Mutex::default(),
@@ -291,10 +291,10 @@ impl Default for Gate {
     }
 }
 
-/// Leave to ask a frontier.
+/// A permit to ask a frontier.
 #[derive(Debug)]
-pub struct Pass {
-    gate: Arc<Gate>,
+pub struct Permit {
+    limiter: Arc<Limiter>,
     /// Which frontier of the pool.
     pub k: u32,
     /// The server that it was last seen filling.
@@ -302,46 +302,46 @@ pub struct Pass {
     /// Slots that the call wants.
     slots: u32,
     /// They are spoken for on that server, as far as this process goes.
-    spoken_for: bool,
+    reserved: bool,
     /// This call is among those that are on their way to that server.
     counted: bool,
     _probing: Option<OwnedSemaphorePermit>,
 }
 
-impl Gate {
-    /// Leave for slots that are left by what this process has seen; `None` if there are not as many.
-    pub fn speak_for(self: &Arc<Self>, k: u32, slots: u32) -> Option<Pass> {
+impl Limiter {
+    /// A permit for slots that are left by what this process has seen; `None` if there are not as many.
+    pub fn reserve(self: &Arc<Self>, k: u32, slots: u32) -> Option<Permit> {
         let mut seen = lock(&self.seen);
         seen.left = seen.left.checked_sub(slots)?;
         let server = seen.server.clone();
-        seen.comes(server.as_ref(), slots);
-        Some(Pass { gate: Arc::clone(self), k, server, slots, spoken_for: true, counted: true, _probing: None })
+        seen.add_in_flight(server.as_ref(), slots);
+        Some(Permit { limiter: Arc::clone(self), k, server, slots, reserved: true, counted: true, _probing: None })
     }
 
     /// Waits for leave to ask the frontier.
-    pub async fn enter(self: &Arc<Self>, k: u32, slots: u32) -> Pass {
-        if let Some(pass) = self.speak_for(k, slots) {
-            return pass;
+    pub async fn enter(self: &Arc<Self>, k: u32, slots: u32) -> Permit {
+        if let Some(permit) = self.reserve(k, slots) {
+            return permit;
         }
         let probing = Arc::clone(&self.probers).acquire_owned().await.ok();
-        if let Some(pass) = self.speak_for(k, slots) {
-            return pass;
+        if let Some(permit) = self.reserve(k, slots) {
+            return permit;
         }
         self.uncounted(k, slots, probing)
     }
 
-    /// Leave without waiting, for a caller who is done with another gate.
-    pub fn at_once(self: &Arc<Self>, k: u32, slots: u32) -> Pass {
-        self.speak_for(k, slots).unwrap_or_else(|| self.uncounted(k, slots, None))
+    /// A permit without waiting, for a caller who is done with another gate.
+    pub fn at_once(self: &Arc<Self>, k: u32, slots: u32) -> Permit {
+        self.reserve(k, slots).unwrap_or_else(|| self.uncounted(k, slots, None))
     }
 
-    fn uncounted(self: &Arc<Self>, k: u32, slots: u32, probing: Option<OwnedSemaphorePermit>) -> Pass {
-        let (gate, server) = (Arc::clone(self), self.server());
-        Pass { gate, k, server, slots, spoken_for: false, counted: false, _probing: probing }
+    fn uncounted(self: &Arc<Self>, k: u32, slots: u32, probing: Option<OwnedSemaphorePermit>) -> Permit {
+        let (limiter, server) = (Arc::clone(self), self.server());
+        Permit { limiter, k, server, slots, reserved: false, counted: false, _probing: probing }
     }
 
     /// The frontier was seen.
-    pub fn learn(&self, frontier: &Frontier) {
+    pub fn observe(&self, frontier: &Frontier) {
         let mut seen = lock(&self.seen);
         if seen.gone.as_ref() == Some(&frontier.server) {
             seen.gone = None;
@@ -359,12 +359,12 @@ impl Gate {
     /// This process has moved the frontier back to a server that it had left.
     pub fn goes_back(&self, frontier: &Frontier) {
         lock(&self.seen).gone = None;
-        self.learn(frontier);
+        self.observe(frontier);
     }
 
     /// Slots that calls of this process are on their way to, on servers of this frontier.
-    pub fn coming(&self) -> HashMap<ServerId, u32> {
-        lock(&self.seen).coming.clone()
+    pub fn in_flight(&self) -> HashMap<ServerId, u32> {
+        lock(&self.seen).in_flight.clone()
     }
 
     /// The name of the server that the frontier was last seen filling.
@@ -378,36 +378,36 @@ impl Gate {
     }
 }
 
-impl Pass {
+impl Permit {
     /// The frontier that it is for.
-    pub const fn gate(&self) -> &Arc<Gate> {
-        &self.gate
+    pub const fn limiter(&self) -> &Arc<Limiter> {
+        &self.limiter
     }
 
     /// The pass has been used: what is left at the frontier is now for the frontier to say.
     pub fn spend(&mut self) {
-        self.spoken_for = false;
+        self.reserved = false;
     }
 
     /// A slot of that server was taken: its claim is on its way, and it is the next one's turn.
     pub fn took(&mut self, server: &ServerId) {
-        let mut seen = lock(&self.gate.seen);
+        let mut seen = lock(&self.limiter.seen);
         if self.counted {
-            seen.came(self.server.as_ref(), self.slots);
+            seen.remove_in_flight(self.server.as_ref(), self.slots);
         }
-        seen.comes(Some(server), self.slots);
+        seen.add_in_flight(Some(server), self.slots);
         drop(seen);
         (self.counted, self.server, self._probing) = (true, Some(server.clone()), None);
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut seen = lock(&self.gate.seen);
+        let mut seen = lock(&self.limiter.seen);
         if self.counted {
-            seen.came(self.server.as_ref(), self.slots);
+            seen.remove_in_flight(self.server.as_ref(), self.slots);
         }
-        if self.spoken_for && seen.server == self.server {
+        if self.reserved && seen.server == self.server {
             seen.left = seen.left.saturating_add(self.slots).min(seen.most);
         }
     }

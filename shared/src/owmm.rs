@@ -14,7 +14,7 @@ use crate::{
         Together, TokenHash, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
-    hints::{Hints, Pass, Pick},
+    hints::{Hints, InFlight, Permit},
     launching::Launcher,
     metrics::Outcome,
     table::{Table, TableError, keys},
@@ -208,8 +208,8 @@ pub struct Owmm {
 struct Run {
     player: Option<PlayerId>,
     pool: Option<Arc<Pool>>,
-    pick: Option<Pick>,
-    pass: Option<Pass>,
+    chosen: Option<InFlight>,
+    permit: Option<Permit>,
     started: Time,
 }
 
@@ -288,8 +288,8 @@ impl Owmm {
             }),
             Effect::ReadLedger(server) => {
                 // Whoever looks at a ledger is not on the way to another server.
-                run.pick = None;
-                run.pass = None;
+                run.chosen = None;
+                run.permit = None;
                 Reply::LedgerRead(self.table.ledger(&server).await?)
             }
             Effect::WriteSeat(write) => {
@@ -315,106 +315,106 @@ impl Owmm {
         listed: bool,
         fresh: bool,
     ) -> Result<Hint, Failure> {
-        run.pick = None;
+        run.chosen = None;
         if !fresh {
-            run.pass = None;
+            run.permit = None;
         }
         let Some(pool) = run.pool.clone() else { return Ok(Hint::Unknown) };
         if listed {
             let listing = self.hints.listing(&pool.name);
-            let gates = (0..pool.limits.concurrent_launches).map(|k| self.hints.gate(&pool.name, k).coming());
-            let coming = gates.flatten().collect();
+            let limiters = (0..pool.limits.concurrent_launches).map(|k| self.hints.limiter(&pool.name, k).in_flight());
+            let in_flight = limiters.flatten().collect();
             let mut not_before = fresh.then_some(run.started);
-            let pick = loop {
+            let chosen = loop {
                 listing.refresh(&self.table, &pool, not_before, self.clock.now()).await?;
-                let pick = listing.pick(&pool, slots, tried, &coming, &self.dice);
+                let chosen = listing.pick(&pool, slots, tried, &in_flight, &self.dice);
                 // Nobody is sent to an old build on an old answer of the index: a newer one may be up by now.
-                match &pick {
-                    Some(pick) if pick.build < pool.build && not_before.is_none() => {
+                match &chosen {
+                    Some(chosen) if chosen.build < pool.build && not_before.is_none() => {
                         not_before = Some(run.started);
                     }
-                    _ => break pick,
+                    _ => break chosen,
                 }
             };
-            if let Some(pick) = pick {
-                let server = pick.server.clone();
-                run.pick = Some(pick);
-                run.pass = None;
+            if let Some(chosen) = chosen {
+                let server = chosen.server.clone();
+                run.chosen = Some(chosen);
+                run.permit = None;
                 return Ok(Hint::Listed(server));
             }
         }
         if fresh {
             return Ok(Hint::Unknown);
         }
-        let mut pass = self.enter(&pool, slots).await;
-        if pass.server.is_none()
-            && let Some(frontier) = self.table.frontier(&pool.name, pass.k).await?
+        let mut permit = self.enter(&pool, slots).await;
+        if permit.server.is_none()
+            && let Some(frontier) = self.table.frontier(&pool.name, permit.k).await?
         {
-            pass.gate().learn(&frontier);
-            pass.server = Some(frontier.server);
+            permit.limiter().observe(&frontier);
+            permit.server = Some(frontier.server);
         }
-        let hint = pass.server.clone().map_or(Hint::Unknown, Hint::Frontier);
-        run.pass = Some(pass);
+        let hint = permit.server.clone().map_or(Hint::Unknown, Hint::Frontier);
+        run.permit = Some(permit);
         Ok(hint)
     }
 
-    async fn enter(&self, pool: &Pool, slots: u32) -> Pass {
+    async fn enter(&self, pool: &Pool, slots: u32) -> Permit {
         let k = u32::try_from(self.dice.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
-        self.hints.gate(&pool.name, k).enter(k, slots).await
+        self.hints.limiter(&pool.name, k).enter(k, slots).await
     }
 
     /// Takes slots from a frontier; if it is seen used up and `may_start`, starts a server and takes the first ones.
     async fn take_slots(&self, run: &mut Run, slots: u32, may_start: bool) -> Result<TakenSlots, Failure> {
         let Some(pool) = run.pool.clone() else { return Ok(TakenSlots::No(NoSlot::Busy)) };
-        let mut pass = match run.pass.take() {
-            Some(pass) => pass,
+        let mut permit = match run.permit.take() {
+            Some(permit) => permit,
             None => self.enter(&pool, slots).await,
         };
-        let (gate, k) = (Arc::clone(pass.gate()), pass.k);
+        let (limiter, k) = (Arc::clone(permit.limiter()), permit.k);
         if !may_start {
-            let taken = self.take(&pool, slots, &mut pass).await?;
+            let taken = self.take(&pool, slots, &mut permit).await?;
             return Ok(match taken {
                 Ok(frontier) => {
-                    run.pass = Some(pass);
+                    run.permit = Some(permit);
                     TakenSlots::On(frontier.server)
                 }
                 Err(_) => {
                     // Whoever is about to start a server keeps its leave; the others wait for that server's name.
-                    run.pass = Some(pass);
+                    run.permit = Some(permit);
                     TakenSlots::UsedUp
                 }
             });
         }
         for turn in 1..=FRONTIER_TURNS {
-            let rolling = gate.roll().await;
+            let rolling = limiter.roll().await;
             // Somebody in this process may have been faster, and its server may have slots left.
-            if let Some(another) = gate.speak_for(k, slots) {
-                pass = another;
+            if let Some(another) = limiter.reserve(k, slots) {
+                permit = another;
             }
             let taken = if teeth::has(Mistake::LaunchOnEmptyIndex) {
                 Err(self.table.frontier(&pool.name, k).await?)
             } else {
-                self.take(&pool, slots, &mut pass).await?
+                self.take(&pool, slots, &mut permit).await?
             };
             let seen = match taken {
                 Ok(frontier) => {
-                    run.pass = Some(pass);
+                    run.permit = Some(permit);
                     return Ok(TakenSlots::On(frontier.server));
                 }
                 Err(seen) => seen,
             };
             if let Some(frontier) = self.go_back(&pool, k, seen.as_ref(), slots).await? {
-                gate.goes_back(&frontier);
-                pass.took(&frontier.server);
-                run.pass = Some(pass);
+                limiter.goes_back(&frontier);
+                permit.took(&frontier.server);
+                run.permit = Some(permit);
                 return Ok(TakenSlots::On(frontier.server));
             }
             match self.launcher.roll(&pool, k, seen, slots).await? {
                 Ok(ledger) => {
-                    gate.learn(&Frontier::new(ledger.id.clone(), ledger.capacity.saturating_sub(slots)));
-                    pass.took(&ledger.id);
+                    limiter.observe(&Frontier::new(ledger.id.clone(), ledger.capacity.saturating_sub(slots)));
+                    permit.took(&ledger.id);
                     drop(rolling);
-                    run.pass = Some(pass);
+                    run.permit = Some(permit);
                     self.launcher.call(&ledger).await?;
                     return Ok(TakenSlots::On(ledger.id));
                 }
@@ -426,7 +426,7 @@ impl Owmm {
                 Err(Some(NoLaunch::AtMaximum)) => {
                     // Nobody may wait for this gate while this call asks at the others.
                     drop(rolling);
-                    drop(pass);
+                    drop(permit);
                     return self.other_frontiers(&pool, k, slots).await;
                 }
             }
@@ -438,15 +438,15 @@ impl Owmm {
         &self,
         pool: &Pool,
         slots: u32,
-        pass: &mut Pass,
+        permit: &mut Permit,
     ) -> Result<Result<Frontier, Option<Frontier>>, Failure> {
-        let answer = self.table.write_frontier(&pool.name, pass.k, &FrontierWrite::Take { slots }).await?;
-        pass.spend();
+        let answer = self.table.write_frontier(&pool.name, permit.k, &FrontierWrite::Take { slots }).await?;
+        permit.spend();
         if let Answer::Written(frontier) | Answer::Refused(Some(frontier)) = &answer {
-            pass.gate().learn(frontier);
+            permit.limiter().observe(frontier);
         }
         if let Answer::Written(frontier) = &answer {
-            pass.took(&frontier.server);
+            permit.took(&frontier.server);
         }
         Ok(match answer {
             Answer::Written(frontier) => Ok(frontier),
@@ -457,8 +457,8 @@ impl Owmm {
     /// No server may be started for this frontier; another one may still have slots.
     async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlots, Failure> {
         for k in (0..pool.shards).filter(|k| *k != but) {
-            let mut pass = self.hints.gate(&pool.name, k).at_once(k, slots);
-            let frontier = match self.take(pool, slots, &mut pass).await? {
+            let mut permit = self.hints.limiter(&pool.name, k).at_once(k, slots);
+            let frontier = match self.take(pool, slots, &mut permit).await? {
                 Ok(frontier) => Some(frontier),
                 Err(seen) => self.go_back(pool, k, seen.as_ref(), slots).await?,
             };
@@ -524,17 +524,17 @@ impl Owmm {
 
     /// A server had no room: no hint may name it any more.
     async fn used_up(&self, run: &mut Run, server: &ServerId) -> Result<(), Failure> {
-        run.pick = None;
-        run.pass = None;
+        run.chosen = None;
+        run.permit = None;
         let Some(pool) = run.pool.clone() else { return Ok(()) };
         self.hints.listing(&pool.name).used_up(server, self.clock.now());
         for k in 0..pool.shards {
-            let gate = self.hints.gate(&pool.name, k);
-            if gate.server().as_ref() == Some(server) {
+            let limiter = self.hints.limiter(&pool.name, k);
+            if limiter.server().as_ref() == Some(server) {
                 let write = FrontierWrite::UsedUp { server: server.clone() };
                 let answer = self.table.write_frontier(&pool.name, k, &write).await?;
                 if let Answer::Written(frontier) | Answer::Refused(Some(frontier)) = answer {
-                    gate.learn(&frontier);
+                    limiter.observe(&frontier);
                 }
             }
         }
