@@ -278,7 +278,7 @@ impl LastSeen {
 pub struct Limiter {
     seen: Mutex<LastSeen>,
     probers: Arc<Semaphore>,
-    rolling: tokio::sync::Mutex<()>,
+    advancing: tokio::sync::Mutex<()>,
 }
 
 impl Default for Limiter {
@@ -286,7 +286,7 @@ impl Default for Limiter {
         Self {
             seen: Mutex::default(),
             probers: Arc::new(Semaphore::new(PROBERS)),
-            rolling: tokio::sync::Mutex::default(),
+            advancing: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -373,8 +373,8 @@ impl Limiter {
     }
 
     /// Waits until nobody else in this process is moving the frontier on.
-    pub async fn roll(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.rolling.lock().await
+    pub async fn advance(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.advancing.lock().await
     }
 }
 

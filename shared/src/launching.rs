@@ -1,7 +1,7 @@
 //! Starting servers: RunTask so that it takes effect at most once per server and attempt.
 //!
 //! 1. One transaction names the new server at the frontier, creates its ledger (`starting`, with all that RunTask will be
-//!    called with) and counts it. See [`Table::roll`].
+//!    called with) and counts it. See [`Table::advance`].
 //! 2. RunTask is called with a `clientToken` of our own, `<server>-<attempt>`; ECS starts nothing twice for the same
 //!    token ("Ensuring idempotency" in the ECS API reference: 64 characters, 24 hours, same parameters or a conflict).
 //! 3. Its answer goes onto the ledger. If that never happens (the function died, ECS was throttled, the answer was lost),
@@ -32,7 +32,7 @@ use crate::{
         REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskStatus, Time, TokenHash, pause_after,
         teeth::{self, Mistake},
     },
-    table::{Rolled, Table, TableError},
+    table::{Advanced, Table, TableError},
     telemetry::causes,
 };
 
@@ -95,7 +95,7 @@ impl Launcher {
     ///
     /// # Errors
     /// The table gave no answer; whether the server is there is unknown.
-    pub async fn roll(
+    pub async fn advance(
         &self,
         pool: &Pool,
         k: u32,
@@ -104,10 +104,10 @@ impl Launcher {
     ) -> Result<Result<Ledger, Option<NoLaunch>>, TableError> {
         let ledger = self.new_server(pool, k)?;
         let now = self.clock.now();
-        Ok(match self.table.roll(k, from, &ledger, slots, pool.limits.max_servers, now).await? {
-            Rolled::Yes => Ok(ledger),
-            Rolled::Raced => Err(None),
-            Rolled::No(reason) => Err(Some(reason)),
+        Ok(match self.table.advance(k, from, &ledger, slots, pool.limits.max_servers, now).await? {
+            Advanced::Yes => Ok(ledger),
+            Advanced::Raced => Err(None),
+            Advanced::No(reason) => Err(Some(reason)),
         })
     }
 

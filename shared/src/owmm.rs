@@ -8,9 +8,9 @@ use crate::{
     clock::{Clock, Dice},
     domain::{
         Answer, CancelReservation, Claim, Connect, Connected, Disconnect, Disconnected, Effect, Frontier,
-        FrontierWrite, Hint, Join, Joined, Ledger, LedgerWrite, NoLaunch, NoSlot, Party, PartyJoined, Placement,
-        PlayerId, Pool, PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol, Registration,
-        Release, Released, Reply, SPARE_AT_MOST, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time,
+        FrontierWrite, Hint, Join, Joined, Ledger, LedgerWrite, MAX_FREED, NoLaunch, NoSlot, Party, PartyJoined,
+        Placement, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol,
+        Registration, Release, Released, Reply, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time,
         Together, TokenHash, UNTIL_RESUMED,
         teeth::{self, Mistake},
     },
@@ -386,7 +386,7 @@ impl Owmm {
             });
         }
         for turn in 1..=FRONTIER_TURNS {
-            let rolling = limiter.roll().await;
+            let advancing = limiter.advance().await;
             // Somebody in this process may have been faster, and its server may have slots left.
             if let Some(another) = limiter.reserve(k, slots) {
                 permit = another;
@@ -409,23 +409,23 @@ impl Owmm {
                 run.permit = Some(permit);
                 return Ok(TakenSlots::On(frontier.server));
             }
-            match self.launcher.roll(&pool, k, seen, slots).await? {
+            match self.launcher.advance(&pool, k, seen, slots).await? {
                 Ok(ledger) => {
                     limiter.observe(&Frontier::new(ledger.id.clone(), ledger.capacity.saturating_sub(slots)));
                     permit.took(&ledger.id);
-                    drop(rolling);
+                    drop(advancing);
                     run.permit = Some(permit);
                     self.launcher.call(&ledger).await?;
                     return Ok(TakenSlots::On(ledger.id));
                 }
                 Err(None) => {
-                    drop(rolling);
+                    drop(advancing);
                     tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
                 }
                 Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlots::No(NoSlot::LaunchPaused(until))),
                 Err(Some(NoLaunch::AtMaximum)) => {
                     // Nobody may wait for this gate while this call asks at the others.
-                    drop(rolling);
+                    drop(advancing);
                     drop(permit);
                     return self.other_frontiers(&pool, k, slots).await;
                 }
@@ -479,12 +479,12 @@ impl Owmm {
         slots: u32,
     ) -> Result<Option<Frontier>, Failure> {
         let Some(seen) = seen else { return Ok(None) };
-        for server in &seen.spare {
+        for server in &seen.freed {
             let ledger = self.table.ledger(server).await?;
             let room = ledger.map_or(0, |ledger| ledger.room_to_start(pool.build));
             let write = match room.checked_sub(slots) {
                 Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
-                None if room == 0 => FrontierWrite::NotSpare { server: server.clone() },
+                None if room == 0 => FrontierWrite::RemoveFreed { server: server.clone() },
                 // Too little for a party.
                 None => continue,
             };
@@ -502,10 +502,10 @@ impl Owmm {
         for turn in 1..=FRONTIER_TURNS {
             let Some(seen) = self.table.frontier(&ledger.pool, ledger.shard).await? else { return Ok(()) };
             let write = if seen.server != ledger.id {
-                if seen.spare.len() >= SPARE_AT_MOST {
+                if seen.freed.len() >= MAX_FREED {
                     return Ok(());
                 }
-                FrontierWrite::Spare { server: ledger.id.clone() }
+                FrontierWrite::AddFreed { server: ledger.id.clone() }
             } else if seen.remaining < ledger.capacity {
                 FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 }
             } else {
@@ -517,7 +517,7 @@ impl Owmm {
             tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
         }
         // Many are taking and giving back. It need not be counted: the frontier looks before another server is started.
-        let write = FrontierWrite::Spare { server: ledger.id.clone() };
+        let write = FrontierWrite::AddFreed { server: ledger.id.clone() };
         self.table.write_frontier(&ledger.pool, ledger.shard, &write).await?;
         Ok(())
     }

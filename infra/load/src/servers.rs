@@ -15,7 +15,7 @@ use serde_json::Value;
 use shared::{
     clock::{Clock, Dice},
     domain::{Frontier, FrontierWrite, Ledger, ServerId, ServerState, TokenHash},
-    table::{Rolled, Table},
+    table::{Advanced, Table},
 };
 use tokio::{
     sync::{
@@ -148,8 +148,8 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
         let ledger = Ledger::new(dice.server_id(now), world.pool.clone(), &world.limits, hash);
         let ledger = Ledger { shard: k, ..ledger };
         let from = frontiers.insert(k, Frontier::new(ledger.id.clone(), 0));
-        match world.table.roll(k, from, &ledger, 1, world.limits.max_servers, now).await? {
-            Rolled::Yes => {}
+        match world.table.advance(k, from, &ledger, 1, world.limits.max_servers, now).await? {
+            Advanced::Yes => {}
             other => return Err(Error::Server(ledger.id, format!("cannot be prepared: {other:?}"))),
         }
         // Ready servers are found by the index; the frontier is to give nothing of them.

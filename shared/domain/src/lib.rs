@@ -41,7 +41,7 @@ pub use ledger::{
 pub use party::{Party, PartyJoined, Together};
 pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
 pub use pool_status::{
-    Frontier, FrontierWrite, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, SPARE_AT_MOST, UNTIL_RESUMED,
+    Frontier, FrontierWrite, MAX_FREED, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, UNTIL_RESUMED,
     pause_after,
 };
 pub use protocol::{Answer, Effect, Hint, Protocol, Reply, Step, TakenSlots};

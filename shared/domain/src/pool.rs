@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_roll_out_decides_whether_an_old_build_takes_players() {
+    fn a_advance_out_decides_whether_an_old_build_takes_players() {
         let takes = |rollout| {
             let pool = Pool { build: 1, rollout, ..configured() };
             [0, 1, 2].map(|build| pool.takes(build))

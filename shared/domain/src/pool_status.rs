@@ -26,17 +26,17 @@ pub struct Frontier {
     pub remaining: u32,
     /// Starting servers on which slots were freed that are not among those left to give: before a new server is started, it
     /// goes back to them.
-    pub spare: BTreeSet<ServerId>,
+    pub freed: BTreeSet<ServerId>,
 }
 
 /// Spare servers that a frontier remembers at the most, so that its item stays below 1 KB, which is one write unit.
 /// Freed slots on others are found once their server is ready.
-pub const SPARE_AT_MOST: usize = 20;
+pub const MAX_FREED: usize = 20;
 
 impl Frontier {
     /// One that has left no server with a free slot.
     pub const fn new(server: ServerId, remaining: u32) -> Self {
-        Self { server, remaining, spare: BTreeSet::new() }
+        Self { server, remaining, freed: BTreeSet::new() }
     }
 
     /// Whether it gives away the slots of the same server, and has as many left.
@@ -64,7 +64,7 @@ pub enum FrontierWrite {
     },
     /// Moves on to a new server. Only from what was seen to be used up (or to have too little left for a party), and by
     /// one caller alone.
-    Roll {
+    Advance {
         /// What the frontier was seen to be; `None` for the first server of a frontier.
         from: Option<Frontier>,
         /// The new server.
@@ -78,20 +78,20 @@ pub enum FrontierWrite {
         server: ServerId,
     },
     /// A slot was freed on a starting server, and is not among those that are left to give.
-    Spare {
+    AddFreed {
         /// The server.
         server: ServerId,
     },
-    /// There is no room on a spare server after all.
-    NotSpare {
+    /// There is no room on a freed server after all.
+    RemoveFreed {
         /// The server.
         server: ServerId,
     },
-    /// Goes back to a spare server instead of moving on to a new one, from what was seen, by one caller alone.
+    /// Goes back to a freed server instead of moving on to a new one, from what was seen, by one caller alone.
     Return {
         /// What the frontier was seen to be.
         from: Frontier,
-        /// The spare server.
+        /// The freed server.
         to: ServerId,
         /// Its free slots, less those that the caller takes.
         remaining: u32,
@@ -101,7 +101,7 @@ pub enum FrontierWrite {
 impl FrontierWrite {
     /// What the table makes of this write: the new frontier, or `None` when the condition refuses it.
     pub fn apply(&self, frontier: Option<&Frontier>) -> Option<Frontier> {
-        if let (Self::Roll { from: None, to, remaining }, None) = (self, frontier) {
+        if let (Self::Advance { from: None, to, remaining }, None) = (self, frontier) {
             return Some(Frontier::new(to.clone(), *remaining));
         }
         let old = frontier?;
@@ -115,8 +115,8 @@ impl FrontierWrite {
                 new.remaining = seen.saturating_add(*slots);
                 old.server == *server && old.remaining == *seen
             }
-            Self::Roll { from: None, .. } => false,
-            Self::Roll { from: Some(from), to, remaining } => {
+            Self::Advance { from: None, .. } => false,
+            Self::Advance { from: Some(from), to, remaining } => {
                 (new.server, new.remaining) = (to.clone(), *remaining);
                 old.stands_at(from)
             }
@@ -124,14 +124,14 @@ impl FrontierWrite {
                 new.remaining = 0;
                 old.server == *server
             }
-            Self::Spare { server } => {
-                new.spare.insert(server.clone());
-                old.spare.len() < SPARE_AT_MOST
+            Self::AddFreed { server } => {
+                new.freed.insert(server.clone());
+                old.freed.len() < MAX_FREED
             }
-            Self::NotSpare { server } => new.spare.remove(server),
+            Self::RemoveFreed { server } => new.freed.remove(server),
             Self::Return { from, to, remaining } => {
                 (new.server, new.remaining) = (to.clone(), *remaining);
-                new.spare.remove(to) && old.stands_at(from)
+                new.freed.remove(to) && old.stands_at(from)
             }
         };
         takes.then_some(new)
@@ -205,7 +205,7 @@ pub fn pause_after(failures: u32) -> Option<Span> {
 /// One conditional write on a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PoolStatusWrite {
-    /// Counts a new server, in the transaction that rolls a frontier.
+    /// Counts a new server, in the transaction that advances a frontier.
     Started {
         /// Servers that the pool allows.
         max_servers: u32,
@@ -328,36 +328,36 @@ mod tests {
 
     #[test]
     fn a_frontier_moves_on_from_exactly_what_was_seen() {
-        let roll = |from| FrontierWrite::Roll { from, to: server("t"), remaining: 4 };
-        let rolled = Some(frontier("t", 4));
-        assert_eq!(roll(None).apply(None), rolled);
-        assert_eq!(roll(None).apply(Some(&frontier("s", 0))), None);
-        assert_eq!(roll(Some(frontier("s", 0))).apply(Some(&frontier("s", 0))), rolled);
+        let advance = |from| FrontierWrite::Advance { from, to: server("t"), remaining: 4 };
+        let advanced = Some(frontier("t", 4));
+        assert_eq!(advance(None).apply(None), advanced);
+        assert_eq!(advance(None).apply(Some(&frontier("s", 0))), None);
+        assert_eq!(advance(Some(frontier("s", 0))).apply(Some(&frontier("s", 0))), advanced);
         for other in [frontier("s", 1), frontier("u", 0)] {
-            assert_eq!(roll(Some(frontier("s", 0))).apply(Some(&other)), None);
+            assert_eq!(advance(Some(frontier("s", 0))).apply(Some(&other)), None);
         }
-        assert_eq!(roll(Some(frontier("s", 0))).apply(None), None);
+        assert_eq!(advance(Some(frontier("s", 0))).apply(None), None);
     }
 
     #[test]
     fn a_frontier_goes_back_to_a_server_on_which_a_slot_was_freed() {
-        let with = |on: &str, remaining, spare: &[&str]| Frontier {
-            spare: spare.iter().map(|id| server(id)).collect(),
+        let with = |on: &str, remaining, freed: &[&str]| Frontier {
+            freed: freed.iter().map(|id| server(id)).collect(),
             ..frontier(on, remaining)
         };
-        let spare = FrontierWrite::Spare { server: server("s") };
-        let spared = Some(with("t", 0, &["s"]));
-        assert_eq!(spare.apply(Some(&frontier("t", 0))), spared);
-        assert_eq!(spare.apply(spared.as_ref()), spared, "a repeat");
-        assert_eq!(spare.apply(Some(&frontier("s", 0))), Some(with("s", 0, &["s"])), "too many gave back at once");
-        assert_eq!(spare.apply(None), None);
-        let names = (0..SPARE_AT_MOST).map(|n| format!("s{n}")).collect::<Vec<_>>();
+        let freed = FrontierWrite::AddFreed { server: server("s") };
+        let with_freed = Some(with("t", 0, &["s"]));
+        assert_eq!(freed.apply(Some(&frontier("t", 0))), with_freed);
+        assert_eq!(freed.apply(with_freed.as_ref()), with_freed, "a repeat");
+        assert_eq!(freed.apply(Some(&frontier("s", 0))), Some(with("s", 0, &["s"])), "too many gave back at once");
+        assert_eq!(freed.apply(None), None);
+        let names = (0..MAX_FREED).map(|n| format!("s{n}")).collect::<Vec<_>>();
         let names = names.iter().map(String::as_str).collect::<Vec<_>>();
-        assert_eq!(spare.apply(Some(&with("t", 0, &names))), None, "it remembers enough");
-        assert!(spare.apply(Some(&with("t", 0, &names[1..]))).is_some());
+        assert_eq!(freed.apply(Some(&with("t", 0, &names))), None, "it remembers enough");
+        assert!(freed.apply(Some(&with("t", 0, &names[1..]))).is_some());
 
-        let not = FrontierWrite::NotSpare { server: server("s") };
-        assert_eq!(not.apply(spared.as_ref()), Some(frontier("t", 0)));
+        let not = FrontierWrite::RemoveFreed { server: server("s") };
+        assert_eq!(not.apply(with_freed.as_ref()), Some(frontier("t", 0)));
         assert_eq!([not.apply(Some(&frontier("t", 0))), not.apply(None)], [None, None]);
 
         let back = FrontierWrite::Return { from: frontier("t", 0), to: server("s"), remaining: 2 };
@@ -367,8 +367,8 @@ mod tests {
         for other in [with("t", 0, &["r"]), with("t", 1, &["s"]), with("u", 0, &["s"])] {
             assert_eq!(back.apply(Some(&other)), None);
         }
-        let roll = FrontierWrite::Roll { from: Some(frontier("t", 0)), to: server("u"), remaining: 4 };
-        assert_eq!(roll.apply(spared.as_ref()), Some(with("u", 4, &["s"])), "it remembers on");
+        let advance = FrontierWrite::Advance { from: Some(frontier("t", 0)), to: server("u"), remaining: 4 };
+        assert_eq!(advance.apply(with_freed.as_ref()), Some(with("u", 4, &["s"])), "it remembers on");
     }
 
     #[test]

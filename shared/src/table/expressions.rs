@@ -13,7 +13,7 @@ use super::{
     keys::Attributes,
 };
 use crate::domain::{
-    Claim, ExpectedSeat, Fill, FrontierWrite, LedgerWrite, Placement, PlayerId, PoolStatusWrite, Rank, SPARE_AT_MOST,
+    Claim, ExpectedSeat, Fill, FrontierWrite, LedgerWrite, MAX_FREED, Placement, PlayerId, PoolStatusWrite, Rank,
     SeatWrite, ServerState, Span, StopBy, Time,
     teeth::{self, Mistake},
 };
@@ -542,7 +542,7 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
             "#server = :server AND #remaining = :seen",
             [(":server", s(server.as_str())), (":seen", n(*seen)), (":remaining", n(seen.saturating_add(*slots)))],
         ),
-        FrontierWrite::Roll { from, to, remaining } => {
+        FrontierWrite::Advance { from, to, remaining } => {
             let update = "SET #server = :to, #remaining = :remaining";
             let values = [(":to", s(to.as_str())), (":remaining", n(*remaining))];
             match from {
@@ -557,19 +557,19 @@ pub fn frontier(write: &FrontierWrite) -> Expression {
             "#server = :server",
             [(":zero", n(0)), (":server", s(server.as_str()))],
         ),
-        FrontierWrite::Spare { server } => Expression::new(
-            "ADD #spare :servers",
-            "attribute_exists(#server) AND (attribute_not_exists(#spare) OR size(#spare) < :most)",
-            [(":servers", items::servers([server])), (":most", n(SPARE_AT_MOST as i64))],
+        FrontierWrite::AddFreed { server } => Expression::new(
+            "ADD #freed :servers",
+            "attribute_exists(#server) AND (attribute_not_exists(#freed) OR size(#freed) < :most)",
+            [(":servers", items::servers([server])), (":most", n(MAX_FREED as i64))],
         ),
-        FrontierWrite::NotSpare { server } => Expression::new(
-            "DELETE #spare :servers",
-            "contains(#spare, :server)",
+        FrontierWrite::RemoveFreed { server } => Expression::new(
+            "DELETE #freed :servers",
+            "contains(#freed, :server)",
             [(":servers", items::servers([server])), (":server", s(server.as_str()))],
         ),
         FrontierWrite::Return { from, to, remaining } => Expression::new(
-            "SET #server = :to, #remaining = :remaining DELETE #spare :servers",
-            "#server = :from AND #remaining = :left AND contains(#spare, :to)",
+            "SET #server = :to, #remaining = :remaining DELETE #freed :servers",
+            "#server = :from AND #remaining = :left AND contains(#freed, :to)",
             [
                 (":to", s(to.as_str())),
                 (":remaining", n(*remaining)),

@@ -247,13 +247,13 @@ pub fn read_frontier(item: &Attributes) -> Result<Frontier, Malformed> {
     Ok(Frontier {
         server: ServerId::parse(text(item, keys::SERVER)?).map_err(|_| Malformed(keys::SERVER))?,
         remaining: number(item, keys::REMAINING)?,
-        spare: match item.get(keys::SPARE) {
+        freed: match item.get(keys::FREED) {
             None => BTreeSet::new(),
             Some(AttributeValue::Ss(ids)) => {
-                let ids = ids.iter().map(|id| ServerId::parse(id).map_err(|_| Malformed(keys::SPARE)));
+                let ids = ids.iter().map(|id| ServerId::parse(id).map_err(|_| Malformed(keys::FREED)));
                 ids.collect::<Result<_, _>>()?
             }
-            Some(_) => return Err(Malformed(keys::SPARE)),
+            Some(_) => return Err(Malformed(keys::FREED)),
         },
     })
 }
@@ -263,8 +263,8 @@ pub fn write_frontier(pool: &PoolName, k: u32, frontier: &Frontier) -> Attribute
     let mut item = keys::frontier(pool, k);
     item.insert(keys::SERVER.into(), s(frontier.server.as_str()));
     item.insert(keys::REMAINING.into(), n(frontier.remaining));
-    if !frontier.spare.is_empty() {
-        item.insert(keys::SPARE.into(), servers(&frontier.spare));
+    if !frontier.freed.is_empty() {
+        item.insert(keys::FREED.into(), servers(&frontier.freed));
     }
     item
 }

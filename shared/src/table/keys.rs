@@ -89,7 +89,7 @@ pub const PLACEMENT: &str = "placement";
 /// Frontier: slots left.
 pub const REMAINING: &str = "remaining";
 /// Frontier: set of starting servers with freed slots that are not among those left to give; absent if there is none.
-pub const SPARE: &str = "spare";
+pub const FREED: &str = "freed";
 /// PoolStatus: servers that live.
 pub const LIVE: &str = "live";
 /// Servers that have ever been counted in or out.

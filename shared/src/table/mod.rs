@@ -93,7 +93,7 @@ fn is_passing(code: Option<&str>) -> bool {
 
 /// What a transaction that starts a server came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rolled {
+pub enum Advanced {
     /// The frontier names the new server.
     Yes,
     /// Somebody else moved the frontier, or is about to.
@@ -385,7 +385,7 @@ impl Table {
     /// Starts a server in one transaction: the frontier names it, its ledger is there, the fleet counts it and lists it. The one
     /// place where a transaction is right, because no other write meets it there: the ledger is new, the frontier is
     /// used up, and the fleet changes only when servers come and go.
-    pub async fn roll(
+    pub async fn advance(
         &self,
         k: u32,
         from: Option<Frontier>,
@@ -393,26 +393,26 @@ impl Table {
         slots: u32,
         max_servers: u32,
         now: Time,
-    ) -> Result<Rolled, TableError> {
+    ) -> Result<Advanced, TableError> {
         let to = ledger.id.clone();
-        let roll = FrontierWrite::Roll { from, to, remaining: ledger.capacity.saturating_sub(slots) };
+        let advance = FrontierWrite::Advance { from, to, remaining: ledger.capacity.saturating_sub(slots) };
         let started = expressions::pool_status(&PoolStatusWrite::Started { max_servers, now });
         let writes = vec![
-            self.part(keys::frontier(&ledger.pool, k), &expressions::frontier(&roll))?,
+            self.part(keys::frontier(&ledger.pool, k), &expressions::frontier(&advance))?,
             self.part(keys::pool_status(&ledger.pool), &started)?,
             self.new_item(items::write_ledger(ledger))?,
             self.new_item(keys::roster(&ledger.pool, &ledger.id))?,
         ];
         match self.transact(writes).await? {
-            Ok(()) => Ok(Rolled::Yes),
+            Ok(()) => Ok(Advanced::Yes),
             Err(reasons) => {
                 let refused = |i: usize| reasons.get(i).filter(|reason| reason.code() == Some(CONDITION_FAILED));
                 if refused(0).is_some() {
-                    return Ok(Rolled::Raced);
+                    return Ok(Advanced::Raced);
                 }
-                let Some(status) = refused(1) else { return Ok(Rolled::Raced) };
+                let Some(status) = refused(1) else { return Ok(Advanced::Raced) };
                 let status = status.item().map(items::read_pool_status).transpose()?.unwrap_or_default();
-                Ok(status.no_launch(max_servers, now).map_or(Rolled::Raced, Rolled::No))
+                Ok(status.no_launch(max_servers, now).map_or(Advanced::Raced, Advanced::No))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::{
     domain::{
         Answer, Assignment, Claim, Endpoint, ExpectedSeat, Fill, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite,
-        Placement, PlayerId, PoolLimits, PoolStatus, PoolStatusWrite, Registration, SPARE_AT_MOST, Seat, SeatWrite,
+        MAX_FREED, Placement, PlayerId, PoolLimits, PoolStatus, PoolStatusWrite, Registration, Seat, SeatWrite,
         ServerId, ServerState, Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
     table::{items, keys},
@@ -466,11 +466,11 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     let mut seen = Seen::default();
     let name = pool("frontiers");
     let new = |server, remaining| Frontier::new(id(server), remaining);
-    let with = |server, remaining, spare: &[&str]| Frontier {
-        spare: spare.iter().map(|server| id(server)).collect(),
+    let with = |server, remaining, freed: &[&str]| Frontier {
+        freed: freed.iter().map(|server| id(server)).collect(),
         ..new(server, remaining)
     };
-    let names = (0..SPARE_AT_MOST).map(|n| format!("spare{n}")).collect::<Vec<_>>();
+    let names = (0..MAX_FREED).map(|n| format!("spare{n}")).collect::<Vec<_>>();
     let names = names.iter().map(String::as_str).collect::<Vec<_>>();
     let frontiers = [
         None,
@@ -487,13 +487,13 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             FrontierWrite::Take { slots: 1 },
             FrontierWrite::Take { slots: 2 },
             FrontierWrite::GiveBack { server: id("s1"), seen: 1, slots: 1 },
-            FrontierWrite::Roll { from: None, to: id("s3"), remaining: 4 },
-            FrontierWrite::Roll { from: Some(Frontier::new(id("s1"), 0)), to: id("s3"), remaining: 4 },
-            FrontierWrite::Roll { from: Some(Frontier::new(id("s1"), 1)), to: id("s3"), remaining: 4 },
+            FrontierWrite::Advance { from: None, to: id("s3"), remaining: 4 },
+            FrontierWrite::Advance { from: Some(Frontier::new(id("s1"), 0)), to: id("s3"), remaining: 4 },
+            FrontierWrite::Advance { from: Some(Frontier::new(id("s1"), 1)), to: id("s3"), remaining: 4 },
             FrontierWrite::UsedUp { server: id("s1") },
-            FrontierWrite::Spare { server: id("s1") },
-            FrontierWrite::Spare { server: id("s2") },
-            FrontierWrite::NotSpare { server: id("s2") },
+            FrontierWrite::AddFreed { server: id("s1") },
+            FrontierWrite::AddFreed { server: id("s2") },
+            FrontierWrite::RemoveFreed { server: id("s2") },
             FrontierWrite::Return { from: Frontier::new(id("s1"), 0), to: id("s2"), remaining: 1 },
             FrontierWrite::Return { from: Frontier::new(id("s1"), 1), to: id("s2"), remaining: 1 },
         ] {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::domain::{
-    Assignment, Claim, Endpoint, ExpectedSeat, Fill, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, Placement,
-    PlayerId, PoolName, PoolStatus, PoolStatusWrite, Registration, SPARE_AT_MOST, Seat, SeatWrite, ServerId,
-    ServerState, Span, StopBy, Time, TokenHash,
+    Assignment, Claim, Endpoint, ExpectedSeat, Fill, Frontier, FrontierWrite, Launch, Ledger, LedgerWrite, MAX_FREED,
+    Placement, PlayerId, PoolName, PoolStatus, PoolStatusWrite, Registration, Seat, SeatWrite, ServerId, ServerState,
+    Span, StopBy, Time, TokenHash,
 };
 
 const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
@@ -290,10 +290,10 @@ impl Any {
 
     pub(super) fn frontier(&mut self) -> Option<Frontier> {
         (!self.rarely(5)).then(|| {
-            let full = (0..SPARE_AT_MOST).map(|n| known(ServerId::parse(&format!("spare{n}")).ok()));
-            let spare =
+            let full = (0..MAX_FREED).map(|n| known(ServerId::parse(&format!("spare{n}")).ok()));
+            let freed =
                 if self.rarely(5) { full.collect() } else { (0..self.below(3)).map(|_| self.server()).collect() };
-            Frontier { server: self.server(), remaining: self.count(3), spare }
+            Frontier { server: self.server(), remaining: self.count(3), freed }
         })
     }
 
@@ -301,22 +301,22 @@ impl Any {
         let there = frontier.cloned().unwrap_or_else(|| Frontier::new(self.server(), self.count(3)));
         let server = self.mostly(there.server, Self::server);
         let remaining = self.mostly(there.remaining, |any| any.count(3));
-        let spare = frontier.and_then(|it| it.spare.first().cloned());
+        let freed = frontier.and_then(|it| it.freed.first().cloned());
         match self.below(7) {
             0 => FrontierWrite::Take { slots: 1 + self.count(2) },
             1 => FrontierWrite::GiveBack { server, seen: remaining, slots: 1 + self.count(1) },
             2 => {
                 let from = self.mostly(frontier.map(|_| Frontier::new(server, remaining)), |_| None);
-                FrontierWrite::Roll { from, to: self.server(), remaining: self.count(3) }
+                FrontierWrite::Advance { from, to: self.server(), remaining: self.count(3) }
             }
             3 => FrontierWrite::UsedUp { server },
             4 => {
                 let another = self.server();
-                FrontierWrite::Spare { server: self.mostly(another, |_| server) }
+                FrontierWrite::AddFreed { server: self.mostly(another, |_| server) }
             }
-            5 => FrontierWrite::NotSpare { server: spare.unwrap_or(server) },
+            5 => FrontierWrite::RemoveFreed { server: freed.unwrap_or(server) },
             _ => {
-                let to = spare.unwrap_or_else(|| self.server());
+                let to = freed.unwrap_or_else(|| self.server());
                 FrontierWrite::Return { from: Frontier::new(server, remaining), to, remaining: self.count(3) }
             }
         }

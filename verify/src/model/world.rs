@@ -282,7 +282,7 @@ impl World {
             FrontierWrite::Return { remaining, .. } => {
                 self.handed = (self.handed + before).saturating_sub(*remaining);
             }
-            FrontierWrite::Roll { .. } | FrontierWrite::Spare { .. } | FrontierWrite::NotSpare { .. } => {}
+            FrontierWrite::Advance { .. } | FrontierWrite::AddFreed { .. } | FrontierWrite::RemoveFreed { .. } => {}
         }
         self.frontier = Some(new.clone());
         Ok(new)
@@ -295,7 +295,7 @@ impl World {
     fn give_back(&mut self, ledger: &Ledger) {
         let Some(seen) = self.frontier.clone() else { return };
         let write = if seen.server != ledger.id {
-            FrontierWrite::Spare { server: ledger.id.clone() }
+            FrontierWrite::AddFreed { server: ledger.id.clone() }
         } else if seen.remaining < ledger.capacity {
             FrontierWrite::GiveBack { server: seen.server, seen: seen.remaining, slots: 1 }
         } else {
@@ -307,12 +307,12 @@ impl World {
     /// The frontier goes back to a server that it has left, if there is room and nobody else has moved it.
     fn go_back(&mut self, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
         let seen = seen?;
-        for server in &seen.spare {
+        for server in &seen.freed {
             let ledger = self.ledgers.get(server_of(server))?;
             let room = ledger.room_to_start(self.build);
             let write = match room.checked_sub(slots) {
                 Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
-                None if room == 0 => FrontierWrite::NotSpare { server: server.clone() },
+                None if room == 0 => FrontierWrite::RemoveFreed { server: server.clone() },
                 None => continue,
             };
             let returns = matches!(write, FrontierWrite::Return { .. });
@@ -324,19 +324,19 @@ impl World {
     }
 
     /// The transaction that starts a server; `None` if somebody else moved the frontier.
-    fn roll(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
+    fn advance(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
         let n = self.ledgers.len();
         let ledger = scope.starting(small(n), self.build);
         let remaining = ledger.capacity.saturating_sub(slots);
-        let roll = FrontierWrite::Roll { from: seen.cloned(), to: ledger.id.clone(), remaining };
-        roll.apply(self.frontier.as_ref())?;
+        let advance = FrontierWrite::Advance { from: seen.cloned(), to: ledger.id.clone(), remaining };
+        advance.apply(self.frontier.as_ref())?;
         let started = PoolStatusWrite::Started { max_servers: scope.pool.limits.max_servers, now: self.now() };
         let Some(status) = started.apply(Some(&self.status)) else { return Some(TakenSlots::No(NoSlot::PoolFull)) };
         // A party may leave slots behind that are too few for it.
         let left_behind = seen.map_or(0, |seen| if seen.remaining < slots { seen.remaining } else { 0 });
         self.handed += slots.min(ledger.capacity) + left_behind;
         self.status = status;
-        self.frontier = roll.apply(self.frontier.as_ref());
+        self.frontier = advance.apply(self.frontier.as_ref());
         let slot = TakenSlots::On(ledger.id.clone());
         self.ledgers.push(Kept::new(ledger));
         if let Some(process) = self.processes.get_mut(n) {
@@ -696,7 +696,7 @@ impl World {
             At::Rolling { slots, seen, turn } => {
                 let mut world = landed(self);
                 let back = world.go_back(seen.as_ref(), *slots);
-                match back.or_else(|| world.roll(scope, seen.as_ref(), *slots)) {
+                match back.or_else(|| world.advance(scope, seen.as_ref(), *slots)) {
                     Some(slot) => world.proceed(scope, flight.call.clone(), Reply::SlotsTaken(slot), goes, steps),
                     None if *turn < FRONTIER_TURNS => {
                         world.take(scope, flight.call.clone(), *slots, turn + 1, goes, steps);

@@ -18,13 +18,13 @@ impl Chance {
         Self(Mutex::new(StdRng::seed_from_u64(seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     }
 
-    fn roll<T>(&self, roll: impl FnOnce(&mut StdRng) -> T) -> T {
-        roll(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn advance<T>(&self, advance: impl FnOnce(&mut StdRng) -> T) -> T {
+        advance(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A number below `n`; 0 if there is none.
     pub(super) fn below(&self, n: u64) -> u64 {
-        if n < 2 { 0 } else { self.roll(|rng| rng.random_range(0..n)) }
+        if n < 2 { 0 } else { self.advance(|rng| rng.random_range(0..n)) }
     }
 
     /// A number from `least` to `most`.
@@ -49,11 +49,11 @@ impl Chance {
 
     /// Another seed.
     pub(super) fn seed(&self) -> u64 {
-        self.roll(|rng| rng.random())
+        self.advance(|rng| rng.random())
     }
 
     /// Bits for an id.
     pub(super) fn bits(&self) -> u128 {
-        self.roll(|rng| rng.random())
+        self.advance(|rng| rng.random())
     }
 }

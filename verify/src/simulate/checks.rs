@@ -392,7 +392,7 @@ impl Checks {
     fn frontier(&mut self, before: Option<&Frontier>, after: &Frontier, used_up: bool) {
         let Some(before) = before else { return };
         // One that goes back starts no server.
-        if before.server != after.server && !before.spare.contains(&after.server) {
+        if before.server != after.server && !before.freed.contains(&after.server) {
             let capacity = self.ledgers.get(&after.server).map_or(1, |ledger| ledger.capacity);
             let asked = capacity.saturating_sub(after.remaining).max(1);
             self.hold(Invariant::NoOverLaunch, before.remaining < asked, || {
