@@ -12,7 +12,7 @@ use lambda_http::{RequestExt, request::RequestContext};
 use serde_json::json;
 use shared::{
     Owmm,
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     config::{Config, assemble},
     domain::PoolName,
     http::{Body, Request},
@@ -45,7 +45,7 @@ fn owmm() -> &'static Owmm {
         let pool = PoolName::parse("default").expect("a pool's name");
         let config = Config { table: "owmm".to_owned(), default_pool: pool };
         let (dynamodb, ecs) = (client!(aws_sdk_dynamodb), client!(aws_sdk_ecs));
-        assemble(config, dynamodb, ecs, Clock::system(), Dice::seeded(1))
+        assemble(config, dynamodb, ecs, Clock::system(), Rng::seeded(1))
     })
 }
 

@@ -39,9 +39,9 @@ impl Clock {
 
 /// Where choices, ids and tokens come from.
 #[derive(Clone, Debug)]
-pub struct Dice(Arc<Mutex<StdRng>>);
+pub struct Rng(Arc<Mutex<StdRng>>);
 
-impl Dice {
+impl Rng {
     /// Seeded by the operating system.
     pub fn system() -> Self {
         Self(Arc::new(Mutex::new(rand::make_rng())))

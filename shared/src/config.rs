@@ -17,7 +17,7 @@ use aws_config::{
 
 use crate::{
     Owmm,
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     domain::PoolName,
     launching::Launcher,
     table::Table,
@@ -88,7 +88,7 @@ pub fn connect(function: &'static str, config: Config, sdk: &SdkConfig) -> (Owmm
     let dynamodb = aws_sdk_dynamodb::config::Builder::from(sdk).interceptor(meter.clone()).build();
     let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
     let ecs = aws_sdk_ecs::Client::new(sdk);
-    let owmm = assemble(config, dynamodb, ecs, clock.clone(), Dice::system());
+    let owmm = assemble(config, dynamodb, ecs, clock.clone(), Rng::system());
     // Lambda's name for it has the stack's in it, so that the metrics of two stages in one account stay apart.
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| function.to_owned());
     (owmm, Calls::new(function, meter, clock))
@@ -100,11 +100,11 @@ pub fn assemble(
     dynamodb: aws_sdk_dynamodb::Client,
     ecs: aws_sdk_ecs::Client,
     clock: Clock,
-    dice: Dice,
+    rng: Rng,
 ) -> Owmm {
     let table = Table::new(dynamodb, config.table);
-    let launcher = Launcher::new(ecs, table.clone(), clock.clone(), dice.clone());
-    Owmm::new(table, launcher, clock, dice, config.default_pool)
+    let launcher = Launcher::new(ecs, table.clone(), clock.clone(), rng.clone());
+    Owmm::new(table, launcher, clock, rng, config.default_pool)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    clock::Dice,
+    clock::Rng,
     domain::{Frontier, Ledger, Pool, PoolName, Rank, ServerId, ServerState, Span, Time},
     table::{Table, TableError},
 };
@@ -146,7 +146,7 @@ impl Listing {
         slots: u32,
         tried: &[ServerId],
         in_flight: &HashMap<ServerId, u32>,
-        dice: &Dice,
+        rng: &Rng,
     ) -> Option<InFlight> {
         let capacity = pool.limits.capacity;
         let mut listed = lock(&self.listed);
@@ -171,7 +171,7 @@ impl Listing {
         let of_that_rank = best.iter().take_while(|candidate| candidate.rank == first).count();
         let of_that_build = best.iter().take_while(|candidate| candidate.rank.build == first.build).count();
         let among = of_that_rank.max(spread).min(of_that_build);
-        let candidate = best.into_iter().nth(dice.below(among))?;
+        let candidate = best.into_iter().nth(rng.below(among))?;
         candidate.on_their_way += slots;
         Some(InFlight { listing: Arc::clone(self), server: candidate.id.clone(), build: first.build, slots })
     }

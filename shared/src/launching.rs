@@ -26,7 +26,7 @@ use aws_sdk_ecs::{
 };
 
 use crate::{
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     domain::{
         Answer, Due, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, PoolStatus, PoolStatusWrite,
         REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskStatus, Time, TokenHash, pause_after,
@@ -69,13 +69,13 @@ pub struct Launcher {
     ecs: Client,
     table: Table,
     clock: Clock,
-    dice: Dice,
+    rng: Rng,
 }
 
 impl Launcher {
     /// A launcher behind that client.
-    pub const fn new(ecs: Client, table: Table, clock: Clock, dice: Dice) -> Self {
-        Self { ecs, table, clock, dice }
+    pub const fn new(ecs: Client, table: Table, clock: Clock, rng: Rng) -> Self {
+        Self { ecs, table, clock, rng }
     }
 
     /// The group of the tasks of this table: what is in another group is another's.
@@ -85,7 +85,7 @@ impl Launcher {
 
     /// An attempt that begins then. `call_at` is when RunTask is due (again), for whoever meets the launch then.
     fn launch(&self, begins: Time, call_at: Time, time_to_start: Span, spec: String) -> (Launch, TokenHash) {
-        let token = self.dice.token();
+        let token = self.rng.token();
         let hash = TokenHash::of(&token);
         (Launch { token, call_at, deadline: begins + time_to_start, time_to_start, spec }, hash)
     }
@@ -117,7 +117,7 @@ impl Launcher {
         let spec = serde_json::to_string(&pool.task).map_err(|error| TableError::Broken(error.to_string()))?;
         let (launch, token_hash) = self.launch(now, now + REPEAT_CALL_AFTER, pool.limits.launch, spec);
         let (name, build) = (pool.name.clone(), pool.build);
-        let ledger = Ledger::new(self.dice.server_id(now), name, &pool.limits, token_hash);
+        let ledger = Ledger::new(self.rng.server_id(now), name, &pool.limits, token_hash);
         Ok(Ledger { shard, build, launch: Some(launch), ..ledger })
     }
 
@@ -231,7 +231,7 @@ impl Launcher {
             if self.table.count_out(pool, server, &write).await? {
                 return Ok(());
             }
-            let wait = self.dice.jitter(Span(20 << attempt));
+            let wait = self.rng.jitter(Span(20 << attempt));
             tokio::time::sleep(wait + Duration::from_millis(5)).await;
         }
         Err(TableError::Busy(format!("server {server} could not be counted out")))
@@ -243,7 +243,7 @@ impl Launcher {
     /// # Errors
     /// The table gave no answer.
     pub async fn start_ahead(&self, pool: &Pool, seen: &PoolStatus) -> Result<Option<ServerId>, TableError> {
-        let shard = u32::try_from(self.dice.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
+        let shard = u32::try_from(self.rng.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
         let ledger = self.new_server(pool, shard)?;
         if !self.table.start_ahead(&ledger, seen, pool.limits.max_servers, self.clock.now()).await? {
             return Ok(None);
@@ -339,7 +339,7 @@ impl Launcher {
     /// One per server and attempt.
     fn client_token(&self, ledger: &Ledger) -> String {
         if teeth::has(Mistake::FreshRunTaskToken) {
-            return self.dice.token();
+            return self.rng.token();
         }
         format!("{}-{}", ledger.id, ledger.attempt)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use crate::{
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     domain::{
         Answer, CancelReservation, Claim, Connect, Connected, Disconnect, Disconnected, Effect, Frontier,
         FrontierWrite, Hint, Join, Joined, Ledger, LedgerWrite, MAX_FREED, NoLaunch, NoSlot, Party, PartyJoined,
@@ -198,7 +198,7 @@ pub struct Owmm {
     table: Table,
     launcher: Launcher,
     clock: Clock,
-    dice: Dice,
+    rng: Rng,
     hints: Arc<Hints>,
     default_pool: PoolName,
 }
@@ -215,8 +215,8 @@ struct Run {
 
 impl Owmm {
     /// OWMM over a table and a launcher.
-    pub fn new(table: Table, launcher: Launcher, clock: Clock, dice: Dice, default_pool: PoolName) -> Self {
-        Self { table, launcher, clock, dice, hints: Arc::default(), default_pool }
+    pub fn new(table: Table, launcher: Launcher, clock: Clock, rng: Rng, default_pool: PoolName) -> Self {
+        Self { table, launcher, clock, rng, hints: Arc::default(), default_pool }
     }
 
     /// The same functions in another process: shares nothing that this one remembers.
@@ -235,8 +235,8 @@ impl Owmm {
     }
 
     /// Chance.
-    pub(crate) const fn dice(&self) -> &Dice {
-        &self.dice
+    pub(crate) const fn rng(&self) -> &Rng {
+        &self.rng
     }
 
     /// The time now, by the clock of the functions.
@@ -327,7 +327,7 @@ impl Owmm {
             let mut not_before = fresh.then_some(run.started);
             let chosen = loop {
                 listing.refresh(&self.table, &pool, not_before, self.clock.now()).await?;
-                let chosen = listing.pick(&pool, slots, tried, &in_flight, &self.dice);
+                let chosen = listing.pick(&pool, slots, tried, &in_flight, &self.rng);
                 // Nobody is sent to an old build on an old answer of the index: a newer one may be up by now.
                 match &chosen {
                     Some(chosen) if chosen.build < pool.build && not_before.is_none() => {
@@ -359,7 +359,7 @@ impl Owmm {
     }
 
     async fn enter(&self, pool: &Pool, slots: u32) -> Permit {
-        let k = u32::try_from(self.dice.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
+        let k = u32::try_from(self.rng.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
         self.hints.limiter(&pool.name, k).enter(k, slots).await
     }
 
@@ -420,7 +420,7 @@ impl Owmm {
                 }
                 Err(None) => {
                     drop(advancing);
-                    tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
+                    tokio::time::sleep(self.rng.jitter(RACE_JITTER.times(i64::from(turn)))).await;
                 }
                 Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlots::No(NoSlot::LaunchPaused(until))),
                 Err(Some(NoLaunch::AtMaximum)) => {
@@ -514,7 +514,7 @@ impl Owmm {
             if let Answer::Written(_) = self.table.write_frontier(&ledger.pool, ledger.shard, &write).await? {
                 return Ok(());
             }
-            tokio::time::sleep(self.dice.jitter(RACE_JITTER.times(i64::from(turn)))).await;
+            tokio::time::sleep(self.rng.jitter(RACE_JITTER.times(i64::from(turn)))).await;
         }
         // Many are taking and giving back. It need not be counted: the frontier looks before another server is started.
         let write = FrontierWrite::AddFreed { server: ledger.id.clone() };
@@ -906,7 +906,7 @@ impl Owmm {
                 (Some(server), _) => started.push(server),
                 (None, Some(left)) => {
                     turns = left;
-                    tokio::time::sleep(self.dice.jitter(RACE_JITTER)).await;
+                    tokio::time::sleep(self.rng.jitter(RACE_JITTER)).await;
                 }
                 (None, None) if started.is_empty() => return Ok(LaunchOutcome::Busy),
                 (None, None) => return Ok(LaunchOutcome::Started { started, live: status.live }),

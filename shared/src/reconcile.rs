@@ -179,7 +179,7 @@ impl Owmm {
                 }
             }
         }
-        let first = self.dice().below(pools.len());
+        let first = self.rng().below(pools.len());
         pools.rotate_left(first);
         let mut clusters = BTreeMap::<&str, Tasks>::new();
         for cluster in pools.iter().flat_map(Pool::clusters) {
@@ -257,7 +257,7 @@ impl Owmm {
             }
         }
         seen.report.servers = roster.len();
-        let first = self.dice().below(roster.len());
+        let first = self.rng().below(roster.len());
         roster.rotate_left(first);
         let pages = roster.chunks(A_PAGE).map(|page| self.repair_page(pool, running, page)).collect::<Vec<_>>();
         let mut pages = stream::iter(pages).buffer_unordered(PAGES_AT_ONCE);

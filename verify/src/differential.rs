@@ -14,7 +14,7 @@ use aws_sdk_dynamodb::{
 };
 use local::engine::Engine;
 use shared::{
-    clock::Dice,
+    clock::Rng,
     domain::Answer,
     table::{Table, create_table, items, keys},
 };
@@ -56,7 +56,7 @@ impl Place {
             .build();
         let client = Client::from_conf(config);
         // So that runs side by side on one engine do not meet.
-        let table = format!("verify-{}", Dice::system().token());
+        let table = format!("verify-{}", Rng::system().token());
         create_table(&client, &table).await.map_err(|error| Error::Table(name, error.to_string()))?;
         Ok(Self { name, table: Table::new(client.clone(), table), client })
     }

@@ -25,7 +25,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use demo::player::{Joined, Player};
 use rustix::process::{Pid, Signal, kill_process};
 use shared::{
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     domain::{Ledger, PlayerId, PoolName, ServerId, ServerState, Span, Time},
     table::Table,
 };
@@ -116,9 +116,9 @@ impl Herd {
 }
 
 async fn play(herd: Arc<Herd>, player: Player, id: PlayerId, number: u64) {
-    let (clock, dice) = (Clock::system(), Dice::seeded(number));
+    let (clock, rng) = (Clock::system(), Rng::seeded(number));
     while !Herd::is(&herd.over) {
-        sleep(dice.jitter(Span(400))).await;
+        sleep(rng.jitter(Span(400))).await;
         if Herd::is(&herd.paused) {
             continue;
         }
@@ -136,7 +136,7 @@ async fn play(herd: Arc<Herd>, player: Player, id: PlayerId, number: u64) {
         }
         let Ok(mut visit) = player.connect(&ready).await else { continue };
         lock(&herd.slots).insert(id.clone(), Slot { server, at: clock.now(), inside: true });
-        let until = Instant::now() + dice.jitter(Span::seconds(8));
+        let until = Instant::now() + rng.jitter(Span::seconds(8));
         let mut thrown_out = false;
         while !Herd::is(&herd.over) && (Instant::now() < until || Herd::is(&herd.settled) || Herd::is(&herd.paused)) {
             if visit.say("here").await.is_err() {
@@ -275,11 +275,11 @@ async fn look_back(table: &Table, promised: BTreeMap<PlayerId, Slot>, killed_at:
 /// It cannot be run: the stack does not come up, or there is no place for the file.
 pub async fn kill(options: &Options, progress: &mut Progress) -> Result<Killed, String> {
     let words = |error: std::io::Error| error.to_string();
-    let dice = Dice::system();
-    let claim = dice.token();
+    let rng = Rng::system();
+    let claim = rng.token();
     let folder = std::env::temp_dir().join(format!("owmm-kill-{claim}"));
     std::fs::create_dir_all(&folder).map_err(words)?;
-    let killed = rounds(options, &folder, &claim, &dice, progress).await;
+    let killed = rounds(options, &folder, &claim, &rng, progress).await;
     for (pid, _) in processes(&claim) {
         // What is left was told of.
         let _ = kill_process(pid, Signal::KILL);
@@ -292,7 +292,7 @@ async fn rounds(
     options: &Options,
     folder: &Path,
     claim: &str,
-    dice: &Dice,
+    rng: &Rng,
     told: &mut Progress,
 ) -> Result<Killed, String> {
     let mut sum = Killed::default();
@@ -317,12 +317,12 @@ async fn rounds(
             sum.violations.push(format!("round {round}: nobody got in"));
             break;
         }
-        sleep(dice.jitter(Span::seconds(4))).await;
+        sleep(rng.jitter(Span::seconds(4))).await;
         if let Some(pid) = game_servers(claim).first().filter(|_| round % 2 == 0) {
             // It may have ended by itself.
             let _ = kill_process(*pid, Signal::KILL);
             sum.servers += 1;
-            sleep(dice.jitter(Span::seconds(2))).await;
+            sleep(rng.jitter(Span::seconds(2))).await;
         }
         let orphans = game_servers(claim).len();
         stack.process.start_kill().map_err(|error| error.to_string())?;

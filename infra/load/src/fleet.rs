@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::{
 use local::{Options, Stack, stack};
 use shared::{
     Owmm,
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     domain::{
         Claim, Endpoint, Fill, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, Rollout,
         ServerState, Span, Time, TokenHash,
@@ -131,7 +131,7 @@ async fn measure(args: &ReconcileArgs, stack: &Stack, table: &str) -> Result<Fig
 
 /// Fills the table with servers that are ready and which the index does not list yet.
 async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -> Result<(), Error> {
-    let (now, dice) = (owmm.time(), Dice::system());
+    let (now, rng) = (owmm.time(), Rng::system());
     let default = owmm.table().pool(&PoolName::parse(stack::POOL)?).await?.ok_or(Error::NoStack)?;
     let mut items = Vec::new();
     for k in 0..args.pools {
@@ -140,7 +140,7 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
         items.push(items::write_pool(&pool).map_err(|error| Error::Look(error.to_string()))?);
         items.push(items::write_pool_status(&pool.name, &PoolStatus { live: servers, ..PoolStatus::default() }));
         for _ in 0..servers {
-            let ledger = ready(&pool, args.players, now, &dice)?;
+            let ledger = ready(&pool, args.players, now, &rng)?;
             items.push(keys::roster(&pool.name, &ledger.id));
             items.push(items::write_ledger(&ledger));
             while items.len() >= BATCH {
@@ -151,11 +151,11 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
     if items.is_empty() { Ok(()) } else { write(client, table, items).await }
 }
 
-fn ready(pool: &Pool, players: u32, now: Time, dice: &Dice) -> Result<Ledger, Error> {
+fn ready(pool: &Pool, players: u32, now: Time, rng: &Rng) -> Result<Ledger, Error> {
     let claim = Placement::new(now.0).map(Claim::Connected);
     let inside = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, claim)));
     let inside = inside.collect::<Result<Vec<_>, Error>>()?;
-    let ledger = Ledger::new(dice.server_id(now), pool.name.clone(), &pool.limits, TokenHash::of(&dice.token()));
+    let ledger = Ledger::new(rng.server_id(now), pool.name.clone(), &pool.limits, TokenHash::of(&rng.token()));
     Ok(Ledger {
         state: ServerState::Ready,
         claims: inside.into_iter().filter_map(|(player, claim)| Some((player, claim?))).collect(),

@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 use shared::{
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     domain::{Frontier, FrontierWrite, Ledger, ServerId, ServerState, TokenHash},
     table::{Advanced, Table},
 };
@@ -139,13 +139,13 @@ async fn register(door: Arc<Door>, server: ServerId, token: String) {
 
 /// Puts servers into the pool that are ready and empty. No task runs for them: who only wants room needs none.
 pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
-    let (clock, dice) = (Clock::system(), Dice::system());
+    let (clock, rng) = (Clock::system(), Rng::system());
     let mut frontiers = BTreeMap::new();
     for i in 0..count {
         let k = i % world.limits.concurrent_launches;
-        let (now, token) = (clock.now(), dice.token());
+        let (now, token) = (clock.now(), rng.token());
         let hash = TokenHash::of(&token);
-        let ledger = Ledger::new(dice.server_id(now), world.pool.clone(), &world.limits, hash);
+        let ledger = Ledger::new(rng.server_id(now), world.pool.clone(), &world.limits, hash);
         let ledger = Ledger { shard: k, ..ledger };
         let from = frontiers.insert(k, Frontier::new(ledger.id.clone(), 0));
         match world.table.advance(k, from, &ledger, 1, world.limits.max_servers, now).await? {

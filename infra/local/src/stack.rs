@@ -8,7 +8,7 @@ use ecs::LocalEcs;
 use serde_json::Value;
 use shared::{
     Owmm,
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     config::{Config, assemble, timeouts},
     domain::{Pool, PoolLimits, PoolName, Rollout, TaskPlacement},
     table::create_table,
@@ -230,7 +230,7 @@ impl Stack {
             dynamodb.clone(),
             aws_sdk_ecs::Client::from_conf(ecs_config),
             Clock::system(),
-            Dice::system(),
+            Rng::system(),
         );
         for mut pool in pools {
             let failed = |error: shared::Failure| Error::Table(dynamodb_url.clone(), error.to_string());

@@ -28,7 +28,7 @@ use ecs::LocalEcs;
 use local::engine::Engine;
 use shared::{
     Owmm, Reconciled,
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     config::{Config, assemble, timeouts},
     domain::{
         Claim, Endpoint, Fill, Frontier, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolStatus, Rollout,
@@ -190,7 +190,7 @@ impl Ground {
         let config = Config { table: self.table.clone(), default_pool: pool("default") };
         let clock = Clock::of(SharedTimeSource::new(self.clock.clone()));
         let ecs = client!(aws_sdk_ecs, &self.ecs_url, wire);
-        assemble(config, self.dynamodb(wire), ecs, clock, Dice::seeded(seed))
+        assemble(config, self.dynamodb(wire), ecs, clock, Rng::seeded(seed))
     }
 
     fn now(&self) -> Time {

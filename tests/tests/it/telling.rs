@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 use shared::{
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     config::{Config, assemble},
     domain::{PlayerId, TokenHash},
     http::{Body, Request},
@@ -105,7 +105,7 @@ async fn an_answer_that_cannot_be_read_is_logged_without_what_it_says() {
     let world = World::new(|_| {}).await;
     let ecs = crate::support::ecs_client(&cut_off(r#"{"tasks": [{"overrides": {"environment": "hush"#).await);
     let config = Config { table: world.table.clone(), default_pool: pool("default") };
-    let owmm = assemble(config, world.stack.dynamodb().clone(), ecs, Clock::system(), Dice::system());
+    let owmm = assemble(config, world.stack.dynamodb().clone(), ecs, Clock::system(), Rng::system());
     let (log, guard) = Log::listen("trace");
     owmm.join(&PlayerId::parse("alice").unwrap(), None).await.unwrap();
     drop(guard);

@@ -22,7 +22,7 @@ use axum::{
 use serde_json::Value;
 use shared::{
     Owmm,
-    clock::{Clock, Dice},
+    clock::{Clock, Rng},
     config::{Config, assemble, retries, timeouts},
     domain::{PlayerId, PoolName, ServerId, Time},
 };
@@ -198,7 +198,7 @@ fn instance(world: &Arc<World>, pool: &PoolName) -> Instance {
         table_client(world, time),
         aws_sdk_ecs::Client::from_conf(ecs),
         Clock::of(SharedTimeSource::new(time)),
-        Dice::seeded(world.chance.seed()),
+        Rng::seeded(world.chance.seed()),
     );
     Instance { router: local::gateway::in_process(owmm.clone()), owmm }
 }
