@@ -812,10 +812,10 @@ impl Owmm {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn configure(&self, wish: Pool) -> Result<(), Failure> {
+    pub async fn configure(&self, settings: Pool) -> Result<(), Failure> {
         for _ in 0..CONFIGURE_TURNS {
-            let old = self.table.pool(&wish.name).await?;
-            let pool = wish.clone().succeeding(old.as_ref());
+            let old = self.table.pool(&settings.name).await?;
+            let pool = settings.clone().succeeding(old.as_ref());
             if self.table.put_pool(&pool, old.as_ref()).await? {
                 self.hints.forget(&pool.name);
                 self.retire_frontiers(&pool).await?;

@@ -16,7 +16,7 @@ const MAX_DEADLINE_SECONDS: i64 = 86_400;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Wish {
+struct Params {
     #[serde(default, deserialize_with = "present")]
     deadline_seconds: Option<i64>,
 }
@@ -33,8 +33,8 @@ pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Inf
 async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
     operator(request)?;
     let server = path(request, "serverId", ServerId::parse)?;
-    let wish = json_body::<Wish>(request)?.unwrap_or_default();
-    let deadline = wish.deadline_seconds;
+    let params = json_body::<Params>(request)?.unwrap_or_default();
+    let deadline = params.deadline_seconds;
     if deadline.is_some_and(|seconds| !(0..=MAX_DEADLINE_SECONDS).contains(&seconds)) {
         return Err(Problem::new(Code::InvalidBody, "`deadlineSeconds` must be 0 to 86400."));
     }

@@ -16,7 +16,7 @@ use shared::{
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct Params {
     #[serde(default, deserialize_with = "present")]
     pool: Option<String>,
 }
@@ -43,8 +43,8 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
 }
 
 async fn join(owmm: &Owmm, request: &Request, player: &PlayerId) -> Result<Response<Body>, Problem> {
-    let wish = json_body::<Wish>(request)?.unwrap_or_default();
-    let pool = wish.pool.map(|pool| PoolName::parse(&pool)).transpose();
+    let params = json_body::<Params>(request)?.unwrap_or_default();
+    let pool = params.pool.map(|pool| PoolName::parse(&pool)).transpose();
     let pool = pool.map_err(|bad| Problem::new(Code::InvalidBody, format!("`pool`: {bad}.")))?;
     match owmm.join(player, pool).await? {
         JoinOutcome::Slot(slot) => Ok(placed(&slot)),

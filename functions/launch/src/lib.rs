@@ -16,7 +16,7 @@ const AT_LEAST: Bound = Bound { name: "atLeast", default: 1, ..Bound::MAX_SERVER
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Wish {
+struct Params {
     #[serde(default, deserialize_with = "present")]
     at_least: Option<i64>,
 }
@@ -33,8 +33,8 @@ pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Inf
 async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
     operator(request)?;
     let pool = path(request, "pool", PoolName::parse)?;
-    let wish = json_body::<Wish>(request)?.unwrap_or_default();
-    let at_least = AT_LEAST.count(wish.at_least.unwrap_or(AT_LEAST.default));
+    let params = json_body::<Params>(request)?.unwrap_or_default();
+    let at_least = AT_LEAST.count(params.at_least.unwrap_or(AT_LEAST.default));
     let at_least = at_least.map_err(|error| Problem::new(Code::InvalidBody, error))?;
     match owmm.launch(&pool, at_least).await? {
         LaunchOutcome::Started { started, live } => Ok(json(

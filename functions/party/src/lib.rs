@@ -19,7 +19,7 @@ const MAX_PLAYERS: usize = 16;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct Params {
     players: Vec<String>,
 }
 
@@ -54,11 +54,11 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
 /// The players, parsed, distinct, as many as a party may have.
 fn players(request: &Request) -> Result<Vec<PlayerId>, Problem> {
     let bad = |problem: String| Problem::new(Code::InvalidBody, format!("`players`: {problem}."));
-    let wish = json_body::<Wish>(request)?.ok_or_else(|| bad("send who is in the party".to_owned()))?;
-    if !(1..=MAX_PLAYERS).contains(&wish.players.len()) {
+    let params = json_body::<Params>(request)?.ok_or_else(|| bad("send who is in the party".to_owned()))?;
+    if !(1..=MAX_PLAYERS).contains(&params.players.len()) {
         return Err(bad(format!("a party has 1 to {MAX_PLAYERS} players")));
     }
-    let players = wish.players.iter().map(|player| PlayerId::parse(player)).collect::<Result<Vec<_>, _>>();
+    let players = params.players.iter().map(|player| PlayerId::parse(player)).collect::<Result<Vec<_>, _>>();
     let players = players.map_err(|error| bad(error.to_string()))?;
     if players.iter().collect::<HashSet<_>>().len() < players.len() {
         return Err(bad("somebody is named twice".to_owned()));

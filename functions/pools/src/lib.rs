@@ -28,7 +28,7 @@ struct Pause {
 /// A pool as operators write it. What is not said has its default.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Wish {
+pub struct Params {
     #[serde(default = "capacity")]
     capacity: i64,
     #[serde(default = "max_servers")]
@@ -70,7 +70,7 @@ defaults! {
     lease_seconds = LEASE_SECONDS;
 }
 
-impl Wish {
+impl Params {
     /// The pool that is wished for, if every value is in its range. `task` is what is started for it if the wish does not
     /// say.
     ///
@@ -160,10 +160,10 @@ async fn pool(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem>
         Method::GET => shown(owmm, owmm.pool_and_status(&name(request)?).await?),
         Method::PUT => {
             let name = name(request)?;
-            let wish = json_body::<Wish>(request)?;
-            let wish = wish.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with at least `task`."))?;
-            let wish = wish.parse(name.clone(), None).map_err(|error| Problem::new(Code::InvalidBody, error))?;
-            owmm.configure(wish).await?;
+            let params = json_body::<Params>(request)?;
+            let params = params.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with at least `task`."))?;
+            let params = params.parse(name.clone(), None).map_err(|error| Problem::new(Code::InvalidBody, error))?;
+            owmm.configure(params).await?;
             shown(owmm, owmm.pool_and_status(&name).await?)
         }
         _ => Err(method_not_allowed("GET, PUT")),
@@ -182,7 +182,7 @@ fn view(pool: &Pool, status: &PoolStatus, now: Time) -> Value {
     let by_operator = status.operator_pause(now);
     json!({
         "name": pool.name.as_str(),
-        "settings": Wish::of(pool),
+        "settings": Params::of(pool),
         "build": pool.build,
         "liveServers": status.live,
         "failedLaunches": status.failures,

@@ -27,8 +27,8 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<(), Failure
         }
         Command::Pool(PoolCommand::Show { pool }) => pool_view(&api.get(&["pools", &pool]).await?).told(json),
         Command::Pool(PoolCommand::Set { pool, patches, file, dry_run, yes }) => {
-            let wish = Wish { patches, file: file.as_deref().map(read).transpose()?, dry_run, yes };
-            set(&api, &pool, wish, json).await
+            let changes = Changes { patches, file: file.as_deref().map(read).transpose()?, dry_run, yes };
+            set(&api, &pool, changes, json).await
         }
         Command::Server(ServerCommand::Show { server }) => {
             server_view(&api.get(&["servers", &server]).await?).told(json)
@@ -130,7 +130,7 @@ fn pool_view(Answer { body, now }: &Answer) -> View {
 }
 
 /// How a pool shall be.
-struct Wish {
+struct Changes {
     patches: Vec<Patch>,
     file: Option<Map<String, Value>>,
     dry_run: bool,
@@ -163,13 +163,13 @@ async fn current(api: &Api, pool: &str) -> Result<Option<Map<String, Value>>, Fa
     }
 }
 
-async fn set(api: &Api, pool: &str, wish: Wish, json: bool) -> Result<(), Failure> {
-    if !wish.dry_run {
-        ask::possible(&wish.yes)?;
+async fn set(api: &Api, pool: &str, changes: Changes, json: bool) -> Result<(), Failure> {
+    if !changes.dry_run {
+        ask::possible(&changes.yes)?;
     }
     let old = current(api, pool).await?;
-    let mut new = wish.file.or_else(|| old.clone()).unwrap_or_default();
-    for patch in &wish.patches {
+    let mut new = changes.file.or_else(|| old.clone()).unwrap_or_default();
+    for patch in &changes.patches {
         patch.apply(&mut new);
     }
     let rows = settings::difference(old.as_ref(), &new);
@@ -180,14 +180,14 @@ async fn set(api: &Api, pool: &str, wish: Wish, json: bool) -> Result<(), Failur
     if !same {
         say(table(&["SETTING", "IS", "WOULD BE"], &[], rows).trim_end());
     }
-    if wish.dry_run {
+    if changes.dry_run {
         return View { json: new.into(), text: format!("{pool} is left as it is\n") }.told(json);
     }
     if same {
         let Answer { body, .. } = api.get(&["pools", pool]).await?;
         return View { json: body, text: format!("{pool} has these settings already\n") }.told(json);
     }
-    if !wish.yes.yes {
+    if !changes.yes.yes {
         ask::sure(&format!("Set `{pool}` so?"))?;
         // Settings are sent whole: what another operator has set while this one was asked would be undone unseen.
         if current(api, pool).await? != old {

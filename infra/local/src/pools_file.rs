@@ -5,7 +5,7 @@
 
 use std::{fmt, path::Path};
 
-use pools::Wish;
+use pools::Params;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
@@ -19,7 +19,7 @@ use crate::Error;
 
 /// The pools of a file, not yet held against their ranges.
 #[derive(Debug)]
-struct Pools(Vec<(PoolName, Wish)>);
+struct Pools(Vec<(PoolName, Params)>);
 
 impl<'de> Deserialize<'de> for Pools {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -37,7 +37,7 @@ impl<'de> Visitor<'de> for Named {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut pools: A) -> Result<Pools, A::Error> {
-        let mut named = Vec::<(PoolName, Wish)>::new();
+        let mut named = Vec::<(PoolName, Params)>::new();
         while let Some(name) = pools.next_key::<String>()? {
             let name = PoolName::parse(&name).map_err(|bad| A::Error::custom(format!("{name:?}: {bad}")))?;
             if named.iter().any(|(other, _)| *other == name) {
@@ -53,9 +53,9 @@ impl<'de> Visitor<'de> for Named {
 struct Document;
 
 impl<'de> DeserializeSeed<'de> for Document {
-    type Value = Wish;
+    type Value = Params;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Wish, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Params, D::Error> {
         shared::http::object(deserializer)
     }
 }
@@ -72,9 +72,9 @@ pub(crate) fn read(file: &Path, task: &TaskPlacement) -> Result<Vec<Pool>, Error
         "." => wrong(why),
         at => wrong(format!("`{at}`: {why}")),
     })?;
-    let pools = pools.into_iter().map(|(name, wish)| {
+    let pools = pools.into_iter().map(|(name, params)| {
         let called = name.clone();
-        wish.parse(name, Some(task.clone())).map_err(|problem| wrong(format!("pool `{called}`: {problem}")))
+        params.parse(name, Some(task.clone())).map_err(|problem| wrong(format!("pool `{called}`: {problem}")))
     });
     pools.collect()
 }
