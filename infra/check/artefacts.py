@@ -150,7 +150,7 @@ def a_servers_whole_life(programs, stack):
     seen = programs.call("players", "GET", "/players/auth0%7Cann", 200, "/players/{playerId}", signed=True)
     assert seen["seat"]["state"] == "connected" and seen["seat"]["server"] == server, seen
     seen = programs.call("servers", "GET", path, 200, of_server, signed=True)
-    assert (seen["players"], seen["reserved"]) == (1, 1), seen
+    assert (seen["connected"], seen["reserved"]) == (1, 1), seen
     listed = programs.call("servers", "GET", "/pools/default/servers", 200, "/pools/{pool}/servers", signed=True)
     assert [one["id"] for one in listed["servers"]] == [server], listed
     launched = programs.call("launch", "POST", "/pools/default/launch", 200, "/pools/{pool}/launch", {"atLeast": 1}, signed=True)

@@ -287,25 +287,25 @@ def visit(args, session, undo, say):
 
     def inside():
         seen = owmm.expect(200, "GET", f"/servers/{server}", signed=True)
-        return {"players": seen["players"], "reserved": seen["reserved"]}
+        return {"connected": seen["connected"], "reserved": seen["reserved"]}
     if not args.no_visit:
         with say.step("the player connects with the ticket and is let in"):
             connection = Visit(address, port, slot["ticket"])
             if connection.welcome["welcome"]["player"] != player:
                 raise Missed(f"the server lets {connection.welcome} in")
         with say.step("the server has registered the player"):
-            if inside() != {"players": 1, "reserved": 0}:
+            if inside() != {"connected": 1, "reserved": 0}:
                 raise Missed(f"OWMM sees {inside()}")
         with say.step("the player plays: a line, and its echo"):
             if (heard := connection.say("hello")) != {"echo": "hello"}:
                 raise Missed(f"the server says {heard}")
         with say.step("the player comes back by another connection, the first one still open"):
             connection = Visit(address, port, slot["ticket"])
-            if inside() != {"players": 1, "reserved": 0}:
+            if inside() != {"connected": 1, "reserved": 0}:
                 raise Missed(f"OWMM sees {inside()}")
         with say.step("the player leaves, and OWMM knows"):
             connection.leave()
-            until("nobody is on the server", lambda: inside() == {"players": 0, "reserved": 0}, args.patience_seconds)
+            until("nobody is on the server", lambda: inside() == {"connected": 0, "reserved": 0}, args.patience_seconds)
     else:
         with say.step("the player gives the slot up: DELETE /join"):
             owmm.expect(204, "DELETE", "/join")

@@ -329,7 +329,7 @@ impl Owmm {
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);
             seen.report.lapsed += usize::from(lapsed);
-            seen.report.players += ledger.players();
+            seen.report.players += ledger.connected();
             let stays = !matches!(repair, Repair::CountOut | Repair::Stop(_));
             if stays && ledger.build < pool.build {
                 // The headroom is for the new build to give, and an old one goes as soon as it is empty.

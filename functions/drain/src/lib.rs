@@ -43,7 +43,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         StatusCode::OK,
         &json!({
             "state": ledger.state.as_str(),
-            "players": ledger.players(),
+            "connected": ledger.connected(),
             "reserved": ledger.reserved(owmm.time()),
             "deadline": ledger.drain_by.map(timestamp),
         }),

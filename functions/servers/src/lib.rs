@@ -42,7 +42,7 @@ fn summary(ledger: &Ledger, now: Time) -> Value {
         "id": ledger.id.as_str(),
         "state": ledger.state.as_str(),
         "capacity": ledger.capacity,
-        "players": ledger.players(),
+        "connected": ledger.connected(),
         "reserved": ledger.reserved(now),
         "address": ledger.endpoint.as_ref().map(|endpoint| &endpoint.address),
         "port": ledger.endpoint.as_ref().map(|endpoint| endpoint.port),

@@ -263,8 +263,8 @@ async fn servers(api: &Api, pool: Option<&str>) -> Result<View, Failure> {
             all.push(server);
         }
     }
-    let heading = ["POOL", "SERVER", "STATE", "INSIDE", "COMING", "SLOTS", "ADDRESS", "UP", "LEASE", "NOTES"];
-    let numbers = ["INSIDE", "COMING", "SLOTS"];
+    let heading = ["POOL", "SERVER", "STATE", "CONNECTED", "RESERVED", "SLOTS", "ADDRESS", "UP", "LEASE", "NOTES"];
+    let numbers = ["CONNECTED", "RESERVED", "SLOTS"];
     let text = table_or_none(&heading, &numbers, rows, "there is no server");
     Ok(View { json: json!({ "servers": all, "next": null }), text })
 }
@@ -274,7 +274,7 @@ fn server_row(pool: &str, server: &Value, now: OffsetDateTime) -> Vec<String> {
         pool.to_owned(),
         field(server, "id"),
         field(server, "state"),
-        field(server, "players"),
+        field(server, "connected"),
         field(server, "reserved"),
         field(server, "capacity"),
         address(server),
@@ -312,8 +312,8 @@ fn server_view(Answer { body, now }: &Answer) -> View {
         ("pool", field(body, "pool")),
         ("state", field(body, "state")),
         ("slots", field(body, "capacity")),
-        ("inside", field(body, "players")),
-        ("coming", field(body, "reserved")),
+        ("connected", field(body, "connected")),
+        ("reserved", field(body, "reserved")),
         ("address", address(body)),
         ("ready", moment(body, "readyAt", *now)),
         ("last heartbeat", moment(body, "lastHeartbeatAt", *now)),
@@ -353,18 +353,18 @@ async fn drain(api: &Api, server: &str, deadline: Option<u32>, yes: Yes) -> Resu
             None => "once it is empty".to_owned(),
         };
         let (pool, state) = (field(&is, "pool"), field(&is, "state"));
-        let (inside, coming) = (field(&is, "players"), field(&is, "reserved"));
-        say(&format!("{server} of `{pool}` is {state}: {inside} inside, {coming} coming."));
+        let (connected, reserved) = (field(&is, "connected"), field(&is, "reserved"));
+        say(&format!("{server} of `{pool}` is {state}: {connected} connected, {reserved} reserved."));
         ask::sure(&format!("Drain it: nobody new comes, and it is stopped {end}?"))?;
     }
     let body = optional("deadlineSeconds", deadline);
     let Answer { body, now } = api.send(Method::POST, &["servers", server, "drain"], body.as_ref()).await?;
-    let (inside, coming) = (field(&body, "players"), field(&body, "reserved"));
+    let (connected, reserved) = (field(&body, "connected"), field(&body, "reserved"));
     let end = match time(&body, "deadline") {
         Some(_) => format!("once it is empty, at the latest {}", moment(&body, "deadline", now)),
         None => "once it is empty".to_owned(),
     };
-    let text = format!("{server} is draining: {inside} inside, {coming} coming; it is stopped {end}\n");
+    let text = format!("{server} is draining: {connected} connected, {reserved} reserved; it is stopped {end}\n");
     Ok(View { json: body, text })
 }
 

@@ -354,7 +354,7 @@ impl Ledger {
     }
 
     /// Players who are inside.
-    pub fn players(&self) -> usize {
+    pub fn connected(&self) -> usize {
         self.claims.values().filter(|claim| claim.is_connected()).count()
     }
 
@@ -900,9 +900,9 @@ mod tests {
     #[test]
     fn who_is_inside_and_who_is_on_the_way_is_counted_without_those_whose_time_is_up() {
         let ledger = ready(&[("a", connected(1_000)), ("b", reserved(1_000)), ("c", reserved(NOW.0 + 5))]);
-        let count = |now| (ledger.players(), ledger.reserved(now), ledger.live_claims(now));
+        let count = |now| (ledger.connected(), ledger.reserved(now), ledger.live_claims(now));
         assert_eq!(count(NOW), (1, 2, 3));
-        assert_eq!((ready(&[]).players(), ready(&[]).reserved(NOW)), (0, 0));
+        assert_eq!((ready(&[]).connected(), ready(&[]).reserved(NOW)), (0, 0));
         assert_eq!(count(NOW + ledger.reservation), (1, 1, 2));
         assert_eq!(ledger.evictable(NOW + ledger.reservation), [(player("b"), reserved(1_000))]);
         let inside = [player("b")];

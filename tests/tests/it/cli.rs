@@ -201,7 +201,7 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     assert!(drained.contains("1 inside, 0 coming") && drained.contains("at the latest 20"), "{drained}");
     assert!(run(&world, "servers").await.exits(0).stdout.contains("deadline in "));
     let drained = run(&world, &format!("server drain {id} --yes --json --deadline 0")).await.exits(0).json();
-    assert_eq!((&drained["state"], &drained["players"]), (&json!("draining"), &json!(1)));
+    assert_eq!((&drained["state"], &drained["connected"]), (&json!("draining"), &json!(1)));
     world.reconcile().await;
     run(&world, &format!("server drain {id} --yes")).await.exits(1).tells(&["410 server_stopped"]);
     run(&world, "player release alice --yes").await.exits(0);

@@ -167,7 +167,7 @@ async fn a_draining_server_keeps_its_players_takes_no_new_ones_and_stops_when_em
     hand.let_in(&world, "alice").await;
     let ticket = world.join("bob").await.is(200).ticket().to_owned();
     let drained = world.operate("POST", &drain, None).await.is(200);
-    assert_eq!((&drained.body["players"], &drained.body["reserved"]), (&json!(1), &json!(1)));
+    assert_eq!((&drained.body["connected"], &drained.body["reserved"]), (&json!(1), &json!(1)));
     assert_eq!(hand.beat(&world, None).await.is(200).body["state"], "draining");
     // A promise is kept: bob may still come in. Nobody else is sent there.
     hand.connect(&world, "bob", Some(&ticket)).await.is(200);
@@ -221,7 +221,7 @@ async fn a_server_is_shown_whole_and_without_its_token() {
     let placement = hand.let_in(&world, "alice").await;
     world.join("bob").await.is(200);
     let shown = world.operate("GET", &path, None).await.is(200).body;
-    assert_eq!((&shown["players"], &shown["reserved"], &shown["port"]), (&json!(1), &json!(1), &json!(7777)));
+    assert_eq!((&shown["connected"], &shown["reserved"], &shown["port"]), (&json!(1), &json!(1), &json!(7777)));
     assert_eq!(shown["launchDeadline"], Value::Null);
     let alice =
         json!({ "player": "alice", "state": "connected", "placement": placement, "live": true, "expiresAt": null });
