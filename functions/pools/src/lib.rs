@@ -100,7 +100,7 @@ impl Params {
             version: 0,
             build: 0,
             shards: limits.concurrent_launches,
-            left: Vec::new(),
+            previous_clusters: Vec::new(),
         })
     }
 

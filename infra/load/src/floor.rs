@@ -53,7 +53,7 @@ pub(crate) async fn floor(world: &World, args: &Args) -> Result<Floor, Error> {
 async fn measure(client: &Client, table: &Arc<str>, args: &Args) -> Result<Floor, Error> {
     for server in 0..args.needed() {
         let mut item = key(format!("SERVER#{server:026}"), "LEDGER");
-        item.insert("cap".to_owned(), N(args.capacity.to_string()));
+        item.insert("capacity".to_owned(), N(args.capacity.to_string()));
         item.insert("claims".to_owned(), M(HashMap::new()));
         client.put_item().table_name(&**table).set_item(Some(item)).send().await.map_err(failed)?;
     }
@@ -107,10 +107,10 @@ async fn pair(client: &Client, table: &str, player: u32, server: u32) -> Result<
         .table_name(table)
         .set_key(Some(key(format!("SERVER#{server}"), "LEDGER")))
         .update_expression("SET #claims.#player = :placement")
-        .condition_expression("size(#claims) < #cap")
+        .condition_expression("size(#claims) < #capacity")
         .expression_attribute_names("#claims", "claims")
         .expression_attribute_names("#player", player)
-        .expression_attribute_names("#cap", "cap")
+        .expression_attribute_names("#capacity", "capacity")
         .expression_attribute_values(":placement", placement);
     claim.send().await.map_err(failed)?;
     Ok(())

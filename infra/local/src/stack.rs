@@ -193,7 +193,7 @@ impl Stack {
                 version: 0,
                 build: 0,
                 shards: limits.concurrent_launches,
-                left: Vec::new(),
+                previous_clusters: Vec::new(),
             });
         }
         let engine = match &options.dynamodb {

@@ -100,6 +100,6 @@ pub(super) fn configured() -> Pool {
         build: 0,
         rollout: Rollout::Lazy,
         shards: 1,
-        left: Vec::new(),
+        previous_clusters: Vec::new(),
     }
 }

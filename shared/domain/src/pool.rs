@@ -21,11 +21,11 @@ pub struct Pool {
     /// it was started for.
     pub shards: u32,
     /// ECS clusters that it has left, the last one first: servers may still run there.
-    pub left: Vec<String>,
+    pub previous_clusters: Vec<String>,
 }
 
 /// How many clusters that it has left a pool remembers.
-const LEFT_AT_MOST: usize = 4;
+const MAX_PREVIOUS_CLUSTERS: usize = 4;
 
 impl Pool {
     /// This configuration in the place of `old`: a new build if it starts another build.
@@ -36,15 +36,15 @@ impl Pool {
         });
         let version = old.map_or(0, |old| old.version.saturating_add(1));
         let shards = self.limits.concurrent_launches.max(old.map_or(0, |old| old.shards));
-        let mut left = old.map_or_else(Vec::new, |old| old.clusters().map(str::to_owned).collect());
-        left.retain(|cluster| *cluster != self.task.cluster);
-        left.truncate(LEFT_AT_MOST);
-        Self { version, build, shards, left, ..self }
+        let mut previous_clusters = old.map_or_else(Vec::new, |old| old.clusters().map(str::to_owned).collect());
+        previous_clusters.retain(|cluster| *cluster != self.task.cluster);
+        previous_clusters.truncate(MAX_PREVIOUS_CLUSTERS);
+        Self { version, build, shards, previous_clusters, ..self }
     }
 
     /// Where its servers may run: the cluster of the next one first.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&self.task.cluster).chain(&self.left).map(String::as_str)
+        std::iter::once(&self.task.cluster).chain(&self.previous_clusters).map(String::as_str)
     }
 
     /// Whether a server of that build takes new players.

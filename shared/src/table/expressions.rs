@@ -78,7 +78,7 @@ impl Expression {
                 }
             }
         }
-        update.push_str(" REMOVE #idle");
+        update.push_str(" REMOVE #idleSince");
         update
     }
 
@@ -117,16 +117,16 @@ impl Expression {
 
 /// The server takes new claims: it is starting, or it is ready, its lease is not over, and this write is not a late one
 /// (the last heartbeat would then be well after the request).
-const OPEN: &str = "(#state = :starting OR (#state = :ready AND #lease >= :now AND #seen <= :seenBy))";
+const OPEN: &str = "(#state = :starting OR (#state = :ready AND #leaseUntil >= :now AND #heartbeatAt <= :seenBy))";
 /// The player has no claim and there is room, or the claim that stands is an older one, or this very reservation.
-const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#claims) < #cap) \
+const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#claims) < #capacity) \
                             OR #claims.#player BETWEEN :older AND :placement)";
 /// There is room for all once the expired claims are gone. The capacity is pinned.
-const ROOM_FOR_ALL: &str = "#cap = :cap AND size(#claims) <= :limit";
+const ROOM_FOR_ALL: &str = "#capacity = :capacity AND size(#claims) <= :limit";
 /// The slot becomes the player's, and the server is not idle.
-const CLAIM: &str = "SET #claims.#player = :placement REMOVE #idle";
+const CLAIM: &str = "SET #claims.#player = :placement REMOVE #idleSince";
 /// The caller is the server itself.
-const BY_SERVER: &str = "#hash = :hash";
+const BY_SERVER: &str = "#tokenHash = :tokenHash";
 /// The server has registered and is not stopped.
 const REGISTERED: &str = "#state IN (:ready, :draining)";
 /// The player's claim is connected under this placement.
@@ -137,19 +137,20 @@ const OF_PLACEMENT: &str = "#claims.#player IN (:reserved, :connected)";
 const FREE: &str = "REMOVE #claims.#player";
 /// The slot is free, and the server is in the index with it: as it was, or else among the fullest.
 const FREE_AND_LIST: &str =
-    "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, #top) REMOVE #claims.#player";
+    "SET #open = if_not_exists(#open, #indexPart), #rank = if_not_exists(#rank, #topRank) REMOVE #claims.#player";
 /// The server is in the index: as it was, or else among the fullest. What is removed follows; a server with claims to
 /// remove is not noted as idle.
-const LIST_AND_FREE: &str = "SET #open = if_not_exists(#open, #home), #fill = if_not_exists(#fill, #top) REMOVE #idle";
+const LIST_AND_FREE: &str =
+    "SET #open = if_not_exists(#open, #indexPart), #rank = if_not_exists(#rank, #topRank) REMOVE #idleSince";
 /// starting → ready, listed, with a lease; the launch with its token is forgotten.
-const REGISTER: &str = "SET #state = :ready, #addr = :addr, #port = :port, #since = :now, #seen = :now, \
-                        #lease = :now + #beat, #open = #home, #fill = #top";
+const REGISTER: &str = "SET #state = :ready, #address = :address, #port = :port, #readyAt = :now, #heartbeatAt = :now, \
+                        #leaseUntil = :now + #leaseMs, #open = #indexPart, #rank = #topRank";
 /// The lease runs from now.
-const HEARTBEAT: &str = "SET #seen = :now, #lease = :now + #beat";
+const HEARTBEAT: &str = "SET #heartbeatAt = :now, #leaseUntil = :now + #leaseMs";
 /// ready → draining: no longer listed.
-const DRAIN: &str = "SET #state = :draining REMOVE #open, #fill";
+const DRAIN: &str = "SET #state = :draining REMOVE #open, #rank";
 /// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
-const STOP: &str = "SET #state = :stopped, #claims = :none, #ttl = :ttl REMOVE #open, #fill, #launch";
+const STOP: &str = "SET #state = :stopped, #claims = :none, #ttl = :ttl REMOVE #open, #rank, #launch";
 /// This attempt has not registered and is the latest.
 const IS_ATTEMPT: &str = "#state = :starting AND #attempt = :attempt";
 
@@ -177,7 +178,7 @@ fn connected(placement: Placement) -> AttributeValue {
 fn by(hash: Option<&crate::domain::TokenHash>, condition: &str, expression: Expression) -> Expression {
     match hash {
         Some(hash) => Expression { condition: format!("{BY_SERVER} AND {condition}").into(), ..expression }
-            .with(":hash", items::hash(hash)),
+            .with(":tokenHash", items::hash(hash)),
         None => Expression { condition: condition.to_owned().into(), ..expression },
     }
 }
@@ -212,7 +213,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                     (":now", n(now.0)),
                     (":seenBy", n(seen_by.0)),
                     (":placement", reserved(*placement)),
-                    (":cap", n(*capacity)),
+                    (":capacity", n(*capacity)),
                     (":limit", n(limit)),
                 ],
             );
@@ -280,21 +281,21 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 [
                     (":starting", state(ServerState::Starting)),
                     (":ready", state(ServerState::Ready)),
-                    (":addr", s(&registration.endpoint.address)),
+                    (":address", s(&registration.endpoint.address)),
                     (":port", n(registration.endpoint.port)),
                     (":now", n(now.0)),
                 ],
             );
             if let Some(capacity) = registration.capacity {
-                update.push_str(", #cap = :cap");
-                condition.push_str(" AND size(#claims) <= :cap");
-                expression = expression.with(":cap", n(capacity));
+                update.push_str(", #capacity = :capacity");
+                condition.push_str(" AND size(#claims) <= :capacity");
+                expression = expression.with(":capacity", n(capacity));
             }
             if registration.metadata.is_empty() {
-                update.push_str(" REMOVE #launch, #meta");
+                update.push_str(" REMOVE #launch, #metadata");
             } else {
-                update.push_str(", #meta = :meta REMOVE #launch");
-                expression = expression.with(":meta", items::metadata(&registration.metadata));
+                update.push_str(", #metadata = :metadata REMOVE #launch");
+                expression = expression.with(":metadata", items::metadata(&registration.metadata));
             }
             by(Some(hash), &condition, Expression { update: update.into(), ..expression })
         }
@@ -304,7 +305,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":draining", state(ServerState::Draining)),
                 (":now", n(now.0)),
             ];
-            by(Some(hash), &format!("{REGISTERED} AND #seen <= :now"), Expression::new(HEARTBEAT, "", values))
+            by(Some(hash), &format!("{REGISTERED} AND #heartbeatAt <= :now"), Expression::new(HEARTBEAT, "", values))
         }
         LedgerWrite::Stop { by: StopBy::Server(hash), now } => by(Some(hash), "#state <> :stopped", stop(*now)),
         LedgerWrite::Stop { by: StopBy::Attempt(attempt), now } => {
@@ -323,7 +324,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             }
         }
         LedgerWrite::StopSilent { attempt, silent_since, claims, now } => {
-            let mut condition = format!("{REGISTERED} AND #attempt = :attempt AND #lease < :silentSince");
+            let mut condition = format!("{REGISTERED} AND #attempt = :attempt AND #leaseUntil < :silentSince");
             let mut expression = stop(*now)
                 .with(":ready", state(ServerState::Ready))
                 .with(":draining", state(ServerState::Draining))
@@ -337,9 +338,9 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         }
         LedgerWrite::Sweep { evict, ready } => {
             let (mut update, in_state) = match ready {
-                true if teeth::has(Mistake::FreeUnlisted) => ("REMOVE #idle".to_owned(), "#state = :ready"),
+                true if teeth::has(Mistake::FreeUnlisted) => ("REMOVE #idleSince".to_owned(), "#state = :ready"),
                 true => (LIST_AND_FREE.to_owned(), "#state = :ready"),
-                false => ("REMOVE #idle".to_owned(), "#state <> :ready"),
+                false => ("REMOVE #idleSince".to_owned(), "#state <> :ready"),
             };
             let mut condition = format!("attribute_exists(#state) AND {in_state}");
             let mut expression = Expression::new("", "", [(":ready", state(ServerState::Ready))]);
@@ -347,8 +348,8 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             Expression { update: update.into(), condition: condition.into(), ..expression }
         }
         LedgerWrite::Idle { now } => Expression::new(
-            "SET #idle = :now",
-            "#state = :ready AND size(#claims) = :zero AND attribute_not_exists(#idle)",
+            "SET #idleSince = :now",
+            "#state = :ready AND size(#claims) = :zero AND attribute_not_exists(#idleSince)",
             [(":now", n(now.0)), (":ready", state(ServerState::Ready)), (":zero", n(0))],
         ),
         LedgerWrite::Drain { at, drain_by } => {
@@ -357,12 +358,12 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready)), (":at", n(at.0))];
             match drain_by {
                 None => Expression::new(
-                    "SET #state = :draining, #requestedAt = :at REMOVE #open, #fill, #drainBy",
+                    "SET #state = :draining, #requestedAt = :at REMOVE #open, #rank, #drainBy",
                     condition,
                     values,
                 ),
                 Some(by) => Expression::new(
-                    "SET #state = :draining, #requestedAt = :at, #drainBy = :drainBy REMOVE #open, #fill",
+                    "SET #state = :draining, #requestedAt = :at, #drainBy = :drainBy REMOVE #open, #rank",
                     condition,
                     values,
                 )
@@ -381,7 +382,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         ),
         LedgerWrite::DrainIdle { idle_by } => Expression::new(
             DRAIN,
-            "#state = :ready AND size(#claims) = :zero AND #idle <= :idleBy",
+            "#state = :ready AND size(#claims) = :zero AND #idleSince <= :idleBy",
             [
                 (":draining", state(ServerState::Draining)),
                 (":ready", state(ServerState::Ready)),
@@ -391,25 +392,27 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         ),
         LedgerWrite::List { build, was, fill } => {
             let values = [(":ready", state(ServerState::Ready)), (":to", rank(*build, *fill))];
-            let update = "SET #open = #home, #fill = :to";
+            let update = "SET #open = #indexPart, #rank = :to";
             match was {
-                None => {
-                    Expression::new(update, "#state = :ready AND attribute_not_exists(#fill) AND #top = :top", values)
-                        .with(":top", rank(*build, Fill::TOP))
-                }
+                None => Expression::new(
+                    update,
+                    "#state = :ready AND attribute_not_exists(#rank) AND #topRank = :topRank",
+                    values,
+                )
+                .with(":topRank", rank(*build, Fill::TOP)),
                 Some(was) => {
-                    Expression::new(update, "#state = :ready AND #fill = :was", values).with(":was", rank(*build, *was))
+                    Expression::new(update, "#state = :ready AND #rank = :was", values).with(":was", rank(*build, *was))
                 }
             }
         }
         LedgerWrite::Unlist { build, was, now } => Expression::new(
-            "REMOVE #open, #fill",
-            "#fill = :was AND (#state <> :ready OR size(#claims) >= #cap OR #lease < :now)",
+            "REMOVE #open, #rank",
+            "#rank = :was AND (#state <> :ready OR size(#claims) >= #capacity OR #leaseUntil < :now)",
             [(":was", rank(*build, *was)), (":ready", state(ServerState::Ready)), (":now", n(now.0))],
         ),
         LedgerWrite::Recall { attempt, was, call_at } => Expression::new(
-            "SET #launch.#call = :callAt",
-            format!("{IS_ATTEMPT} AND #launch.#call = :was AND attribute_not_exists(#task)"),
+            "SET #launch.#callAt = :callAt",
+            format!("{IS_ATTEMPT} AND #launch.#callAt = :was AND attribute_not_exists(#task)"),
             [
                 (":starting", state(ServerState::Starting)),
                 (":attempt", n(*attempt)),
@@ -423,13 +426,13 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             [(":task", s(task)), (":attempt", n(*attempt)), (":stopped", state(ServerState::Stopped))],
         ),
         LedgerWrite::NextAttempt { failed, token_hash, launch } => Expression::new(
-            "SET #attempt = :next, #hash = :hash, #launch = :launch REMOVE #task",
+            "SET #attempt = :next, #tokenHash = :tokenHash, #launch = :launch REMOVE #task",
             IS_ATTEMPT,
             [
                 (":starting", state(ServerState::Starting)),
                 (":attempt", n(*failed)),
                 (":next", n(failed.saturating_add(1))),
-                (":hash", items::hash(token_hash)),
+                (":tokenHash", items::hash(token_hash)),
                 (":launch", items::launch(launch)),
             ],
         ),

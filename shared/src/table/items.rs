@@ -57,7 +57,7 @@ pub fn launch(launch: &Launch) -> AttributeValue {
         (keys::TOKEN, s(&launch.token)),
         (keys::CALL_AT, n(launch.call_at.0)),
         (keys::DEADLINE, n(launch.deadline.0)),
-        (keys::LAUNCH_FOR, n(launch.time_to_start.0)),
+        (keys::LAUNCH_MS, n(launch.time_to_start.0)),
         (keys::SPEC, s(&launch.spec)),
     ];
     AttributeValue::M(pairs.map(|(name, value)| (name.to_owned(), value)).into())
@@ -123,7 +123,7 @@ fn read_launch(item: &Attributes) -> Result<Launch, Malformed> {
         token: text(item, keys::TOKEN)?.to_owned(),
         call_at: Time(number(item, keys::CALL_AT)?),
         deadline: Time(number(item, keys::DEADLINE)?),
-        time_to_start: Span(number(item, keys::LAUNCH_FOR)?),
+        time_to_start: Span(number(item, keys::LAUNCH_MS)?),
         spec: text(item, keys::SPEC)?.to_owned(),
     })
 }
@@ -135,7 +135,7 @@ fn rank(item: &Attributes, name: &'static str) -> Result<Option<Rank>, Malformed
 
 /// A ledger, read.
 pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
-    let (pool, shard) = keys::parse_home(text(item, keys::HOME)?).ok_or(Malformed(keys::HOME))?;
+    let (pool, shard) = keys::parse_index_part(text(item, keys::INDEX_PART)?).ok_or(Malformed(keys::INDEX_PART))?;
     let claims = map(item, keys::CLAIMS)?.ok_or(Malformed(keys::CLAIMS))?;
     let claims = claims.iter().map(|(player, value)| {
         Ok((PlayerId::parse(player).map_err(|_| Malformed(keys::CLAIMS))?, claim(value, keys::CLAIMS)?))
@@ -151,30 +151,30 @@ pub fn read_ledger(item: &Attributes) -> Result<Ledger, Malformed> {
         });
         pairs.collect::<Result<BTreeMap<_, _>, Malformed>>()
     };
-    let hash = item.get(keys::HASH).and_then(|value| value.as_b().ok());
+    let hash = item.get(keys::TOKEN_HASH).and_then(|value| value.as_b().ok());
     Ok(Ledger {
         id: keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?,
         pool,
         shard,
-        build: rank(item, keys::TOP)?.ok_or(Malformed(keys::TOP))?.build,
+        build: rank(item, keys::TOP_RANK)?.ok_or(Malformed(keys::TOP_RANK))?.build,
         state: ServerState::parse(text(item, keys::STATE)?).ok_or(Malformed(keys::STATE))?,
         capacity: number(item, keys::CAPACITY)?,
         claims: claims.collect::<Result<_, Malformed>>()?,
-        reservation: Span(number(item, keys::RESERVATION)?),
-        lease_for: Span(number(item, keys::LEASE_FOR)?),
-        lease_until: time(item, keys::LEASE)?,
-        seen: time(item, keys::SEEN)?,
-        idle_since: time(item, keys::IDLE)?,
+        reservation: Span(number(item, keys::RESERVATION_MS)?),
+        lease_for: Span(number(item, keys::LEASE_MS)?),
+        lease_until: time(item, keys::LEASE_UNTIL)?,
+        seen: time(item, keys::HEARTBEAT_AT)?,
+        idle_since: time(item, keys::IDLE_SINCE)?,
         drain_by: time(item, keys::DRAIN_BY)?,
         requested_at: time(item, keys::REQUESTED_AT)?,
         ready_at: time(item, keys::READY_AT)?,
         endpoint,
         metadata: map(item, keys::METADATA)?.map(texts).transpose()?.unwrap_or_default(),
-        token_hash: hash.and_then(|blob| TokenHash::from_bytes(blob.as_ref())).ok_or(Malformed(keys::HASH))?,
+        token_hash: hash.and_then(|blob| TokenHash::from_bytes(blob.as_ref())).ok_or(Malformed(keys::TOKEN_HASH))?,
         attempt: number(item, keys::ATTEMPT)?,
         task: opt_text(item, keys::TASK)?.map(str::to_owned),
         launch: map(item, keys::LAUNCH)?.map(read_launch).transpose()?,
-        listed: rank(item, keys::FILL)?.map(|rank| rank.fill),
+        listed: rank(item, keys::RANK)?.map(|rank| rank.fill),
     })
 }
 
@@ -186,27 +186,27 @@ pub fn write_ledger(ledger: &Ledger) -> Attributes {
             item.insert(name.to_owned(), value);
         }
     };
-    let home = s(keys::home(&ledger.pool, ledger.shard));
+    let home = s(keys::index_part(&ledger.pool, ledger.shard));
     put(keys::LISTED, ledger.listed.map(|_| home.clone()));
     let build = ledger.build;
-    put(keys::FILL, ledger.listed.map(|fill| n(Rank { build, fill }.number())));
-    put(keys::TOP, Some(n(Rank::top(build).number())));
-    put(keys::HOME, Some(home));
+    put(keys::RANK, ledger.listed.map(|fill| n(Rank { build, fill }.number())));
+    put(keys::TOP_RANK, Some(n(Rank::top(build).number())));
+    put(keys::INDEX_PART, Some(home));
     put(keys::STATE, Some(s(ledger.state.as_str())));
     put(keys::CAPACITY, Some(n(ledger.capacity)));
     put(keys::CLAIMS, Some(claims(&ledger.claims)));
-    put(keys::RESERVATION, Some(n(ledger.reservation.0)));
-    put(keys::LEASE_FOR, Some(n(ledger.lease_for.0)));
-    put(keys::LEASE, ledger.lease_until.map(|time| n(time.0)));
-    put(keys::SEEN, ledger.seen.map(|time| n(time.0)));
-    put(keys::IDLE, ledger.idle_since.map(|time| n(time.0)));
+    put(keys::RESERVATION_MS, Some(n(ledger.reservation.0)));
+    put(keys::LEASE_MS, Some(n(ledger.lease_for.0)));
+    put(keys::LEASE_UNTIL, ledger.lease_until.map(|time| n(time.0)));
+    put(keys::HEARTBEAT_AT, ledger.seen.map(|time| n(time.0)));
+    put(keys::IDLE_SINCE, ledger.idle_since.map(|time| n(time.0)));
     put(keys::DRAIN_BY, ledger.drain_by.map(|time| n(time.0)));
     put(keys::REQUESTED_AT, ledger.requested_at.map(|time| n(time.0)));
     put(keys::READY_AT, ledger.ready_at.map(|time| n(time.0)));
     put(keys::ADDRESS, ledger.endpoint.as_ref().map(|endpoint| s(&endpoint.address)));
     put(keys::PORT, ledger.endpoint.as_ref().map(|endpoint| n(endpoint.port)));
     put(keys::METADATA, (!ledger.metadata.is_empty()).then(|| metadata(&ledger.metadata)));
-    put(keys::HASH, Some(hash(&ledger.token_hash)));
+    put(keys::TOKEN_HASH, Some(hash(&ledger.token_hash)));
     put(keys::ATTEMPT, Some(n(ledger.attempt)));
     put(keys::TASK, ledger.task.as_ref().map(s));
     put(keys::LAUNCH, ledger.launch.as_ref().map(launch));
@@ -313,16 +313,16 @@ pub fn read_pool(item: &Attributes) -> Result<Pool, Malformed> {
             max_servers: number(item, keys::MAX_SERVERS)?,
             concurrent_launches,
             headroom: number(item, keys::HEADROOM)?,
-            idle: Span(number(item, keys::IDLE_FOR)?),
-            reservation: Span(number(item, keys::RESERVATION)?),
-            launch: Span(number(item, keys::LAUNCH_FOR)?),
-            lease: Span(number(item, keys::LEASE_FOR)?),
+            idle: Span(number(item, keys::IDLE_MS)?),
+            reservation: Span(number(item, keys::RESERVATION_MS)?),
+            launch: Span(number(item, keys::LAUNCH_MS)?),
+            lease: Span(number(item, keys::LEASE_MS)?),
         },
         rollout: Rollout::parse(text(item, keys::ROLLOUT)?).ok_or(Malformed(keys::ROLLOUT))?,
         version: opt_number(item, keys::VERSION)?.unwrap_or(0),
         build: number(item, keys::BUILD)?,
         shards: opt_number(item, keys::SHARDS)?.unwrap_or(concurrent_launches),
-        left: read_texts(item, keys::LEFT)?,
+        previous_clusters: read_texts(item, keys::PREVIOUS_CLUSTERS)?,
         task: serde_json::from_str(text(item, keys::SPEC)?).map_err(|_| Malformed(keys::SPEC))?,
     })
 }
@@ -338,14 +338,14 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
             (keys::CONCURRENT_LAUNCHES, n(limits.concurrent_launches)),
             (keys::SHARDS, n(pool.shards)),
             (keys::HEADROOM, n(limits.headroom)),
-            (keys::IDLE_FOR, n(limits.idle.0)),
-            (keys::RESERVATION, n(limits.reservation.0)),
-            (keys::LAUNCH_FOR, n(limits.launch.0)),
-            (keys::LEASE_FOR, n(limits.lease.0)),
+            (keys::IDLE_MS, n(limits.idle.0)),
+            (keys::RESERVATION_MS, n(limits.reservation.0)),
+            (keys::LAUNCH_MS, n(limits.launch.0)),
+            (keys::LEASE_MS, n(limits.lease.0)),
             (keys::ROLLOUT, s(pool.rollout.as_str())),
             (keys::VERSION, n(pool.version)),
             (keys::BUILD, n(pool.build)),
-            (keys::LEFT, texts(&pool.left)),
+            (keys::PREVIOUS_CLUSTERS, texts(&pool.previous_clusters)),
             (keys::SPEC, s(serde_json::to_string(&pool.task)?)),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
@@ -356,5 +356,5 @@ pub fn write_pool(pool: &Pool) -> Result<Attributes, serde_json::Error> {
 /// A server of the index, read.
 pub fn read_listed(item: &Attributes) -> Result<(ServerId, Rank), Malformed> {
     let server = keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?;
-    Ok((server, rank(item, keys::FILL)?.ok_or(Malformed(keys::FILL))?))
+    Ok((server, rank(item, keys::RANK)?.ok_or(Malformed(keys::RANK))?))
 }

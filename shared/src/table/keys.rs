@@ -9,7 +9,7 @@
 //! | fleet | `POOL#<name>` | `STATUS` |
 //! | roster entry | `POOL#<name>` | `SERVER#<id>` |
 //!
-//! The index [`INDEX`] is sparse: partition [`LISTED`] = `<pool>#<shard>`, sort [`FILL`]. Only ready servers with room
+//! The index [`INDEX`] is sparse: partition [`LISTED`] = `<pool>#<shard>`, sort [`RANK`]. Only ready servers with room
 //! have both. Names are short because a write is paid by the size of the item, names included.
 
 use std::collections::HashMap;
@@ -29,35 +29,35 @@ pub const TTL: &str = "ttl";
 pub const INDEX: &str = "open";
 
 /// Ledger: pool and shard, `<pool>#<shard>`. The index's partition key is a copy of it.
-pub const HOME: &str = "home";
+pub const INDEX_PART: &str = "indexPart";
 /// Ledger: the server's state.
 pub const STATE: &str = "state";
 /// Ledger and pool: slots of a server.
-pub const CAPACITY: &str = "cap";
+pub const CAPACITY: &str = "capacity";
 /// Ledger: map of player to claim.
 pub const CLAIMS: &str = "claims";
 /// Ledger and pool: reservation time in milliseconds.
-pub const RESERVATION: &str = "reservationMs";
+pub const RESERVATION_MS: &str = "reservationMs";
 /// Ledger and pool: lease time in milliseconds.
-pub const LEASE_FOR: &str = "beat";
+pub const LEASE_MS: &str = "leaseMs";
 /// Ledger: end of the lease, in milliseconds.
-pub const LEASE: &str = "lease";
+pub const LEASE_UNTIL: &str = "leaseUntil";
 /// Ledger: last heartbeat, in milliseconds.
-pub const SEEN: &str = "seen";
+pub const HEARTBEAT_AT: &str = "heartbeatAt";
 /// Ledger: without a claim since then, in milliseconds.
-pub const IDLE: &str = "idle";
+pub const IDLE_SINCE: &str = "idleSince";
 /// Ledger: a draining server is stopped then, in milliseconds.
 pub const DRAIN_BY: &str = "drainBy";
 /// Ledger: time of the registration, in milliseconds.
-pub const READY_AT: &str = "since";
+pub const READY_AT: &str = "readyAt";
 /// Ledger: where players connect to.
-pub const ADDRESS: &str = "addr";
+pub const ADDRESS: &str = "address";
 /// Ledger: where players connect to.
 pub const PORT: &str = "port";
 /// Ledger: what the server says of itself.
-pub const METADATA: &str = "meta";
+pub const METADATA: &str = "metadata";
 /// Ledger: SHA-256 of the server's token.
-pub const HASH: &str = "hash";
+pub const TOKEN_HASH: &str = "tokenHash";
 /// Ledger: number of the attempt to start it.
 pub const ATTEMPT: &str = "attempt";
 /// Ledger: ARN of its task.
@@ -67,17 +67,17 @@ pub const LAUNCH: &str = "launch";
 /// Launch: the token in the clear.
 pub const TOKEN: &str = "token";
 /// Launch: when RunTask is due (again).
-pub const CALL_AT: &str = "call";
+pub const CALL_AT: &str = "callAt";
 /// Launch: when the server must have registered.
-pub const DEADLINE: &str = "until";
+pub const DEADLINE: &str = "deadline";
 /// Launch: parameters of the task, as JSON.
 pub const SPEC: &str = "spec";
 /// Ledger: partition key of the index.
 pub const LISTED: &str = "open";
 /// Ledger: sort key of the index: the rank of the server.
-pub const FILL: &str = "fill";
+pub const RANK: &str = "rank";
 /// Ledger: the rank of the fullest server of its build.
-pub const TOP: &str = "top";
+pub const TOP_RANK: &str = "topRank";
 
 /// Seat: the server; absent when the seat is vacant. Frontier: the server being filled.
 pub const SERVER: &str = "server";
@@ -104,11 +104,11 @@ pub const PAUSED_UNTIL: &str = "pausedUntil";
 pub const REQUESTED_AT: &str = "requestedAt";
 
 /// Pool: servers that may live.
-pub const MAX_SERVERS: &str = "max";
+pub const MAX_SERVERS: &str = "maxServers";
 /// Pool: free slots to keep ahead of demand.
 pub const HEADROOM: &str = "headroom";
 /// Pool: how long a server may be empty, in milliseconds.
-pub const IDLE_FOR: &str = "idleFor";
+pub const IDLE_MS: &str = "idleMs";
 /// Pool: how often it has been configured since it was made.
 pub const VERSION: &str = "version";
 /// Pool: its build, from 0.
@@ -120,9 +120,9 @@ pub const CONCURRENT_LAUNCHES: &str = "concurrentLaunches";
 /// Pool: the most frontiers that it has ever had.
 pub const SHARDS: &str = "shards";
 /// Pool: list of the ECS clusters that it has left, the last one first.
-pub const LEFT: &str = "left";
+pub const PREVIOUS_CLUSTERS: &str = "previousClusters";
 /// Pool and launch: time to register in, in milliseconds.
-pub const LAUNCH_FOR: &str = "launchFor";
+pub const LAUNCH_MS: &str = "launchMs";
 
 /// A key or an item, as the SDK takes it.
 pub type Attributes = HashMap<String, AttributeValue>;
@@ -177,13 +177,13 @@ pub fn server_of(key: &str) -> Option<ServerId> {
     ServerId::parse(key.strip_prefix(ROSTER)?).ok()
 }
 
-/// Pool and shard as the ledger's [`HOME`] and the index's partition key have them.
-pub fn home(pool: &PoolName, shard: u32) -> String {
+/// Pool and shard as the ledger's [`INDEX_PART`] and the index's partition key have them.
+pub fn index_part(pool: &PoolName, shard: u32) -> String {
     format!("{pool}#{shard}")
 }
 
-/// The inverse of [`home`].
-pub fn parse_home(home: &str) -> Option<(PoolName, u32)> {
-    let (pool, shard) = home.rsplit_once('#')?;
+/// The inverse of [`index_part`].
+pub fn parse_index_part(part: &str) -> Option<(PoolName, u32)> {
+    let (pool, shard) = part.rsplit_once('#')?;
     Some((PoolName::parse(pool).ok()?, shard.parse().ok()?))
 }

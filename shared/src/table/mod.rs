@@ -372,9 +372,9 @@ impl Table {
             .query()
             .table_name(&self.name)
             .index_name(keys::INDEX)
-            .key_condition_expression("#open = :home")
+            .key_condition_expression("#open = :indexPart")
             .expression_attribute_names("#open", keys::LISTED)
-            .expression_attribute_values(":home", AttributeValue::S(keys::home(pool, shard)))
+            .expression_attribute_values(":indexPart", AttributeValue::S(keys::index_part(pool, shard)))
             .scan_index_forward(false)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .limit(LISTED_AT_MOST);

@@ -28,7 +28,7 @@ pub async fn create_table(client: &Client, name: &str) -> Result<(), TableError>
     let index = GlobalSecondaryIndex::builder()
         .index_name(keys::INDEX)
         .key_schema(part_of_key(keys::LISTED, KeyType::Hash)?)
-        .key_schema(part_of_key(keys::FILL, KeyType::Range)?)
+        .key_schema(part_of_key(keys::RANK, KeyType::Range)?)
         .projection(Projection::builder().projection_type(ProjectionType::KeysOnly).build())
         .build()
         .map_err(|error| TableError::Broken(error.to_string()))?;
@@ -39,7 +39,7 @@ pub async fn create_table(client: &Client, name: &str) -> Result<(), TableError>
         .attribute_definitions(attribute(keys::PK, ScalarAttributeType::S)?)
         .attribute_definitions(attribute(keys::SK, ScalarAttributeType::S)?)
         .attribute_definitions(attribute(keys::LISTED, ScalarAttributeType::S)?)
-        .attribute_definitions(attribute(keys::FILL, ScalarAttributeType::N)?)
+        .attribute_definitions(attribute(keys::RANK, ScalarAttributeType::N)?)
         .key_schema(part_of_key(keys::PK, KeyType::Hash)?)
         .key_schema(part_of_key(keys::SK, KeyType::Range)?)
         .global_secondary_indexes(index);

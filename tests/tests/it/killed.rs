@@ -267,7 +267,7 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
         build: 1,
         rollout: Rollout::Drain,
         shards: limits.concurrent_launches,
-        left: Vec::new(),
+        previous_clusters: Vec::new(),
     }
 }
 
@@ -628,7 +628,9 @@ async fn a_look_that_has_stood_still_since_it_read_the_pool_ends_no_server_that_
     a_fleet(&ground, &before, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
     let meanwhile = async || {
         ground
-            .put(vec![items::write_pool(&Pool { left: vec!["elsewhere".to_owned()], ..pool.clone() }).unwrap()])
+            .put(vec![
+                items::write_pool(&Pool { previous_clusters: vec!["elsewhere".to_owned()], ..pool.clone() }).unwrap(),
+            ])
             .await;
         has_started_meanwhile(&ground).await;
     };

@@ -191,12 +191,12 @@ async fn the_index_holds_what_its_query_reads_and_nothing_that_a_claim_would_hav
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let query = world.stack.dynamodb().query().table_name(&world.table).index_name(keys::INDEX);
-    let query = query.key_condition_expression("#open = :home").expression_attribute_names("#open", keys::LISTED);
-    let home = aws_sdk_dynamodb::types::AttributeValue::S(keys::home(&pool("default"), 0));
-    let found = query.expression_attribute_values(":home", home).send().await.unwrap();
+    let query = query.key_condition_expression("#open = :indexPart").expression_attribute_names("#open", keys::LISTED);
+    let home = aws_sdk_dynamodb::types::AttributeValue::S(keys::index_part(&pool("default"), 0));
+    let found = query.expression_attribute_values(":indexPart", home).send().await.unwrap();
     let [item] = found.items() else { panic!("{found:?}") };
     let projected = item.keys().map(String::as_str).collect::<BTreeSet<_>>();
-    assert_eq!(projected, [keys::PK, keys::SK, keys::LISTED, keys::FILL].into());
+    assert_eq!(projected, [keys::PK, keys::SK, keys::LISTED, keys::RANK].into());
     let listed = world.stack.owmm().table().listed(&pool("default"), 0).await.unwrap();
     assert_eq!(listed.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>(), [server.id.as_str()]);
     world.end().await;

@@ -100,7 +100,7 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
         build: 0,
         rollout: Rollout::Drain,
         shards: 1,
-        left: Vec::new(),
+        previous_clusters: Vec::new(),
     }
 }
 

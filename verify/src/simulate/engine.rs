@@ -170,14 +170,14 @@ impl Engine {
                 let values = request.get("ExpressionAttributeValues")?.as_object()?;
                 let home = values.values().next()?.get("S")?.as_str()?.to_owned();
                 let rank = |item: &Value| {
-                    let digits = item.pointer(&format!("/{}/N", keys::FILL)).and_then(Value::as_str);
+                    let digits = item.pointer(&format!("/{}/N", keys::RANK)).and_then(Value::as_str);
                     digits.and_then(|digits| digits.parse::<i64>().ok()).unwrap_or(0)
                 };
                 let items = self.items_at(at).into_values();
                 let mut listed = items.filter(|item| text(item, keys::LISTED) == home).collect::<Vec<_>>();
                 listed.sort_by_key(|item| std::cmp::Reverse(rank(item)));
                 let projected = listed.iter().map(|item| {
-                    let names = [keys::PK, keys::SK, keys::LISTED, keys::FILL];
+                    let names = [keys::PK, keys::SK, keys::LISTED, keys::RANK];
                     names.iter().filter_map(|name| Some(((*name).to_owned(), item.get(*name)?.clone()))).collect()
                 });
                 let projected = projected.collect::<Vec<Value>>();
