@@ -341,7 +341,7 @@ async fn a_dependency_that_does_not_answer_is_a_reason_to_ask_again() {
 /// we do not know yet.
 #[test]
 fn every_problem_code_is_tried() {
-    let tests = [include_str!("contract.rs"), include_str!("launches.rs"), include_str!("lives.rs")].concat();
+    let tests = [include_str!("contract.rs"), include_str!("launches.rs"), include_str!("placements.rs")].concat();
     let tests = [tests.as_str(), include_str!("operators.rs")].concat();
     for code in Code::ALL.iter().filter(|code| **code != Code::Internal) {
         let name = format!("\"{}\"", code.as_str());
