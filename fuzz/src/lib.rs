@@ -8,6 +8,7 @@ use aws_smithy_runtime_api::client::{
     orchestrator::HttpRequest,
     result::ConnectorError,
 };
+use functions::{drain, heartbeat, join, launch, party, pools, register_player, register_server};
 use lambda_http::{RequestExt, request::RequestContext};
 use serde_json::json;
 use shared::{

@@ -1,20 +1,21 @@
 """The programs that would be deployed, driven through the Runtime API against the local stack's table and ECS.
 
-`join` is held to all that its route promises. With every program at hand a server's whole life is played through them,
+`join` is held to all that its route promises. With every function at hand a server's whole life is played through them,
 without the local gateway: whoever calls here is API Gateway, EventBridge, the game server and the player at once.
 """
 
 import base64
 import json
 import os
+import tempfile
 import urllib.parse
 
-from runtime_api import Function, http_event
+from runtime_api import Failed, Function, http_event
 from stack import client, until
 
 
 class Programs:
-    """Every program that there is, each started when it is first needed."""
+    """Functions by name, each with a program in a folder of that name. A program starts when its function is first called."""
 
     def __init__(self, folder, stack, log):
         self.folder, self.environment, self.log = folder, stack.environment() | {"OWMM_LOG": "warn"}, log
@@ -77,6 +78,23 @@ def placement(ticket):
     """The number of the placement that a ticket is for."""
     payload = ticket.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["jti"]
+
+
+def an_unknown_handler_is_refused(programs, listed):
+    """The program of all functions ends at once where `_HANDLER` names none, and its log has the names of all."""
+    name = programs.names[0]
+    with tempfile.TemporaryFile() as log:
+        with Function(programs.path(name), programs.environment | {"_HANDLER": "bootstrap"}, log) as function:
+            try:
+                answer = function.invoke({})
+            except Failed:
+                pass
+            else:
+                raise AssertionError(f"an unknown handler answers {answer}")
+        log.seek(0)
+        text = log.read().decode()
+    missing = [name for name in sorted(listed) if f'"{name}"' not in text]
+    assert "bootstrap" in text and not missing, f"the error lacks {missing}: {text}"
 
 
 def join_keeps_its_word(programs, patience):

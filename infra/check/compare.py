@@ -1,6 +1,6 @@
 """What the deployed resources must be, read back from the services and held against what else says so.
 
-The other side is never the template: it is the OpenAPI document, the table of the local stack, the folders of functions,
+The other side is never the template: it is the OpenAPI document, the table of the local stack, the list of functions,
 and what AWS's events look like.
 """
 
@@ -32,8 +32,9 @@ def operations():
     }
 
 
-def crates():
-    return {name for name in os.listdir(os.path.join(ROOT, "functions"))}
+def listed():
+    """Names of all functions: each has a program of its own, to which the tests hold the list of `functions/src/lib.rs`."""
+    return {name.removesuffix(".rs") for name in os.listdir(os.path.join(ROOT, "functions", "src", "bin"))}
 
 
 def parameters(deployed):
@@ -43,15 +44,15 @@ def parameters(deployed):
     same("the table's own key", described.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
     client, reserved = deployed.clients("lambda"), {}
     servers = {"register-server", "heartbeat", "register-player", "deregister-player", "deregister-server"}
-    for name in crates():
+    for name in listed():
         function = client.get_function(FunctionName=f"owmm-{name}")
         same(f"{name}'s tracing", function["Configuration"]["TracingConfig"]["Mode"], deployed.parameters["Tracing"])
         reserved[name] = function.get("Concurrency", {}).get("ReservedConcurrentExecutions", 0)
     set_aside = {"join": "PlayerConcurrency"} | dict.fromkeys(servers, "ServerConcurrency")
     groups = deployed.clients("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/owmm-")["logGroups"]
     kept = {group["logGroupName"].removeprefix("/aws/lambda/owmm-"): group["retentionInDays"] for group in groups}
-    same("how long logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(crates()), int(deployed.parameters["LogDays"])))
-    meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in crates()}
+    same("how long logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(listed()), int(deployed.parameters["LogDays"])))
+    meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in listed()}
     same("concurrency that is set aside", dict(sorted(reserved.items())), dict(sorted(meant.items())))
 
 
@@ -84,13 +85,13 @@ def table(deployed, local, name):
 
 
 def functions(deployed):
-    """One for each crate, each knowing its table, under API Gateway's 30 s where it has a route."""
+    """One for each in the list, each with its handler and its table, under API Gateway's 30 s where it has a route."""
     listed = [one for page in deployed.clients("lambda").get_paginator("list_functions").paginate() for one in page["Functions"]]
     names = {one["FunctionName"].removeprefix("owmm-"): one for one in listed}
-    same("functions", sorted(names), sorted(crates()))
+    same("functions", sorted(names), sorted(listed()))
     routed = {function for function, *_ in operations().values()}
     for name, one in names.items():
-        same(f"{name}'s runtime", (one["Runtime"], one["Handler"]), ("provided.al2023", "bootstrap"))
+        same(f"{name}'s runtime", (one["Runtime"], one["Handler"]), ("provided.al2023", name))
         same(f"{name}'s table", one["Environment"]["Variables"]["OWMM_TABLE"], deployed.outputs["TableName"])
         assert name not in routed or one["Timeout"] < 30, f"{name} may take longer than API Gateway waits"
     return {one["FunctionArn"]: name for name, one in names.items()}

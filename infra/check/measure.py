@@ -110,7 +110,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, open(os.path.join(folder, "log"), "wb") as log:
         cert, key = certificate(folder)
-        environment = {"OWMM_TABLE": "owmm", "OWMM_LOG": "error", "SSL_CERT_FILE": cert,
+        environment = {"OWMM_TABLE": "owmm", "OWMM_LOG": "error", "SSL_CERT_FILE": cert, "_HANDLER": "join",
                        "AWS_ENDPOINT_URL_DYNAMODB": table(cert, key)}
         seen = {bootstrap: [] for bootstrap in args.bootstrap}
         for bootstrap in args.bootstrap:  # once, so that all of them are in the page cache

@@ -87,18 +87,19 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 class Function:
-    """A function's program while it runs. Starting it does not wait for it."""
+    """A function's program while it runs. Starting it does not wait for it. The program's folder has the function's name."""
 
     def __init__(self, bootstrap, environment, log):
         self._server = _Server()
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._numbers = itertools.count(1)
         host, port = self._server.server_address
+        name = os.path.basename(os.path.dirname(bootstrap))
         self.started = time.perf_counter()
         self._process = subprocess.Popen([bootstrap], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={
             "PATH": os.environ["PATH"],
             "AWS_LAMBDA_RUNTIME_API": f"{host}:{port}",
-            "AWS_LAMBDA_FUNCTION_NAME": os.path.basename(os.path.dirname(bootstrap)),
+            "AWS_LAMBDA_FUNCTION_NAME": name,
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
             "AWS_LAMBDA_LOG_GROUP_NAME": "local",
@@ -106,7 +107,7 @@ class Function:
             "AWS_REGION": "eu-central-1",
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
-            "_HANDLER": "bootstrap",
+            "_HANDLER": name,
             **environment,
         })
 

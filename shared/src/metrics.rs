@@ -17,7 +17,7 @@ use crate::domain::Time;
 
 /// The namespace of every metric.
 pub const NAMESPACE: &str = "OWMM";
-/// Dimension: the function, by its name in Lambda, `STACK-FOLDER`; elsewhere by the name of its folder.
+/// Dimension: the function, by its name in Lambda, `STACK-FUNCTION`; elsewhere by the function's name alone.
 pub const FUNCTION: &str = "Function";
 /// Dimension: how a call ended, see [`Outcome`].
 pub const OUTCOME: &str = "Outcome";

@@ -247,26 +247,7 @@ pub fn causes<E: ProvideErrorMetadata + Error>(error: &E) -> String {
 /// Crates whose records may be as detailed as is asked for. What others say when asked for much (the SDK and its HTTP
 /// client each request and answer, the runtime each event) has tokens, tickets and tasks' environments in it, so theirs
 /// end at `info`.
-const OURS: [&str; 18] = [
-    "shared",
-    "deregister_player",
-    "deregister_server",
-    "drain",
-    "heartbeat",
-    "join",
-    "launch",
-    "party",
-    "players",
-    "pools",
-    "reconcile",
-    "register_player",
-    "register_server",
-    "servers",
-    "task_stopped",
-    "local",
-    "ecs",
-    "demo",
-];
+const OURS: [&str; 5] = ["shared", "functions", "local", "ecs", "demo"];
 
 fn is_harmless(record: &tracing::Metadata<'_>) -> bool {
     let from = record.target().split("::").next().unwrap_or_default();

@@ -25,6 +25,7 @@ use axum::{
     response::Response as HttpResponse,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use functions::{Function, Handler};
 use lambda_http::{Context, RequestExt, request::from_str};
 use serde_json::{Value, json};
 use shared::{
@@ -42,43 +43,6 @@ const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Requests in work at once, the others wait: an account's Lambda concurrency, as small as suits a laptop.
 const CONCURRENCY: usize = 256;
 
-/// A function that the gateway can call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Function {
-    Join,
-    RegisterServer,
-    RegisterPlayer,
-    DeregisterPlayer,
-    Heartbeat,
-    DeregisterServer,
-    Pools,
-    Drain,
-    Party,
-    Launch,
-    Servers,
-    Players,
-}
-
-impl Function {
-    /// Its crate, and so its program.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Join => "join",
-            Self::RegisterServer => "register-server",
-            Self::RegisterPlayer => "register-player",
-            Self::DeregisterPlayer => "deregister-player",
-            Self::Heartbeat => "heartbeat",
-            Self::DeregisterServer => "deregister-server",
-            Self::Pools => "pools",
-            Self::Drain => "drain",
-            Self::Party => "party",
-            Self::Launch => "launch",
-            Self::Servers => "servers",
-            Self::Players => "players",
-        }
-    }
-}
-
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Authorizer {
@@ -91,26 +55,26 @@ enum Authorizer {
 }
 
 /// Every route, once.
-const ROUTES: &[(&str, &str, Authorizer, Function)] = &[
-    ("POST", "/join", Authorizer::Jwt, Function::Join),
-    ("DELETE", "/join", Authorizer::Jwt, Function::Join),
-    ("PUT", "/servers/{serverId}", Authorizer::None, Function::RegisterServer),
-    ("DELETE", "/servers/{serverId}", Authorizer::None, Function::DeregisterServer),
-    ("POST", "/servers/{serverId}/heartbeat", Authorizer::None, Function::Heartbeat),
-    ("POST", "/servers/{serverId}/drain", Authorizer::Iam, Function::Drain),
-    ("GET", "/pools", Authorizer::Iam, Function::Pools),
-    ("GET", "/pools/{pool}", Authorizer::Iam, Function::Pools),
-    ("PUT", "/pools/{pool}", Authorizer::Iam, Function::Pools),
-    ("POST", "/pools/{pool}/pause", Authorizer::Iam, Function::Pools),
-    ("POST", "/pools/{pool}/resume", Authorizer::Iam, Function::Pools),
-    ("POST", "/pools/{pool}/launch", Authorizer::Iam, Function::Launch),
-    ("GET", "/pools/{pool}/servers", Authorizer::Iam, Function::Servers),
-    ("GET", "/servers/{serverId}", Authorizer::Iam, Function::Servers),
-    ("GET", "/players/{playerId}", Authorizer::Iam, Function::Players),
-    ("DELETE", "/players/{playerId}", Authorizer::Iam, Function::Players),
-    ("POST", "/pools/{pool}/join", Authorizer::Iam, Function::Party),
-    ("PUT", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::RegisterPlayer),
-    ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, Function::DeregisterPlayer),
+static ROUTES: &[(&str, &str, Authorizer, &Function)] = &[
+    ("POST", "/join", Authorizer::Jwt, &functions::JOIN),
+    ("DELETE", "/join", Authorizer::Jwt, &functions::JOIN),
+    ("PUT", "/servers/{serverId}", Authorizer::None, &functions::REGISTER_SERVER),
+    ("DELETE", "/servers/{serverId}", Authorizer::None, &functions::DEREGISTER_SERVER),
+    ("POST", "/servers/{serverId}/heartbeat", Authorizer::None, &functions::HEARTBEAT),
+    ("POST", "/servers/{serverId}/drain", Authorizer::Iam, &functions::DRAIN),
+    ("GET", "/pools", Authorizer::Iam, &functions::POOLS),
+    ("GET", "/pools/{pool}", Authorizer::Iam, &functions::POOLS),
+    ("PUT", "/pools/{pool}", Authorizer::Iam, &functions::POOLS),
+    ("POST", "/pools/{pool}/pause", Authorizer::Iam, &functions::POOLS),
+    ("POST", "/pools/{pool}/resume", Authorizer::Iam, &functions::POOLS),
+    ("POST", "/pools/{pool}/launch", Authorizer::Iam, &functions::LAUNCH),
+    ("GET", "/pools/{pool}/servers", Authorizer::Iam, &functions::SERVERS),
+    ("GET", "/servers/{serverId}", Authorizer::Iam, &functions::SERVERS),
+    ("GET", "/players/{playerId}", Authorizer::Iam, &functions::PLAYERS),
+    ("DELETE", "/players/{playerId}", Authorizer::Iam, &functions::PLAYERS),
+    ("POST", "/pools/{pool}/join", Authorizer::Iam, &functions::PARTY),
+    ("PUT", "/servers/{serverId}/players/{playerId}", Authorizer::None, &functions::REGISTER_PLAYER),
+    ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, &functions::DEREGISTER_PLAYER),
 ];
 
 #[derive(Debug)]
@@ -132,9 +96,9 @@ pub(crate) fn router(owmm: Owmm, functions: Option<Remote>) -> Router {
     Router::new().fallback(serve).with_state(Arc::new(gateway))
 }
 
-/// Method and path of every route, for documents that must agree with it.
-pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ROUTES.iter().map(|(method, path, _, _)| (*method, *path))
+/// Method, path and function of every route, for documents that must agree with it.
+pub fn routes() -> impl Iterator<Item = (&'static str, &'static str, &'static Function)> {
+    ROUTES.iter().map(|(method, path, _, function)| (*method, *path, *function))
 }
 
 /// What the path parameters of a pattern are in a path; `None` if it does not match.
@@ -179,7 +143,7 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
                 let route = format!("{method} {pattern}");
                 let event =
                     event(&id, &route, peer, &parts.method, &parts.uri, &parts.headers, parameters, authorized, &body);
-                match gateway.answer(*function, &event, &id).await {
+                match gateway.answer(function, &event, &id).await {
                     Ok(answered) => return answered,
                     Err(error) => Problem::internal(error),
                 }
@@ -285,34 +249,16 @@ fn event(
 }
 
 impl Gateway {
-    async fn answer(&self, function: Function, event: &Value, id: &str) -> Result<HttpResponse, String> {
+    async fn answer(&self, function: &'static Function, event: &Value, id: &str) -> Result<HttpResponse, String> {
+        let Handler::Http(handle) = function.handler else {
+            return Err(format!("{} does not answer calls over HTTP", function.name));
+        };
         if let Some(functions) = &self.functions {
-            return functions.invoke(function.name(), event).await;
+            return functions.invoke(function.name, event).await;
         }
         let request = from_str(&event.to_string()).map_err(|error| error.to_string())?;
-        Ok(response(self.call(function, with_id(request, id)).await))
-    }
-
-    async fn call(&self, function: Function, request: Request) -> Response<Body> {
-        let owmm = &self.owmm;
-        let answered = async {
-            match function {
-                Function::Join => join::handle(owmm, request).await,
-                Function::RegisterServer => register_server::handle(owmm, request).await,
-                Function::RegisterPlayer => register_player::handle(owmm, request).await,
-                Function::DeregisterPlayer => deregister_player::handle(owmm, request).await,
-                Function::Heartbeat => heartbeat::handle(owmm, request).await,
-                Function::DeregisterServer => deregister_server::handle(owmm, request).await,
-                Function::Pools => pools::handle(owmm, request).await,
-                Function::Drain => drain::handle(owmm, request).await,
-                Function::Party => party::handle(owmm, request).await,
-                Function::Launch => launch::handle(owmm, request).await,
-                Function::Servers => servers::handle(owmm, request).await,
-                Function::Players => players::handle(owmm, request).await,
-            }
-        };
-        match acting_as(function.name(), answered).await {
-            Ok(response) => response,
+        match acting_as(function.name, handle(&self.owmm, with_id(request, id))).await {
+            Ok(answered) => Ok(response(answered)),
         }
     }
 }

@@ -34,7 +34,7 @@ tokio::task_local! {
 /// Something that may be done: an action, and what it is done to.
 pub type Permission = (String, String);
 
-/// What each function may do, by the name of its folder.
+/// What each function may do, by the function's name.
 pub type Roles = BTreeMap<String, BTreeSet<Permission>>;
 
 /// Runs what a function does, as that function.
@@ -53,7 +53,7 @@ pub fn roles(template: &Value) -> Result<Roles, Error> {
     functions
         .map(|(id, function)| {
             let odd = || Error::Template(format!("the role of {id} cannot be read"));
-            let name = function["Metadata"]["BuildProperties"]["Binary"].as_str().ok_or_else(odd)?;
+            let name = function["Properties"]["Handler"].as_str().ok_or_else(odd)?;
             let role = function["Properties"]["Role"]["Fn::GetAtt"].as_str().and_then(|att| att.strip_suffix(".Arn"));
             let policies = &template["Resources"][role.ok_or_else(odd)?]["Properties"]["Policies"];
             let policies = policies.as_array().ok_or_else(odd)?.iter();

@@ -5,7 +5,7 @@
 
 use std::{fmt, path::Path};
 
-use pools::Params;
+use functions::pools::Params;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},

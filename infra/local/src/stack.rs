@@ -110,7 +110,7 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
         tokio::spawn(async move {
             for pause in [100, 500, 2_000] {
                 let Ok(event) = serde_json::from_value(event.clone()) else { return };
-                match acting_as("task-stopped", task_stopped::handle(&owmm, event)).await {
+                match acting_as(functions::TASK_STOPPED.name, functions::task_stopped::handle(&owmm, event)).await {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(%error, "a task event is delivered again"),
                 }
@@ -124,7 +124,7 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
 async fn schedule(every: Duration, owmm: Owmm) {
     loop {
         tokio::time::sleep(every).await;
-        if let Err(error) = acting_as("reconcile", reconcile::handle(&owmm)).await {
+        if let Err(error) = acting_as(functions::RECONCILE.name, functions::reconcile::handle(&owmm)).await {
             tracing::warn!(%error, "the fleet was not looked after");
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ecs::Fault;
+use functions::task_stopped;
 use local::iam::acting_as;
 use shared::domain::{Launch, Ledger, MAX_LAUNCH_ATTEMPTS, PoolStatusWrite, ServerState};
 

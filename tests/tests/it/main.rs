@@ -20,6 +20,7 @@ mod counts;
 mod demo_flows;
 mod expressions;
 mod fleet;
+mod function_list;
 mod launches;
 mod openapi;
 mod operators;

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use functions::{join, reconcile};
 use serde_json::{Value, json};
 use shared::{
     clock::{Clock, Rng},

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ::functions::Handler;
 use aws_sdk_dynamodb::types::{AttributeDefinition, KeySchemaElement};
 use local::{
     iam::{Permission, roles},
@@ -21,7 +22,7 @@ use crate::{
     support::{World, pool},
 };
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -29,7 +30,7 @@ fn text() -> String {
     std::fs::read_to_string(root().join("template.yaml")).unwrap()
 }
 
-fn template() -> Value {
+pub fn template() -> Value {
     read(&text()).unwrap()
 }
 
@@ -50,10 +51,10 @@ fn of_type(template: &Value, kind: &str) -> BTreeMap<String, Value> {
     resources.filter(|(_, it)| it["Type"] == kind).map(|(id, it)| (id.clone(), it.clone())).collect()
 }
 
-/// The functions, by the names of their folders.
-fn functions(template: &Value) -> BTreeMap<String, Value> {
+/// The functions, by name: the `Handler`, with which `functions/src/main.rs` chooses what it runs.
+pub fn functions(template: &Value) -> BTreeMap<String, Value> {
     let functions = of_type(template, "AWS::Serverless::Function").into_values();
-    functions.map(|it| (it["Metadata"]["BuildProperties"]["Binary"].as_str().unwrap().to_owned(), it)).collect()
+    functions.map(|it| (it["Properties"]["Handler"].as_str().unwrap().to_owned(), it)).collect()
 }
 
 fn get_att(value: &Value) -> &str {
@@ -61,15 +62,12 @@ fn get_att(value: &Value) -> &str {
 }
 
 #[test]
-fn every_crate_under_functions_is_deployed_and_nothing_else() {
+fn every_function_has_a_role_a_log_and_a_handler_of_its_own() {
     let template = template();
-    let folders = std::fs::read_dir(root().join("functions")).unwrap();
-    let folders = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<BTreeSet<_>>();
-    assert_eq!(functions(&template).into_keys().collect::<BTreeSet<_>>(), folders);
-    assert_eq!(template["Globals"]["Function"]["CodeUri"], ".");
+    let deployed = functions(&template);
+    assert_eq!(deployed.len(), of_type(&template, "AWS::Serverless::Function").len(), "two have the same handler");
     let (mut logs, mut roles) = (BTreeSet::new(), BTreeSet::new());
-    for (name, function) in functions(&template) {
-        assert_eq!(function["Metadata"]["BuildMethod"], "rust-cargolambda", "{name}");
+    for (name, function) in deployed {
         let properties = &function["Properties"];
         assert_eq!(properties["FunctionName"], json!({ "Fn::Sub": format!("${{AWS::StackName}}-{name}") }));
         let log = properties["LoggingConfig"]["LogGroup"]["Ref"].as_str().unwrap();
@@ -78,8 +76,29 @@ fn every_crate_under_functions_is_deployed_and_nothing_else() {
         assert_eq!(group["RetentionInDays"], json!({ "Ref": "LogDays" }));
         assert!(logs.insert(log.to_owned()) && roles.insert(get_att(&properties["Role"]).to_owned()), "{name}");
         let seconds = properties["Timeout"].as_i64().or(template["Globals"]["Function"]["Timeout"].as_i64()).unwrap();
-        let over_http = ![("reconcile"), ("task-stopped")].contains(&name.as_str());
+        let over_http = matches!(::functions::named(&name).unwrap().handler, Handler::Http(_));
         assert!(if over_http { seconds < 30 } else { seconds == 60 }, "{name} may take {seconds} s");
+    }
+}
+
+/// What sam build compares to find functions that share a build: `FunctionBuildDefinition` in SAM CLI's
+/// samcli/lib/build/build_graph.py. `infra/check/run` counts SAM's builds.
+#[test]
+fn all_functions_share_one_build() {
+    let template = template();
+    let global = template["Globals"]["Function"].as_object().unwrap();
+    assert_eq!((&global["CodeUri"], &global["Runtime"]), (&json!("."), &json!("provided.al2023")));
+    assert_eq!(global.get("Handler"), None, "each function has its own");
+    let program = json!({ "BuildMethod": "rust-cargolambda", "BuildProperties": { "Binary": "functions" } });
+    for (name, function) in functions(&template) {
+        assert_eq!(function["Metadata"], program, "{name}");
+        for shared in ["CodeUri", "Runtime", "Architectures", "PackageType", "Environment", "Layers"] {
+            assert_eq!(
+                function["Properties"].get(shared),
+                None,
+                "{name}: {shared} is for all functions, under Globals"
+            );
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use ::functions::{reconcile, task_stopped};
 use serde_json::{Value, json};
 use shared::domain::{PlayerId, ServerId, ServerState};
 use tokio::{
