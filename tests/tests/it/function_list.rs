@@ -10,10 +10,10 @@ use crate::{
     template::{functions as deployed, root, template},
 };
 
-/// Every problem of one place: names that it lacks, and names that are no function's.
+/// Every problem of one place: names that it lacks, and names that do not belong there.
 fn compare(place: &str, found: &BTreeSet<String>, listed: &BTreeSet<String>) -> Vec<String> {
     let lacks = listed.difference(found).map(|name| format!("{place} lacks {name}"));
-    let unknown = found.difference(listed).map(|name| format!("{place} has {name}, which is not in the list"));
+    let unknown = found.difference(listed).map(|name| format!("{place} must not have {name}"));
     lacks.chain(unknown).collect()
 }
 
@@ -27,7 +27,7 @@ fn files(folder: &str) -> BTreeSet<String> {
 /// Programs of `functions/Cargo.toml` without a test program of their own.
 fn programs() -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("functions/Cargo.toml")).unwrap();
-    let tables = text.split("\n\n").filter_map(|table| table.trim_start().strip_prefix("[[bin]]\nname = \""));
+    let tables = text.split("[[bin]]\n").skip(1).filter_map(|table| table.strip_prefix("name = \""));
     let tested = tables.filter(|table| table.contains("\ntest = false"));
     tested.map(|table| table.split('"').next().unwrap().to_owned()).collect()
 }
