@@ -130,7 +130,7 @@ impl Scratch {
     async fn pid(&self, file: &str) -> Pid {
         let path = self.0.join(file);
         let mut found = None;
-        eventually(|| {
+        eventually(&format!("a process id in {}", path.display()), || {
             let text = fs::read_to_string(&path).unwrap_or_default();
             found = text.strip_suffix('\n').and_then(|id| Pid::from_raw(id.parse().unwrap()));
             found.is_some()
@@ -146,13 +146,14 @@ impl Drop for Scratch {
     }
 }
 
-async fn eventually(mut holds: impl FnMut() -> bool) {
+/// Polls until `what` holds.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(BOUND, wait).await.expect("it never holds");
+    timeout(BOUND, wait).await.unwrap_or_else(|_| panic!("{what}: not within {BOUND:?}"));
 }
 
 /// Whether a process runs. One that is dead but not reaped by the system's init does not.
@@ -431,7 +432,7 @@ async fn dropping_the_local_ecs_kills_its_processes() {
     let pid = scratch.pid("pid").await;
     stack.server.abort();
     drop(stack);
-    eventually(|| !alive(pid)).await;
+    eventually(&format!("process {pid:?} has ended"), || !alive(pid)).await;
 }
 
 #[test]
@@ -445,7 +446,7 @@ fn a_runtime_that_ends_takes_the_processes_and_their_children_along() {
         [scratch.pid("parent").await, scratch.pid("child").await]
     });
     drop(dropped);
-    runtime().block_on(eventually(|| !pids.into_iter().any(alive)));
+    runtime().block_on(eventually(&format!("processes {pids:?} have ended"), || !pids.into_iter().any(alive)));
 }
 
 #[tokio::test]

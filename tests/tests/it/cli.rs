@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     process::Stdio,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -18,7 +17,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{SOON, World, limits, settings, signal};
+use crate::support::{SOON, World, eventually, limits, line_with, settings, signal};
 
 /// The program, with nothing of the machine that could lead it elsewhere: no AWS configuration, no proxy.
 fn owmm(url: &str) -> Command {
@@ -266,11 +265,9 @@ impl Terminal {
     }
 
     async fn shows(&self, words: &str, times: usize) {
-        let begun = Instant::now();
-        while self.written.lock().unwrap().matches(words).count() < times {
-            assert!(begun.elapsed() < SOON, "`{words}` is not shown: {:?}", self.written);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let what = format!("`{words}` is shown {times} times");
+        let written = || async { self.written.lock().unwrap().clone() };
+        eventually(&what, written, |written| written.matches(words).count() >= times).await;
     }
 
     fn types(&mut self, text: &str) {
@@ -343,25 +340,14 @@ async fn a_watch_goes_on_after_a_failed_request_and_ends_with_a_signal() {
     let mut program = owmm(world.stack.url());
     let mut program = program.args(["servers", "--watch", "--interval", "1"]).spawn().unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
-    let mut until = async |words: &str| {
-        let seen = async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                if line.contains(words) {
-                    return;
-                }
-            }
-            panic!("it has ended before `{words}`");
-        };
-        tokio::time::timeout(SOON, seen).await.unwrap_or_else(|_| panic!("no `{words}`"));
-    };
     run(&world, "servers --pool nowhere --watch").await.exits(1).tells(&["404 unknown_pool"]);
     for _ in 0..2 {
-        until(", every 1s").await;
-        until(&id).await;
+        line_with(&mut lines, ", every 1s").await;
+        line_with(&mut lines, &id).await;
     }
     world.end().await;
     for _ in 0..2 {
-        until("! http://127.0.0.1:").await;
+        line_with(&mut lines, "! http://127.0.0.1:").await;
     }
     assert!(signal("INT", &program.id().unwrap().to_string()));
     assert_eq!(ended(program).await, Some(0));
@@ -374,7 +360,7 @@ async fn a_watch_for_scripts_is_a_document_a_line() {
     let mut program = program.args(["pools", "--json", "-w", "--interval", "1"]).spawn().unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
     for _ in 0..2 {
-        let line = tokio::time::timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let line = line_with(&mut lines, "").await;
         let document = serde_json::from_str::<Value>(&line).unwrap();
         assert_eq!(document, world.operate("GET", "/pools", None).await.is(200).body);
     }

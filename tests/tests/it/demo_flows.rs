@@ -9,7 +9,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{SOON, World, demo_server, signal};
+use crate::support::{SOON, World, demo_server, eventually, line_with, signal};
 
 fn player(world: &World, id: &str) -> Player {
     Player::new(world.stack.url(), id, None, world.http.clone())
@@ -110,29 +110,19 @@ async fn ctrl_c_stops_every_process_that_was_started() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
-    let url = loop {
-        let line = tokio::time::timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
-        if let Some(url) = line.strip_prefix("ready ") {
-            break url.to_owned();
-        }
-    };
+    let ready = line_with(&mut lines, "ready ").await;
+    let url = ready.strip_prefix("ready ").unwrap();
     let http = demo::http_client().unwrap();
     let reply = http.post(format!("{url}/join")).bearer_auth("alice").send().await.unwrap();
     assert_eq!(reply.status(), 202);
-    let pid = tokio::time::timeout(SOON, async {
-        loop {
-            match std::fs::read_to_string(&pid_file) {
-                Ok(pid) if pid.ends_with('\n') => break pid.trim().to_owned(),
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    });
-    let pid = pid.await.expect("the task's process runs");
-    assert!(signal("0", &pid));
+    let read = || async { std::fs::read_to_string(&pid_file).unwrap_or_default() };
+    let pid = eventually("the task's process has written its id", read, |pid| pid.ends_with('\n')).await;
+    let pid = pid.trim();
+    assert!(signal("0", pid));
     assert!(signal("INT", &program.id().unwrap().to_string()));
     let status = tokio::time::timeout(SOON, program.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
-    assert!(!signal("0", &pid), "the task's process outlived the stack");
+    assert!(!signal("0", pid), "the task's process outlived the stack");
     std::fs::remove_file(pid_file).unwrap();
 }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -16,7 +15,7 @@ use shared::{
 };
 use tokio::task::JoinSet;
 
-use crate::support::{Hand, SOON, World, ecs_client, limits, looks_after, seconds};
+use crate::support::{Hand, World, ecs_client, eventually, limits, looks_after, seconds};
 
 impl World {
     async fn running_tasks(&self) -> Vec<String> {
@@ -45,15 +44,11 @@ impl World {
 
     /// Looks after the fleet until something is so.
     async fn reconcile_until(&self, what: &str, is: impl AsyncFn(&Reconciled) -> bool) -> Reconciled {
-        let begun = std::time::Instant::now();
-        loop {
+        let look = || async {
             let report = self.reconcile().await;
-            if is(&report).await {
-                return report;
-            }
-            assert!(begun.elapsed() < SOON, "{what}: {report:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            (is(&report).await, report)
+        };
+        eventually(what, look, |(is, _)| *is).await.1
     }
 }
 

@@ -1,7 +1,5 @@
 //! Launches that do not go as they should.
 
-use std::time::{Duration, Instant};
-
 use ecs::Fault;
 use functions::task_stopped;
 use local::iam::acting_as;
@@ -17,15 +15,7 @@ async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its
     })
     .await;
     let first = world.join("alice").await.is(202).server().to_owned();
-    let begun = Instant::now();
-    let second = loop {
-        let reply = world.join("alice").await.is(202);
-        if reply.server() != first {
-            break reply.server().to_owned();
-        }
-        assert!(begun.elapsed() < SOON);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let second = world.placed_anew("alice", &first).await;
     let ledger = world.ledger(&first).await;
     assert_eq!((ledger.state, ledger.attempt), (ServerState::Stopped, MAX_LAUNCH_ATTEMPTS));
     assert!(ledger.claims.is_empty());
@@ -40,16 +30,7 @@ async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its
 async fn launches_that_fail_repeatedly_pause_launching_until_a_server_registers() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let pool = crate::support::pool("default");
-    let begun = Instant::now();
-    let paused = loop {
-        let reply = world.join("alice").await;
-        if reply.code() == "launch_paused" {
-            break reply;
-        }
-        assert!(begun.elapsed() < SOON, "{reply:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let paused = paused.problem(503, "launch_paused");
+    let paused = world.join_until("alice", |reply| reply.code() == "launch_paused").await.problem(503, "launch_paused");
     assert!((1..=30).contains(&paused.retry_after.unwrap()), "{paused:?}");
     let status = world.stack.owmm().table().pool_status(&pool).await.unwrap();
     assert_eq!((status.live, status.failures), (0, shared::domain::PAUSE_AFTER_FAILURES));
@@ -64,15 +45,7 @@ async fn a_registration_ends_the_count_of_failures() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let pool = crate::support::pool("default");
     let first = world.join("alice").await.is(202).server().to_owned();
-    let begun = Instant::now();
-    let second = loop {
-        let reply = world.join("alice").await.is(202);
-        if reply.server() != first {
-            break reply.server().to_owned();
-        }
-        assert!(begun.elapsed() < SOON);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let second = world.placed_anew("alice", &first).await;
     assert_eq!(world.stack.owmm().table().pool_status(&pool).await.unwrap().failures, 1);
     world.hand(&second).await.register(&world).await.is(200);
     assert_eq!(world.stack.owmm().table().pool_status(&pool).await.unwrap().failures, 0);
@@ -86,12 +59,7 @@ async fn run_task_whose_answer_is_lost_is_repeated_and_starts_nothing_twice() {
     world.stack.ecs().inject(Fault::AnswerLost, 3);
     let server = world.join("alice").await.is(202).server().to_owned();
     assert_eq!(world.ledger(&server).await.task, None);
-    let begun = Instant::now();
-    while world.ledger(&server).await.task.is_none() {
-        assert!(begun.elapsed() < SOON);
-        assert_eq!(world.join("alice").await.is(202).server(), server);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    world.polled_until("alice", &server, "the task is on record", |ledger| ledger.task.is_some()).await;
     let counts = world.stack.ecs().counts();
     assert!(counts.run_task_calls >= 4, "{counts:?}");
     assert_eq!(counts.processes_started, 1, "RunTask takes effect once per server and attempt");
@@ -105,12 +73,7 @@ async fn ecs_without_capacity_is_asked_again_with_a_new_token_of_the_server() {
     let server = world.join("alice").await.is(202).server().to_owned();
     let refused = world.ledger(&server).await;
     assert_eq!((refused.attempt, &refused.task), (2, &None), "the next attempt is due after a pause");
-    let begun = Instant::now();
-    while world.ledger(&server).await.task.is_none() {
-        assert!(begun.elapsed() < SOON);
-        assert_eq!(world.join("alice").await.is(202).server(), server, "the slot stays the player's");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    world.polled_until("alice", &server, "the task is on record", |ledger| ledger.task.is_some()).await;
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
     world.end().await;
 }
@@ -120,12 +83,7 @@ async fn of_two_tasks_for_one_server_the_one_of_the_older_attempt_is_refused() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
     let old = world.hand(&server).await;
-    let begun = Instant::now();
-    while world.ledger(&server).await.attempt == 1 {
-        assert!(begun.elapsed() < SOON);
-        world.join("alice").await.is(202);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    world.polled_until("alice", &server, "the second attempt", |ledger| ledger.attempt > 1).await;
     // The first task was only slow, and registers now.
     old.register(&world).await.problem(403, "wrong_token");
     let new = world.hand(&server).await;
@@ -164,12 +122,7 @@ async fn a_server_that_stops_makes_room_for_another() {
 async fn news_of_an_older_attempt_stop_nothing() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let begun = Instant::now();
-    while world.ledger(&server).await.attempt == 1 {
-        assert!(begun.elapsed() < SOON);
-        world.join("alice").await.is(202);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    world.polled_until("alice", &server, "the second attempt", |ledger| ledger.attempt > 1).await;
     let hand = world.hand(&server).await;
     hand.register(&world).await.is(200);
     let owmm = world.stack.owmm();

@@ -7,7 +7,7 @@ use shared::domain::{
     Claim, LedgerWrite, Placement, PlayerId, Pool, PoolStatusWrite, Seat, ServerId, ServerState, Span, TokenHash,
 };
 
-use crate::support::{Reply, SOON, World, limits, settings};
+use crate::support::{Reply, World, limits, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_is_configured_listed_and_used() {
@@ -435,10 +435,7 @@ async fn a_pause_for_a_time_ends_by_itself() {
     assert!(refused.retry_after.unwrap() <= 30, "it may be resumed at any moment: {refused:?}");
     world.operate("POST", pause, Some(json!({ "seconds": 1 }))).await.is(200);
     let begun = Instant::now();
-    while world.join("alice").await.code() == "launch_paused" {
-        assert!(begun.elapsed() < SOON);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    world.join_until("alice", |reply| reply.code() != "launch_paused").await;
     assert!(begun.elapsed() > Duration::from_millis(500));
     assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["operatorPause"], Value::Null);
     for bad in

@@ -6,7 +6,7 @@ use serde_json::json;
 use shared::domain::{Seat, ServerState};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, SOON, World, limits, seconds, settings};
+use crate::support::{Reply, World, eventually, limits, seconds, settings};
 
 impl World {
     async fn party(&self, players: &[impl AsRef<str>]) -> Reply {
@@ -16,14 +16,7 @@ impl World {
 
     /// Asks again while the answer is busy, as every caller should.
     async fn party_unless_busy(&self, players: &[String]) -> Reply {
-        for _ in 0..20 {
-            let reply = self.party(players).await;
-            if reply.code() != "busy" {
-                return reply;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!("busy for ever");
+        eventually("an answer other than busy", || self.party(players), |reply| reply.code() != "busy").await
     }
 
     /// A ready server with nobody on it.
@@ -181,16 +174,10 @@ async fn a_party_whose_server_never_starts_gives_the_launch_up_and_is_placed_ane
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let names = ["a".to_owned(), "b".to_owned()];
     let first = world.party_unless_busy(&names).await.is(202).server().to_owned();
-    let begun = std::time::Instant::now();
     // Nothing else looks at that launch: no join, no reconcile, and its task only sleeps.
-    let second = loop {
-        let reply = world.party_unless_busy(&names).await.is(202);
-        if reply.server() != first {
-            break reply.server().to_owned();
-        }
-        assert!(begun.elapsed() < SOON);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    let poll = || async { world.party_unless_busy(&names).await.is(202) };
+    let second = eventually("the party waits for another server", poll, |reply| reply.server() != first).await;
+    let second = second.server().to_owned();
     assert_eq!(world.ledger(&first).await.state, ServerState::Stopped);
     assert_eq!(world.ledger(&second).await.claims.len(), 2);
     world.end().await;

@@ -1,9 +1,9 @@
 //! A placement's life: reserved, connected, over; and what comes late or twice.
 
 use serde_json::json;
-use shared::domain::{Claim, PlayerId, Seat};
+use shared::domain::{Claim, Ledger, PlayerId, Seat};
 
-use crate::support::{World, limits, seconds};
+use crate::support::{World, eventually, limits, seconds};
 
 fn player(id: &str) -> PlayerId {
     PlayerId::parse(id).unwrap()
@@ -84,16 +84,11 @@ async fn a_reservation_that_runs_out_is_used_again() {
     let ticket = world.join("alice").await.is(200).ticket().to_owned();
     world.join("bob").await.problem(503, "pool_full");
     // The server beats on, and so puts itself back into the index once the reservation's time is up.
-    let begun = std::time::Instant::now();
-    let placed = loop {
+    let beat_and_join = || async {
         server.beat(&world, None).await.is(200);
-        let reply = world.join("bob").await;
-        if reply.status == 200 {
-            break reply;
-        }
-        assert!(begun.elapsed() < crate::support::SOON, "{reply:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        world.join("bob").await
     };
+    let placed = eventually("bob gets the slot", beat_and_join, |reply| reply.status == 200).await;
     assert_eq!(placed.server(), server.id);
     assert_eq!(world.ledger(&server.id).await.claims.keys().collect::<Vec<_>>(), [&player("bob")]);
     // Alice comes too late: her ticket is not good any more, and she may ask anew.
@@ -108,7 +103,8 @@ async fn an_expired_reservation_that_nobody_took_is_renewed_on_the_same_server()
     let world = World::new(|options| options.limits.reservation = seconds(1)).await;
     let server = world.ready_server("alice").await;
     let first = world.join("alice").await.is(200);
-    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    let over = |ledger: &Ledger| ledger.live_claims(world.stack.owmm().time()) == 0;
+    world.until(&server.id, "the reservation is over", over).await;
     let second = world.join("alice").await.is(200);
     assert_eq!(second.server(), server.id);
     assert_ne!(first.ticket(), second.ticket());

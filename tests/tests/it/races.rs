@@ -8,7 +8,7 @@ use std::{
 use shared::{JoinOutcome, Slot, domain::PlayerId};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, World, demo_server, limits, seconds};
+use crate::support::{Reply, World, demo_server, eventually, limits, seconds};
 
 /// Lets `n` players join at once over HTTP.
 async fn herd(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
@@ -109,14 +109,10 @@ async fn several_functions_that_know_nothing_of_each_other_start_no_server_too_m
             let owmm = owmm.clone();
             joins.spawn(async move {
                 let player = PlayerId::parse(&format!("player-{copy}-{i}")).unwrap();
-                loop {
-                    match owmm.join(&player, None).await.unwrap() {
-                        JoinOutcome::Slot(Slot::Starting { server, .. }) => return server,
-                        JoinOutcome::Slot(Slot::Ready { .. }) | JoinOutcome::Elsewhere(_) => {
-                            panic!("no server is ready")
-                        }
-                        JoinOutcome::No(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
-                    }
+                let join = || async { owmm.join(&player, None).await.unwrap() };
+                match eventually("a slot", join, |place| !matches!(place, JoinOutcome::No(_))).await {
+                    JoinOutcome::Slot(Slot::Starting { server, .. }) => server,
+                    other => panic!("no server is ready: {other:?}"),
                 }
             });
         }
@@ -156,20 +152,18 @@ async fn capacity_holds_while_players_come_and_go() {
         let (world, server) = (Arc::clone(&world), server.clone());
         players.spawn(async move {
             let player = format!("player-{i}");
-            let mut visits = 0;
-            while visits < 4 {
-                let joined = world.join(&player).await;
-                if joined.status != 200 {
-                    assert!(matches!(joined.code(), "pool_full" | "busy"), "{joined:?}");
-                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-                    continue;
-                }
+            for _ in 0..4 {
+                let joined = world.join_until(&player, |joined| {
+                    let refused = matches!(joined.code(), "pool_full" | "busy");
+                    assert!(joined.status == 200 || refused, "{joined:?}");
+                    !refused
+                });
+                let joined = joined.await;
                 let inside = server.connect(&world, &player, Some(joined.ticket())).await.is(200);
                 let ledger = world.ledger(&server.id).await;
                 assert!(ledger.claims.len() <= 5, "I1: {ledger:?}");
                 let placement = inside.body["placement"].as_i64().unwrap();
                 server.disconnect(&world, &player, &format!("?placement={placement}")).await.is(204);
-                visits += 1;
             }
         });
     }

@@ -38,7 +38,7 @@ use shared::{
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
-use crate::support::{SOON, ecs_client, pool};
+use crate::support::{ecs_client, eventually, pool};
 
 /// Between two looks.
 const A_MINUTE: Span = Span(60_000);
@@ -225,15 +225,12 @@ impl Ground {
     async fn dead_task(&self, server: &str) -> String {
         let (arn, ecs) = (self.task(server, 1).await, ecs_client(&self.ecs_url));
         ecs.stop_task().task(&arn).send().await.unwrap();
-        let begun = std::time::Instant::now();
-        loop {
+        let status = || async {
             let described = ecs.describe_tasks().tasks(&arn).send().await.unwrap();
-            if described.tasks()[0].last_status() == Some("STOPPED") {
-                return arn;
-            }
-            assert!(begun.elapsed() < SOON);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            described.tasks()[0].last_status().map(str::to_owned)
+        };
+        eventually("the task has stopped", status, |status| status.as_deref() == Some("STOPPED")).await;
+        arn
     }
 
     async fn end(self) {

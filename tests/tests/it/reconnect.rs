@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::support::{SOON, World, limits, seconds, signal};
+use crate::support::{SOON, World, limits, line_with, seconds, signal};
 
 fn player(world: &World, id: &str) -> Player {
     Player::new(world.stack.url(), id, None, world.http.clone())
@@ -39,15 +39,7 @@ async fn inside(world: &World, id: &str) -> Child {
     program.args(["player", "--url", world.stack.url(), "--id", id, "--play-seconds", "3600"]);
     let mut child = program.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let inside = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line.contains("the server says") {
-                return;
-            }
-        }
-        panic!("the player has ended");
-    };
-    tokio::time::timeout(SOON, inside).await.unwrap();
+    line_with(&mut lines, "the server says").await;
     child
 }
 

@@ -1,11 +1,9 @@
 //! Another build: new servers run it, and the old ones end as the pool's roll-out says.
 
-use std::time::Duration;
-
 use serde_json::json;
 use shared::domain::{Rollout, ServerState};
 
-use crate::support::{SOON, World, limits, seconds, settings};
+use crate::support::{World, eventually, limits, seconds, settings};
 
 impl World {
     /// The default pool gets another task definition.
@@ -23,12 +21,11 @@ impl World {
 
     /// Looks after the fleet until a server has stopped.
     async fn reconcile_until_stopped(&self, server: &str) {
-        let begun = std::time::Instant::now();
-        while self.ledger(server).await.state != ServerState::Stopped {
-            assert!(begun.elapsed() < SOON, "{server} does not stop");
-            self.reconcile().await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let look = || async {
+            let report = self.reconcile().await;
+            (self.ledger(server).await, report)
+        };
+        eventually("the server stops", look, |(ledger, _)| ledger.state == ServerState::Stopped).await;
     }
 }
 

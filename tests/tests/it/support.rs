@@ -2,10 +2,12 @@
 
 use std::{
     ffi::OsString,
+    fmt::Debug,
+    panic::Location,
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -20,9 +22,92 @@ use shared::{
     domain::{Ledger, PlayerId, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span},
     table::{items, keys},
 };
+use tokio::io::{AsyncBufRead, Lines};
 
 /// How long a test waits for what must happen soon.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// Pause between two probes of [`eventually`].
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// Calls `probe` until its value satisfies `is`, and returns that value. After [`SOON`] it panics and names the caller's
+/// line, `what` was waited for and the value that was seen last; a probe that does not return within that time panics too.
+#[track_caller]
+pub fn eventually<T: Debug, F: Future<Output = T>>(
+    what: &str,
+    probe: impl FnMut() -> F,
+    is: impl Fn(&T) -> bool,
+) -> impl Future<Output = T> {
+    eventually_within(SOON, what, probe, is)
+}
+
+#[track_caller]
+fn eventually_within<T: Debug, F: Future<Output = T>>(
+    bound: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> F,
+    is: impl Fn(&T) -> bool,
+) -> impl Future<Output = T> {
+    let caller = Location::caller();
+    async move {
+        let cancel = tokio::time::Instant::now() + bound;
+        let mut last = None;
+        while let Ok(value) = tokio::time::timeout_at(cancel, probe()).await {
+            if is(&value) {
+                return value;
+            }
+            last = Some(value);
+            if tokio::time::Instant::now() >= cancel {
+                break;
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+        panic!("{caller}: {what}: not within {bound:?}; last seen: {last:?}");
+    }
+}
+
+#[tokio::test]
+#[should_panic(expected = "seven of seven: not within 200ms; last seen: Some(1)")]
+async fn a_wait_that_runs_out_says_what_was_waited_for_and_what_was_seen_last() {
+    let probes = AtomicU64::new(0);
+    let probe = || async { probes.fetch_add(1, Ordering::Relaxed).min(1) };
+    eventually_within(Duration::from_millis(200), "seven of seven", probe, |probe| *probe == 7).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "an answer: not within 50ms; last seen: None")]
+async fn a_probe_that_never_returns_ends_the_wait_too() {
+    eventually_within(Duration::from_millis(50), "an answer", std::future::pending::<()>, |()| true).await;
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_first_value_that_is_as_wanted() {
+    let probes = AtomicU64::new(0);
+    let probe = || async { probes.fetch_add(1, Ordering::Relaxed) };
+    assert_eq!(eventually("the third probe", probe, |probe| *probe >= 2).await, 2);
+}
+
+/// Reads lines of a program's output until one contains `text`, and returns that line. Bounded as [`eventually`] is.
+#[track_caller]
+pub fn line_with<R: AsyncBufRead + Unpin>(lines: &mut Lines<R>, text: &str) -> impl Future<Output = String> {
+    let what = format!("a line with `{text}`");
+    let caller = Location::caller();
+    async move {
+        let mut seen = Vec::new();
+        let read = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return Some(line);
+                }
+                seen.push(line);
+            }
+            None
+        };
+        let found = tokio::time::timeout(SOON, read).await;
+        let found = found.unwrap_or_else(|_| panic!("{caller}: {what}: not within {SOON:?}; last seen: {seen:#?}"));
+        found.unwrap_or_else(|| panic!("{caller}: {what}: the output has ended; last seen: {seen:#?}"))
+    }
+}
 
 /// What a call came to.
 #[derive(Debug)]
@@ -193,15 +278,25 @@ impl World {
         self.join_until(player, |reply| reply.status != StatusCode::ACCEPTED && reply.code() != "busy").await
     }
 
-    async fn join_until(&self, player: &str, done: impl Fn(&Reply) -> bool) -> Reply {
-        let begun = Instant::now();
-        loop {
-            let reply = self.join(player).await;
-            if done(&reply) || begun.elapsed() > SOON {
-                return reply;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+    /// Joins until the answer satisfies `done`.
+    pub async fn join_until(&self, player: &str, done: impl Fn(&Reply) -> bool) -> Reply {
+        eventually(&format!("the answer to {player}'s join"), || self.join(player), done).await
+    }
+
+    /// Polls the join of a player who waits for `server` until they wait for another one; returns that one's id.
+    pub async fn placed_anew(&self, player: &str, server: &str) -> String {
+        let what = format!("{player} waits for another server than {server}");
+        let poll = || async { self.join(player).await.is(202) };
+        eventually(&what, poll, |reply| reply.server() != server).await.server().to_owned()
+    }
+
+    /// Polls the join of a player who waits for `server` until something about its ledger is so.
+    pub async fn polled_until(&self, player: &str, server: &str, what: &str, is: impl Fn(&Ledger) -> bool) -> Ledger {
+        let poll = || async {
+            assert_eq!(self.join(player).await.is(202).server(), server, "the slot stays the player's");
+            self.ledger(server).await
+        };
+        eventually(what, poll, is).await
     }
 
     pub async fn ledger(&self, server: &str) -> Ledger {
@@ -244,15 +339,7 @@ impl World {
 
     /// Waits for something about a server's ledger.
     pub async fn until(&self, server: &str, what: &str, is: impl Fn(&Ledger) -> bool) -> Ledger {
-        let begun = Instant::now();
-        loop {
-            let ledger = self.ledger(server).await;
-            if is(&ledger) {
-                return ledger;
-            }
-            assert!(begun.elapsed() < SOON, "{what}: not so within {SOON:?}: {ledger:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually(what, || self.ledger(server), is).await
     }
 
     /// A hand-played server for a server that is starting.
