@@ -1,8 +1,8 @@
 //! What IAM does on AWS: a function whose role does not allow a call does not get it.
 //!
 //! The roles are those of `template.yaml`, so a permission that is missing there fails here, in whatever test makes the
-//! call, as it would on AWS. The other way round, [`note_into`] writes down what has been used, for a test to find what is
-//! allowed and never used. Conditions of policies are not looked at: no call of a function could break one.
+//! call, as it would on AWS. The other way round, [`note_into`] notes what has been used, and the program
+//! `least-privilege` of the package `tests` finds what is allowed and never used. Conditions of policies are not looked at: no call of a function could break one.
 //!
 //! Who calls is known where an event is handed to a function ([`acting_as`]). Whoever is not in a function (a test that looks
 //! at the table, the stack itself) is let through and not noted.
@@ -11,6 +11,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::OpenOptions,
+    io::Write,
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
 };
@@ -162,28 +164,32 @@ impl Intercept for Iam {
                 let (action, of) = permission;
                 return Err(format!("template.yaml does not allow {function} to {action} on {of}").into());
             }
-            note(&self.roles, function, permission);
+            note(function, permission);
         }
         Ok(())
     }
 }
 
-/// Where it is written down what has been used, by this process.
-static NOTES: OnceLock<(PathBuf, String)> = OnceLock::new();
+/// Where this process notes what its functions have used.
+static NOTES: OnceLock<PathBuf> = OnceLock::new();
 static USED: Mutex<Roles> = Mutex::new(Roles::new());
 
-/// From now on, what is allowed and what has been used are kept in that file, for this `program`. The first word counts.
-pub fn note_into(file: &Path, program: impl Into<String>) {
-    let _ = NOTES.set((file.to_owned(), program.into()));
+/// From now on, each permission is appended to that file when a function of this process uses it for the first time, as one
+/// line of JSON: `{"used": [function, action, resource]}`. Several processes may append to the same file. A later call with
+/// another file changes nothing.
+pub fn note_into(file: &Path) {
+    let _ = NOTES.set(file.to_owned());
 }
 
-fn note(allowed: &Roles, function: &str, permission: Permission) {
-    let Some((file, program)) = NOTES.get() else { return };
+fn note(function: &str, permission: Permission) {
+    let Some(file) = NOTES.get() else { return };
     let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
-    if used.entry(function.to_owned()).or_default().insert(permission) {
-        let notes = json!({ "program": program, "allowed": allowed, "used": *used });
-        if let Err(error) = std::fs::write(file, notes.to_string()) {
-            tracing::error!(file = %file.display(), %error, "what has been used is not written down");
+    if used.entry(function.to_owned()).or_default().insert(permission.clone()) {
+        let line = format!("{}\n", json!({ "used": [function, permission.0, permission.1] }));
+        // One short write at the file's end: lines of several processes do not mix.
+        let opened = OpenOptions::new().create(true).append(true).open(file);
+        if let Err(error) = opened.and_then(|mut file| file.write_all(line.as_bytes())) {
+            tracing::error!(file = %file.display(), %error, "a used permission was not noted");
         }
     }
 }

@@ -3,10 +3,15 @@
 use std::{
     ffi::OsString,
     fmt::Debug,
+    fs::OpenOptions,
+    io::Write,
     panic::Location,
-    path::Path,
+    path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,6 +22,7 @@ use local::{
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use shared::{
     Failure, Owmm, Reconciled,
     domain::{Ledger, PlayerId, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span},
@@ -164,14 +170,41 @@ pub fn demo_server() -> Vec<OsString> {
     vec![env!("CARGO_BIN_EXE_stack").into(), "game-server".into()]
 }
 
-/// What the permissions that were used are about: these functions, with this template. `least_privilege.rs` asks the same.
-fn program() -> String {
-    let program = std::fs::metadata(env!("CARGO_BIN_EXE_stack")).unwrap();
-    format!("{:?} {}", program.modified().unwrap(), program.len())
+/// Begins the notes of this build of the tests, which the program `least-privilege` checks: `permissions/BUILD` beside the
+/// stack. The first line of each process that finds no file names the programs and the roles; every process appends what
+/// its functions use. Notes of other builds are removed.
+fn note_permissions() {
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(|| {
+        let programs = [PathBuf::from(env!("CARGO_BIN_EXE_stack")), std::env::current_exe().unwrap()];
+        let build = |program: &PathBuf| {
+            let data = std::fs::metadata(program).unwrap();
+            format!("{} {:?}", data.len(), data.modified().unwrap())
+        };
+        let name = Sha256::digest(format!("{:?}", programs.each_ref().map(build)));
+        let name = name.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let folder = programs[0].with_file_name("permissions");
+        std::fs::create_dir_all(&folder).unwrap();
+        for other in std::fs::read_dir(&folder).unwrap().flatten().filter(|file| *file.file_name() != *name) {
+            let _ = std::fs::remove_file(other.path());
+        }
+        let file = folder.join(name);
+        if !file.exists() {
+            let roles = local::iam::roles(&local::template::read(local::template::DEPLOYED).unwrap()).unwrap();
+            let programs = programs.iter().map(|it| json!({ "program": { "path": it, "build": build(it) } }));
+            let allowed = roles.iter().flat_map(|(function, permissions)| {
+                permissions.iter().map(move |(action, of)| json!({ "allowed": [function, action, of] }))
+            });
+            let lines = programs.chain(allowed).map(|line| format!("{line}\n")).collect::<String>();
+            let mut notes = OpenOptions::new().create(true).append(true).open(&file).unwrap();
+            notes.write_all(lines.as_bytes()).unwrap();
+        }
+        note_into(&file);
+    });
 }
 
 pub fn options() -> Options {
-    note_into(Path::new(env!("CARGO_TARGET_TMPDIR")).join("permissions.json").as_path(), program());
+    note_permissions();
     static TABLES: AtomicU64 = AtomicU64::new(0);
     #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
