@@ -182,12 +182,16 @@ mod tests {
     #[test]
     fn without_a_ticket_the_claim_on_the_ledger_counts_unless_its_time_is_up() {
         let now = NOW + Span(60_000);
-        for (claim, there) in [(reserved(1_000), false), (connected(1_000), true), (reserved(2_000_001), true)] {
+        for (case, claim, there) in [
+            ("a reservation that has run out", reserved(1_000), false),
+            ("a connection", connected(1_000), true),
+            ("a reservation that holds", reserved(2_000_001), true),
+        ] {
             let mut connect = connect(None);
             assert_eq!(connect.next(now, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
             let next = connect.next(now, Reply::LedgerRead(Some(ready(&[("a", claim)]))));
-            assert_eq!(matches!(next, Step::Effect(Effect::WriteLedger(..))), there, "{claim:?}: {next:?}");
-            assert_eq!(next == Step::Done(Connected::NoClaim), !there, "{claim:?}: {next:?}");
+            assert_eq!(matches!(next, Step::Effect(Effect::WriteLedger(..))), there, "{case}: {next:?}");
+            assert_eq!(next == Step::Done(Connected::NoClaim), !there, "{case}: {next:?}");
         }
     }
 
@@ -195,20 +199,21 @@ mod tests {
     fn a_refusal_says_why() {
         let others = Ledger { token_hash: TokenHash::of("another"), ..ready(&[("a", reserved(1_000))]) };
         let cases = [
-            (None, Connected::UnknownServer),
-            (Some(others), Connected::WrongToken),
-            (Some(starting(&[])), Connected::NotRegistered),
-            (Some(stopped()), Connected::Stopped),
-            (Some(ready(&[])), Connected::NoClaim),
-            (Some(draining(&[])), Connected::NoClaim),
+            ("no ledger", None, Connected::UnknownServer),
+            ("another token", Some(others), Connected::WrongToken),
+            ("starting", Some(starting(&[])), Connected::NotRegistered),
+            ("stopped", Some(stopped()), Connected::Stopped),
+            ("ready without a claim", Some(ready(&[])), Connected::NoClaim),
+            ("draining without a claim", Some(draining(&[])), Connected::NoClaim),
         ];
-        for (image, why) in cases {
+        for (case, image, why) in cases {
             let mut with_ticket = connect(ticket(NOW + TICK));
-            assert_eq!(with_ticket.next(NOW, Reply::Start), on_ledger(true));
-            assert_eq!(with_ticket.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone()))), Step::Done(why));
+            assert_eq!(with_ticket.next(NOW, Reply::Start), on_ledger(true), "{case}");
+            let next = with_ticket.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone())));
+            assert_eq!(next, Step::Done(why), "{case}: with a ticket");
             let mut without = connect(None);
-            assert_eq!(without.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
-            assert_eq!(without.next(NOW, Reply::LedgerRead(image)), Step::Done(why));
+            assert_eq!(without.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))), "{case}");
+            assert_eq!(without.next(NOW, Reply::LedgerRead(image)), Step::Done(why), "{case}: without a ticket");
         }
     }
 
@@ -216,12 +221,12 @@ mod tests {
     fn a_claim_whose_seat_names_another_placement_is_let_go_again() {
         let here = |claim| Some(seat("s", claim));
         let seats = [
-            (Some(seat("another", reserved(1_001))), Connected::PlacedElsewhere),
-            (here(reserved(1_001)), Connected::NoClaim),
-            (None, Connected::NoClaim),
+            ("another server", Some(seat("another", reserved(1_001))), Connected::PlacedElsewhere),
+            ("another placement", here(reserved(1_001)), Connected::NoClaim),
+            ("no seat", None, Connected::NoClaim),
         ];
-        for (seat, outcome) in seats {
-            for (ledger, is_ready) in [(ready(&[]), true), (draining(&[]), false)] {
+        for (case, seat, outcome) in seats {
+            for (state, ledger, is_ready) in [("ready", ready(&[]), true), ("draining", draining(&[]), false)] {
                 let mut connect = connect(ticket(NOW + TICK));
                 connect.next(NOW, Reply::Start);
                 connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
@@ -232,7 +237,7 @@ mod tests {
                     ready: is_ready,
                 };
                 let next = connect.next(NOW, Reply::SeatWritten(Answer::Refused(seat.clone())));
-                assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
+                assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)), "{case}, {state}");
                 // A release that is refused because the server drains by now is made again; any other is over.
                 let refused = Answer::Refused(Some(draining(&[("a", connected(1_000))])));
                 let next = connect.next(NOW, Reply::LedgerWritten(refused));
@@ -243,10 +248,11 @@ mod tests {
                         claim: connected(1_000),
                         ready: false,
                     };
-                    assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
-                    assert_eq!(connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger))), Step::Done(outcome));
+                    assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)), "{case}, {state}");
+                    let next = connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger)));
+                    assert_eq!(next, Step::Done(outcome), "{case}, {state}");
                 } else {
-                    assert_eq!(next, Step::Done(outcome));
+                    assert_eq!(next, Step::Done(outcome), "{case}, {state}");
                 }
             }
         }

@@ -273,33 +273,33 @@ mod tests {
     #[test]
     fn a_refused_release_is_repeated_only_where_the_state_was_the_reason() {
         let cases = [
-            (None, Step::Done(Disconnected::UnknownServer)),
-            (Some(not_ours()), Step::Done(Disconnected::WrongToken)),
-            (Some(draining(&[("a", connected(1_000))])), release(1_000, false)),
-            (Some(draining(&[("a", connected(1_001))])), void(1_000)),
-            (Some(draining(&[])), void(1_000)),
-            (Some(ready(&[("a", connected(1_000))])), void(1_000)),
+            ("no ledger", None, Step::Done(Disconnected::UnknownServer)),
+            ("another token", Some(not_ours()), Step::Done(Disconnected::WrongToken)),
+            ("draining with the claim", Some(draining(&[("a", connected(1_000))])), release(1_000, false)),
+            ("draining with a newer claim", Some(draining(&[("a", connected(1_001))])), void(1_000)),
+            ("draining without a claim", Some(draining(&[])), void(1_000)),
+            ("ready with the claim", Some(ready(&[("a", connected(1_000))])), void(1_000)),
         ];
-        for (image, next) in cases {
+        for (case, image, next) in cases {
             let mut disconnect = disconnect(Some(1_000), None);
             disconnect.next(NOW, Reply::Start);
-            assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Refused(image.clone()))), next, "{image:?}");
+            assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Refused(image))), next, "{case}");
         }
     }
 
     #[test]
     fn without_a_placement_it_is_for_the_one_that_the_ledger_holds() {
         let cases = [
-            (None, Step::Done(Disconnected::UnknownServer)),
-            (Some(not_ours()), Step::Done(Disconnected::WrongToken)),
-            (Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
-            (Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
-            (Some(ready(&[])), Step::Done(Disconnected::Gone)),
+            ("no ledger", None, Step::Done(Disconnected::UnknownServer)),
+            ("another token", Some(not_ours()), Step::Done(Disconnected::WrongToken)),
+            ("ready with a connection", Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
+            ("draining with a reservation", Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
+            ("ready without a claim", Some(ready(&[])), Step::Done(Disconnected::Gone)),
         ];
-        for (image, next) in cases {
+        for (case, image, next) in cases {
             let mut disconnect = disconnect(None, None);
-            assert_eq!(disconnect.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
-            assert_eq!(disconnect.next(NOW, Reply::LedgerRead(image.clone())), next, "{image:?}");
+            assert_eq!(disconnect.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))), "{case}");
+            assert_eq!(disconnect.next(NOW, Reply::LedgerRead(image)), next, "{case}");
         }
     }
 
@@ -317,9 +317,9 @@ mod tests {
     #[test]
     fn with_grace_the_slot_is_held_under_the_placement_that_the_seat_says() {
         let by_another_run = 1_500_000;
-        for (answer, to) in [
-            (Answer::Written(seat("s", reserved(1_950_000))), 1_950_000),
-            (Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
+        for (case, answer, to) in [
+            ("written", Answer::Written(seat("s", reserved(1_950_000))), 1_950_000),
+            ("written by another run", Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
         ] {
             let mut disconnect = held();
             let write = LedgerWrite::KeepForReconnect {
@@ -328,29 +328,25 @@ mod tests {
                 from: placement(1_000),
                 to: placement(to),
             };
-            assert_eq!(
-                disconnect.next(NOW, Reply::SeatWritten(answer)),
-                Step::Effect(Effect::WriteLedger(server("s"), write))
-            );
+            let next = disconnect.next(NOW, Reply::SeatWritten(answer));
+            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), write)), "{case}");
             let until = Time(to) + ready(&[]).reservation;
-            assert_eq!(
-                disconnect.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
-                Step::Done(Disconnected::KeptUntil(until))
-            );
+            let next = disconnect.next(NOW, Reply::LedgerWritten(Answer::Refused(None)));
+            assert_eq!(next, Step::Done(Disconnected::KeptUntil(until)), "{case}");
         }
     }
 
     #[test]
     fn with_grace_a_seat_that_has_moved_on_leaves_nothing_to_hold() {
         let elsewhere = [
-            None,
-            Some(Seat::Vacant(placement(1_001))),
-            Some(seat("another", reserved(1_500_000))),
-            Some(seat("s", reserved(1_000))),
-            Some(seat("s", connected(1_500_000))),
+            ("no seat", None),
+            ("void", Some(Seat::Vacant(placement(1_001)))),
+            ("another server", Some(seat("another", reserved(1_500_000)))),
+            ("a reservation of that placement", Some(seat("s", reserved(1_000)))),
+            ("a newer connection", Some(seat("s", connected(1_500_000)))),
         ];
-        for seat in elsewhere {
-            assert_eq!(held().next(NOW, Reply::SeatWritten(Answer::Refused(seat))), release(1_000, true));
+        for (case, seat) in elsewhere {
+            assert_eq!(held().next(NOW, Reply::SeatWritten(Answer::Refused(seat))), release(1_000, true), "{case}");
         }
     }
 

@@ -10,6 +10,19 @@ pub(super) const NOW: Time = Time(2_000_000);
 /// A moment.
 pub(super) const TICK: Span = Span(1);
 
+/// Of no case.
+pub(super) const NONE: [&str; 0] = [];
+
+/// The labels of the cases that satisfy `holds`, to be compared with the labels that should: a failure names its case.
+pub(super) fn which<T, const N: usize>(cases: [(&'static str, T); N], holds: impl Fn(T) -> bool) -> Vec<&'static str> {
+    cases.into_iter().filter_map(|(label, case)| holds(case).then_some(label)).collect()
+}
+
+/// A server in each state, without claims.
+pub(super) fn states() -> [(&'static str, Ledger); 4] {
+    [("starting", starting(&[])), ("ready", ready(&[])), ("draining", draining(&[])), ("stopped", stopped())]
+}
+
 pub(super) fn player(name: &str) -> PlayerId {
     PlayerId::parse(name).unwrap()
 }

@@ -115,12 +115,18 @@ mod tests {
 
     #[test]
     fn ids_are_taken_at_both_ends_of_their_range_and_refused_beyond() {
-        assert!(ServerId::parse("a").is_ok());
-        assert!(ServerId::parse(&"a".repeat(64)).is_ok());
-        assert!(ServerId::parse(&"a".repeat(65)).is_err());
-        assert!(ServerId::parse("").is_err());
-        assert!(PlayerId::parse(&"p".repeat(128)).is_ok());
-        assert!(PlayerId::parse(&"p".repeat(129)).is_err());
+        for (characters, server, player) in [
+            (0, false, false),
+            (1, true, true),
+            (64, true, true),
+            (65, false, true),
+            (128, false, true),
+            (129, false, false),
+        ] {
+            let id = "a".repeat(characters);
+            assert_eq!(ServerId::parse(&id).is_ok(), server, "a server id of {characters} characters");
+            assert_eq!(PlayerId::parse(&id).is_ok(), player, "a player id of {characters} characters");
+        }
     }
 
     #[test]

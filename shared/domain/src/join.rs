@@ -627,15 +627,15 @@ mod tests {
         assert!(matches!(next, Step::Done(Joined::Placed(_))), "{next:?}");
         // The same of a claim on a server of the index, whose answer came so late that it is over.
         let late = NOW + ready(&[]).reservation;
-        for (now, over) in [(late - TICK, false), (late, true)] {
+        for (case, now, over) in [("a moment before its end", late - TICK, false), ("at its end", late, true)] {
             let mut join = self::join(None);
             join.next(NOW, Reply::Start);
             join.next(NOW, Reply::Found(Hint::Listed(server("s"))));
             join.next(NOW, Reply::SeatWritten(Answer::Written(seat("s", Claim::Reserved(placement)))));
             let took = Ledger { capacity: 1, ..ready(&[("a", Claim::Reserved(placement))]) };
             let next = join.next(now, Reply::LedgerWritten(Answer::Refused(Some(took))));
-            assert_eq!(next == Step::Effect(Effect::ReadSeat), over, "{next:?}");
-            assert_eq!(matches!(next, Step::Done(Joined::Placed(_))), !over, "{next:?}");
+            assert_eq!(next == Step::Effect(Effect::ReadSeat), over, "{case}: {next:?}");
+            assert_eq!(matches!(next, Step::Done(Joined::Placed(_))), !over, "{case}: {next:?}");
         }
     }
 
@@ -649,15 +649,19 @@ mod tests {
     #[test]
     fn a_server_that_has_beaten_since_it_turned_a_claim_away_is_not_called_used_up() {
         let lapsed = Ledger { lease_until: Some(NOW - TICK), listed: Some(Fill::TOP), ..ready(&[]) };
-        for (image, beaten) in
-            [(lapsed.clone(), false), (Ledger { lease_until: Some(NOW + TICK), ..lapsed.clone() }, true)]
-        {
+        for (case, image, beaten) in [
+            ("it has not beaten", lapsed.clone(), false),
+            ("it has beaten since", Ledger { lease_until: Some(NOW + TICK), ..lapsed.clone() }, true),
+        ] {
             let (mut join, _) = claiming();
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(lapsed.clone()))));
-            assert!(matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
+            assert!(
+                matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))),
+                "{case}: {next:?}"
+            );
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(image))));
-            assert_eq!(next == Step::Effect(Effect::ReadSeat), beaten, "{next:?}");
-            assert_eq!(next == Step::Effect(Effect::UsedUp(server("s"))), !beaten, "{next:?}");
+            assert_eq!(next == Step::Effect(Effect::ReadSeat), beaten, "{case}: {next:?}");
+            assert_eq!(next == Step::Effect(Effect::UsedUp(server("s"))), !beaten, "{case}: {next:?}");
         }
     }
 
@@ -675,19 +679,20 @@ mod tests {
 
     #[test]
     fn a_reservation_in_another_pool_is_given_up_first() {
-        for (ledger, is_ready) in
-            [(starting(&[("a", reserved(1_000))]), false), (ready(&[("a", reserved(1_000))]), true)]
-        {
+        for (case, ledger, is_ready) in [
+            ("starting", starting(&[("a", reserved(1_000))]), false),
+            ("ready", ready(&[("a", reserved(1_000))]), true),
+        ] {
             let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
-            assert_eq!(next, Step::Effect(Effect::WriteSeat(void)));
+            assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{case}");
             let (player, claim) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Free { by: None, player, claim, ready: is_ready };
             let next = join.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
-            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
+            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)), "{case}");
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
-            assert_eq!(is_find(&next), is_ready, "a frontier's slot goes back first: {next:?}");
-            assert_eq!(next == Step::Effect(Effect::GiveBack(Box::new(ledger))), !is_ready);
+            assert_eq!(is_find(&next), is_ready, "{case}: a frontier's slot goes back first: {next:?}");
+            assert_eq!(next == Step::Effect(Effect::GiveBack(Box::new(ledger))), !is_ready, "{case}");
         }
     }
 

@@ -846,7 +846,8 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::fixtures::{
-        NOW, TICK, connected, draining, launch, placement, player, ready, reserved, starting, stopped, token,
+        NONE, NOW, TICK, connected, draining, launch, placement, player, ready, reserved, starting, states, stopped,
+        token, which,
     };
 
     #[test]
@@ -854,20 +855,26 @@ mod tests {
         assert_eq!(ServerState::ALL.map(ServerState::as_str), ["starting", "ready", "draining", "stopped"]);
         assert_eq!(ServerState::ALL.map(|state| ServerState::parse(state.as_str())), ServerState::ALL.map(Some));
         assert_eq!(ServerState::parse("Ready"), None);
-        assert_eq!([reserved(7), connected(7)].map(Claim::number), [7, -7]);
-        assert_eq!([7, -7, 0].map(Claim::from_number), [Some(reserved(7)), Some(connected(7)), None]);
-        let fills = [0, 1, 2, 3, -1].map(Fill::from_number);
-        assert_eq!(fills, [Some(Fill::EMPTY), Some(Fill(1)), Some(Fill::TOP), None, None]);
-        assert_eq!([Fill::EMPTY, Fill(1), Fill::TOP].map(Fill::number), [0, 1, 2]);
+        for (number, claim) in [(7, Some(reserved(7))), (-7, Some(connected(7))), (0, None)] {
+            assert_eq!(Claim::from_number(number), claim, "{number}");
+            assert!(claim.is_none_or(|claim| claim.number() == number), "{claim:?}");
+        }
+        for (number, fill) in [(0, Some(Fill::EMPTY)), (1, Some(Fill(1))), (2, Some(Fill::TOP)), (3, None), (-1, None)]
+        {
+            assert_eq!(Fill::from_number(number), fill, "{number}");
+            assert!(fill.is_none_or(|fill| fill.number() == number), "{fill:?}");
+        }
     }
 
     #[test]
     fn in_the_index_the_newest_build_comes_first_and_in_it_the_fullest() {
         let rank = |build, fill| Rank { build, fill: Fill(fill) };
-        let numbers = [rank(0, 0), rank(0, 2), rank(1, 0), rank(3, 1)].map(Rank::number);
-        assert_eq!(numbers, [0, 2, 4, 13]);
-        assert_eq!(numbers.map(|number| Rank::from_number(number).map(Rank::number)), numbers.map(Some));
-        assert_eq!([3, -1].map(Rank::from_number), [None, None]);
+        for (rank, number) in [(rank(0, 0), 0), (rank(0, 2), 2), (rank(1, 0), 4), (rank(3, 1), 13)] {
+            assert_eq!((rank.number(), Rank::from_number(number)), (number, Some(rank)), "{rank:?}");
+        }
+        for number in [3, -1] {
+            assert_eq!(Rank::from_number(number), None, "{number}");
+        }
         assert_eq!(Rank::top(3), rank(3, 2));
     }
 
@@ -881,8 +888,10 @@ mod tests {
             }
             assert_eq!(fill(capacity as usize, capacity), None, "a full server has none");
         }
-        let bounds = |fill: u8| (Fill(fill).least_room(9), Fill(fill).most_room(9));
-        assert_eq!([0, 1, 2].map(bounds), [(7, 9), (4, 6), (1, 3)], "and they are as close as they can be");
+        for (fill, bounds) in [(0, (7, 9)), (1, (4, 6)), (2, (1, 3))] {
+            let fill = Fill(fill);
+            assert_eq!((fill.least_room(9), fill.most_room(9)), bounds, "{fill:?}: as close as they can be");
+        }
     }
 
     #[test]
@@ -912,11 +921,8 @@ mod tests {
 
     #[test]
     fn claims_are_taken_while_starting_and_until_the_lease_is_over() {
-        let takes = |ledger: Ledger| (ledger.takes_claims(NOW), ledger.takes_claims(NOW + TICK));
-        assert_eq!(
-            [starting(&[]), ready(&[]), draining(&[]), stopped()].map(takes),
-            [(true, true), (true, false), (false, false), (false, false)]
-        );
+        assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW)), ["starting", "ready"]);
+        assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW + TICK)), ["starting"], "its lease is over");
         assert!(!Ledger { lease_until: None, ..ready(&[]) }.takes_claims(NOW));
         assert!(starting(&[]).never_registered() && !ready(&[]).never_registered());
         let full = ready(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
@@ -945,9 +951,15 @@ mod tests {
         assert_eq!(of(Some(Fill::EMPTY), ready(&[])), None);
         let full = ready(&[("a", connected(1)), ("b", connected(1))]);
         let late = Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) };
-        for ledger in [full, late, draining(&[]), stopped(), starting(&[])] {
-            assert_eq!(of(Some(Fill::EMPTY), ledger.clone()), unlist(Fill::EMPTY), "{ledger:?}");
-            assert_eq!(of(None, ledger), None);
+        for (case, ledger) in [
+            ("full", full),
+            ("its lease is over", late),
+            ("draining", draining(&[])),
+            ("stopped", stopped()),
+            ("starting", starting(&[])),
+        ] {
+            assert_eq!(of(Some(Fill::EMPTY), ledger.clone()), unlist(Fill::EMPTY), "{case}");
+            assert_eq!(of(None, ledger), None, "{case}, not listed");
         }
     }
 
@@ -958,12 +970,10 @@ mod tests {
             let claims = names.iter().take(claims).map(|name| (*name, connected(1))).collect::<Vec<_>>();
             Ledger { capacity: 6, ..ready(&claims) }
         };
-        let tells = [1, 2, 3, 4, 5, 6].map(|claims| with(claims).listing_fix_after_claim(1, NOW).is_some());
-        assert_eq!(
-            tells,
-            [false, true, false, true, false, false],
-            "nothing is listed here, so a full one is in order"
-        );
+        // Nothing is listed here, so a full one is in order.
+        for (claims, tells) in [(1, false), (2, true), (3, false), (4, true), (5, false), (6, false)] {
+            assert_eq!(with(claims).listing_fix_after_claim(1, NOW).is_some(), tells, "{claims} claims of six");
+        }
         assert!(with(3).listing_fix_after_claim(2, NOW).is_some(), "a party crosses it with its last two");
     }
 
@@ -972,36 +982,45 @@ mod tests {
         let reply = format!("{:?}", launch());
         assert!(reply.contains("deadline") && !reply.contains("secret"), "{reply}");
         let ledger = Ledger { launch: Some(launch()), ..starting(&[]) };
-        assert_eq!([NOW - TICK, NOW].map(|now| ledger.due(now)), [None, Some(Due::Call)]);
+        let due = |case: &str, ledger: &Ledger, at: Time, due: Due| {
+            assert_eq!((ledger.due(at - TICK), ledger.due(at)), (None, Some(due)), "{case}: a moment before, and then");
+        };
+        due("the call", &ledger, NOW, Due::Call);
         let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };
         let deadline = NOW + Span(1_000);
-        assert_eq!([NOW, deadline].map(|now| called.due(now)), [None, Some(Due::NextAttempt)]);
+        assert_eq!(called.due(NOW), None, "its task is on record");
+        due("the next attempt", &called, deadline, Due::NextAttempt);
         let last = Ledger { attempt: MAX_LAUNCH_ATTEMPTS, ..called };
-        assert_eq!([deadline - TICK, deadline].map(|now| last.due(now)), [None, Some(Due::AbandonLaunch)]);
+        due("the end", &last, deadline, Due::AbandonLaunch);
         assert_eq!(Ledger { state: ServerState::Ready, ..ledger }.due(deadline), None);
         assert_eq!(starting(&[]).due(deadline), None);
     }
 
-    /// Whether a write takes, image by image.
-    fn takes<const N: usize>(write: &LedgerWrite, images: [Ledger; N]) -> [bool; N] {
-        images.map(|image| write.apply(Some(&image)).is_some())
+    /// The labels of the ledgers on which a write takes.
+    fn taken<const N: usize>(write: &LedgerWrite, images: [(&'static str, Ledger); N]) -> Vec<&'static str> {
+        which(images, |image| write.apply(Some(&image)).is_some())
     }
 
     #[test]
     fn a_claim_needs_an_open_server_and_a_slot_or_an_older_claim() {
         let claim = LedgerWrite::Claim { player: player("a"), placement: placement(7), now: NOW, seen_by: NOW };
-        let open = [starting(&[]), ready(&[]), draining(&[]), stopped()];
-        assert_eq!(takes(&claim, open), [true, true, false, false]);
+        assert_eq!(taken(&claim, states()), ["starting", "ready"]);
         let full = |claim| ready(&[("a", claim), ("b", connected(1))]);
-        let own = [reserved(6), connected(6), reserved(7), connected(7), reserved(8)].map(full);
-        assert_eq!(takes(&claim, own), [true, true, true, false, false]);
-        assert_eq!(takes(&claim, [ready(&[("b", connected(1)), ("c", connected(1))])]), [false]);
-        let late = [
-            Ledger { seen: Some(NOW + TICK), ..ready(&[]) },
-            Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) },
-            Ledger { seen: None, ..ready(&[]) },
+        let images = [
+            ("an older reservation", full(reserved(6))),
+            ("an older connection", full(connected(6))),
+            ("the same reservation", full(reserved(7))),
+            ("the same connection", full(connected(7))),
+            ("a newer reservation", full(reserved(8))),
+            ("full of others", ready(&[("b", connected(1)), ("c", connected(1))])),
         ];
-        assert_eq!(takes(&claim, late), [false, false, false]);
+        assert_eq!(taken(&claim, images), ["an older reservation", "an older connection", "the same reservation"]);
+        let late = [
+            ("it has beaten since", Ledger { seen: Some(NOW + TICK), ..ready(&[]) }),
+            ("its lease is over", Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) }),
+            ("it has never beaten", Ledger { seen: None, ..ready(&[]) }),
+        ];
+        assert_eq!(taken(&claim, late), NONE);
         let idle = Ledger { idle_since: Some(NOW), ..ready(&[]) };
         let taken = claim.apply(Some(&idle)).unwrap();
         assert_eq!((taken.claims, taken.idle_since), (ready(&[("a", reserved(7))]).claims, None));
@@ -1019,43 +1038,73 @@ mod tests {
             capacity,
         };
         let plain = claim(&[], None, 2);
-        assert_eq!(takes(&plain, [ready(&[]), starting(&[]), draining(&[])]), [true, true, false]);
-        assert_eq!(takes(&plain, [ready(&[("c", reserved(1))]), ready(&[("a", reserved(1))])]), [false, false]);
-        assert_eq!(takes(&plain, [Ledger { capacity: 3, ..ready(&[]) }]), [false], "the capacity is another");
+        assert_eq!(taken(&plain, states()), ["starting", "ready"]);
+        let others = [
+            ("another's claim", ready(&[("c", reserved(1))])),
+            ("a claim where none was seen", ready(&[("a", reserved(1))])),
+            ("another capacity", Ledger { capacity: 3, ..ready(&[]) }),
+        ];
+        assert_eq!(taken(&plain, others), NONE);
         let evicting = claim(&[("c", reserved(1))], Some(reserved(2)), 2);
         let seen = ready(&[("a", reserved(2)), ("c", reserved(1))]);
         assert_eq!(
             evicting.apply(Some(&seen)).unwrap().claims,
             ready(&[("a", reserved(7)), ("b", reserved(7))]).claims
         );
-        let others = [&[("a", reserved(2)), ("c", connected(1))], &[("a", reserved(3)), ("c", reserved(1))]];
-        assert_eq!(takes(&evicting, others.map(|claims| ready(claims))), [false, false]);
+        let others = [
+            ("the one to evict is connected by now", ready(&[("a", reserved(2)), ("c", connected(1))])),
+            ("the player's own claim is newer", ready(&[("a", reserved(3)), ("c", reserved(1))])),
+        ];
+        assert_eq!(taken(&evicting, others), NONE);
     }
 
     #[test]
     fn a_player_connects_under_the_very_placement_of_the_claim() {
         let connect =
             |reserved| LedgerWrite::Connect { by: token(), player: player("a"), placement: placement(7), reserved };
-        let claims = [reserved(7), connected(7), reserved(8), connected(8)];
-        assert_eq!(takes(&connect(true), claims.map(|claim| ready(&[("a", claim)]))), [true, true, false, false]);
-        assert_eq!(takes(&connect(false), claims.map(|claim| ready(&[("a", claim)]))), [false, true, false, false]);
+        let claims = || {
+            [
+                ("reserved", ready(&[("a", reserved(7))])),
+                ("connected", ready(&[("a", connected(7))])),
+                ("a newer reservation", ready(&[("a", reserved(8))])),
+                ("a newer connection", ready(&[("a", connected(8))])),
+            ]
+        };
+        assert_eq!(taken(&connect(true), claims()), ["reserved", "connected"]);
+        assert_eq!(taken(&connect(false), claims()), ["connected"], "a ticket that has run out");
         let claim = &[("a", reserved(7))];
-        assert_eq!(takes(&connect(true), [starting(claim), draining(claim)]), [false, true]);
-        assert_eq!(takes(&connect(true), [Ledger { token_hash: TokenHash::of("another"), ..ready(claim) }]), [false]);
+        let servers = [
+            ("starting", starting(claim)),
+            ("draining", draining(claim)),
+            ("another token", Ledger { token_hash: TokenHash::of("another"), ..ready(claim) }),
+        ];
+        assert_eq!(taken(&connect(true), servers), ["draining"]);
         assert_eq!(connect(true).apply(Some(&ready(claim))).unwrap().claims, ready(&[("a", connected(7))]).claims);
     }
 
     #[test]
     fn a_release_frees_that_placement_only_and_lists_a_ready_server() {
         let release = |by, claim, ready| LedgerWrite::Free { by, player: player("a"), claim, ready };
-        let claims = [reserved(7), connected(7), reserved(8)].map(|claim| ready(&[("a", claim)]));
-        assert_eq!(takes(&release(None, connected(7), true), claims.clone()), [true, true, false]);
-        assert_eq!(takes(&release(None, reserved(7), true), claims), [true, false, false], "connected by now");
+        let claims = || {
+            [
+                ("reserved", ready(&[("a", reserved(7))])),
+                ("connected", ready(&[("a", connected(7))])),
+                ("a newer reservation", ready(&[("a", reserved(8))])),
+            ]
+        };
+        assert_eq!(taken(&release(None, connected(7), true), claims()), ["reserved", "connected"]);
+        assert_eq!(taken(&release(None, reserved(7), true), claims()), ["reserved"], "one connected by now stays");
         let claim = &[("a", connected(7))];
-        assert_eq!(takes(&release(None, connected(7), true), [draining(claim), starting(claim)]), [false, false]);
-        assert_eq!(takes(&release(None, connected(7), false), [draining(claim), ready(claim)]), [true, false]);
         let by = |token: &str| release(Some(TokenHash::of(token)), connected(7), true);
-        assert_eq!(["token", "another"].map(|token| takes(&by(token), [ready(claim)])), [[true], [false]]);
+        let servers = || [("starting", starting(claim)), ("ready", ready(claim)), ("draining", draining(claim))];
+        for (case, write, states) in [
+            ("of a ready server", release(None, connected(7), true), &["ready"][..]),
+            ("of a server that is not ready", release(None, connected(7), false), &["starting", "draining"]),
+            ("by the server itself", by("token"), &["ready"]),
+            ("by another server", by("another"), &[]),
+        ] {
+            assert_eq!(taken(&write, servers()), states, "{case}");
+        }
         let freed = by("token").apply(Some(&ready(claim))).unwrap();
         assert_eq!((freed.claims.len(), freed.listed), (0, Some(Fill::TOP)));
         let listed = Ledger { listed: Some(Fill::EMPTY), ..ready(claim) };
@@ -1066,9 +1115,15 @@ mod tests {
     #[test]
     fn only_who_is_inside_under_that_placement_is_held() {
         let keep = |by| LedgerWrite::KeepForReconnect { by, player: player("a"), from: placement(7), to: placement(9) };
-        let claims = [connected(7), reserved(7), connected(8)].map(|claim| ready(&[("a", claim)]));
-        assert_eq!(takes(&keep(token()), claims.clone()), [true, false, false]);
-        assert_eq!(takes(&keep(TokenHash::of("another")), claims), [false, false, false]);
+        let claims = || {
+            [
+                ("connected", ready(&[("a", connected(7))])),
+                ("reserved", ready(&[("a", reserved(7))])),
+                ("a newer connection", ready(&[("a", connected(8))])),
+            ]
+        };
+        assert_eq!(taken(&keep(token()), claims()), ["connected"]);
+        assert_eq!(taken(&keep(TokenHash::of("another")), claims()), NONE, "by another server");
         let held = keep(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();
         assert_eq!(held.claims, ready(&[("a", reserved(9))]).claims);
     }
@@ -1081,12 +1136,12 @@ mod tests {
             LedgerWrite::Register { by, registration, now: NOW }
         };
         let waiting = &[("a", reserved(1)), ("b", reserved(1))];
-        let states = [starting(waiting), ready(&[]), draining(&[]), stopped()];
-        assert_eq!(takes(&register(token(), None), states), [true, false, false, false]);
-        let capacities = [None, Some(1), Some(2), Some(3)];
-        let fits = capacities.map(|capacity| takes(&register(token(), capacity), [starting(waiting)]));
-        assert_eq!(fits, [[true], [false], [true], [true]]);
-        assert_eq!(takes(&register(TokenHash::of("another"), None), [starting(&[])]), [false]);
+        assert_eq!(taken(&register(token(), None), states()), ["starting"]);
+        assert_eq!(taken(&register(TokenHash::of("another"), None), states()), NONE, "by another server");
+        for (capacity, fits) in [(None, true), (Some(1), false), (Some(2), true), (Some(3), true)] {
+            let registered = register(token(), capacity).apply(Some(&starting(waiting)));
+            assert_eq!(registered.is_some(), fits, "two wait, and its capacity is {capacity:?}");
+        }
         let up = register(token(), Some(3)).apply(Some(&starting(waiting))).unwrap();
         let lease = Some(NOW + up.lease_for);
         assert_eq!((up.state, up.capacity, up.lease_until), (ServerState::Ready, 3, lease));
@@ -1097,9 +1152,9 @@ mod tests {
     #[test]
     fn a_registered_server_beats_and_no_other() {
         let heartbeat = LedgerWrite::Heartbeat { by: token(), now: NOW + TICK };
-        let states = [starting(&[]), ready(&[]), draining(&[]), stopped()];
-        assert_eq!(takes(&heartbeat, states), [false, true, true, false]);
-        assert_eq!(takes(&LedgerWrite::Heartbeat { by: TokenHash::of("another"), now: NOW }, [ready(&[])]), [false]);
+        assert_eq!(taken(&heartbeat, states()), ["ready", "draining"]);
+        let by_another = LedgerWrite::Heartbeat { by: TokenHash::of("another"), now: NOW };
+        assert_eq!(taken(&by_another, states()), NONE, "by another server");
         let beaten = heartbeat.apply(Some(&ready(&[]))).unwrap();
         assert_eq!((beaten.seen, beaten.lease_until), (Some(NOW + TICK), Some(NOW + TICK + beaten.lease_for)));
         assert_eq!(
@@ -1113,9 +1168,8 @@ mod tests {
     #[test]
     fn a_server_is_stopped_once_by_itself_or_by_news_of_its_own_attempt() {
         let stop = |by| LedgerWrite::Stop { by, now: NOW };
-        let all = || [starting(&[]), ready(&[]), draining(&[]), stopped()];
         for by in [StopBy::Server(token()), StopBy::Attempt(1)] {
-            assert_eq!(takes(&stop(by), all()), [true, true, true, false]);
+            assert_eq!(taken(&stop(by), states()), ["starting", "ready", "draining"], "{by:?}");
         }
         let drained = |attempt, drain_by| stop(StopBy::Drained { attempt, drain_by });
         let going = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1))]) };
@@ -1125,7 +1179,7 @@ mod tests {
         }
         assert_eq!(drained(1, None).apply(Some(&ready(&[]))), None, "it does not drain");
         for by in [StopBy::Server(TokenHash::of("another")), StopBy::Attempt(0), StopBy::Attempt(2)] {
-            assert_eq!(takes(&stop(by), all()), [false; 4]);
+            assert_eq!(taken(&stop(by), states()), NONE, "{by:?}");
         }
         let busy = Ledger { listed: Some(Fill::TOP), launch: Some(launch()), ..starting(&[("a", reserved(1))]) };
         let over = stop(StopBy::Attempt(1)).apply(Some(&busy)).unwrap();
@@ -1135,26 +1189,34 @@ mod tests {
     #[test]
     fn a_silent_server_is_stopped_only_as_it_was_seen() {
         let stop = |claims| LedgerWrite::StopSilent { attempt: 1, silent_since: NOW + TICK, claims, now: NOW };
-        let all = || [ready(&[]), draining(&[]), starting(&[]), stopped()];
-        assert_eq!(takes(&stop(None), all()), [true, true, false, false]);
-        let beaten = Ledger { lease_until: Some(NOW + TICK), ..ready(&[]) };
-        let restarted = Ledger { attempt: 2, ..ready(&[]) };
-        let come = ready(&[("a", connected(1))]);
-        assert_eq!(
-            takes(&stop(Some(BTreeMap::new())), [ready(&[]), beaten, restarted, come]),
-            [true, false, false, false]
-        );
-        let unknown = Ledger { lease_until: None, ..ready(&[]) };
-        assert_eq!(takes(&stop(None), [unknown]), [false]);
+        assert_eq!(taken(&stop(None), states()), ["ready", "draining"]);
+        let images = || {
+            [
+                ("as it was seen", ready(&[])),
+                ("it has beaten", Ledger { lease_until: Some(NOW + TICK), ..ready(&[]) }),
+                ("another attempt", Ledger { attempt: 2, ..ready(&[]) }),
+                ("a player has come", ready(&[("a", connected(1))])),
+                ("no lease", Ledger { lease_until: None, ..ready(&[]) }),
+            ]
+        };
+        assert_eq!(taken(&stop(Some(BTreeMap::new())), images()), ["as it was seen"]);
+        assert_eq!(taken(&stop(None), images()), ["as it was seen", "a player has come"], "whoever is inside");
     }
 
     #[test]
     fn a_sweep_takes_exactly_what_it_saw_and_lists_a_ready_server() {
         let sweep = |ready| LedgerWrite::Sweep { evict: vec![(player("a"), reserved(1))], ready };
         let seen = &[("a", reserved(1)), ("b", connected(1))];
-        let images = || [ready(seen), draining(seen), ready(&[("a", connected(1))]), ready(&[])];
-        assert_eq!(takes(&sweep(true), images()), [true, false, false, false]);
-        assert_eq!(takes(&sweep(false), images()), [false, true, false, false]);
+        let images = || {
+            [
+                ("ready", ready(seen)),
+                ("draining", draining(seen)),
+                ("connected by now", ready(&[("a", connected(1))])),
+                ("no claim", ready(&[])),
+            ]
+        };
+        assert_eq!(taken(&sweep(true), images()), ["ready"]);
+        assert_eq!(taken(&sweep(false), images()), ["draining"]);
         let swept = sweep(true).apply(Some(&Ledger { idle_since: Some(NOW), ..ready(seen) })).unwrap();
         assert_eq!(
             (swept.claims, swept.listed, swept.idle_since),
@@ -1167,16 +1229,25 @@ mod tests {
     fn an_empty_server_is_noted_once_and_drains_in_one_condition_with_its_claims() {
         let idle = Ledger { idle_since: Some(NOW), listed: Some(Fill::EMPTY), ..ready(&[]) };
         let note = LedgerWrite::Idle { now: NOW };
-        assert_eq!(
-            takes(&note, [ready(&[]), idle.clone(), ready(&[("a", reserved(1))]), draining(&[])]),
-            [true, false, false, false]
-        );
+        let images = [
+            ("empty", ready(&[])),
+            ("noted already", idle.clone()),
+            ("a claim", ready(&[("a", reserved(1))])),
+            ("draining", draining(&[])),
+        ];
+        assert_eq!(taken(&note, images), ["empty"]);
         assert_eq!(note.apply(Some(&ready(&[]))).unwrap().idle_since, Some(NOW));
         let drain = |idle_by| LedgerWrite::DrainIdle { idle_by };
-        let taken = Ledger { claims: ready(&[("a", reserved(1))]).claims, ..idle.clone() };
-        let draining = Ledger { state: ServerState::Draining, ..idle.clone() };
-        assert_eq!(takes(&drain(NOW), [idle.clone(), taken, draining, ready(&[])]), [true, false, false, false]);
-        assert_eq!(takes(&drain(NOW - TICK), [idle.clone()]), [false]);
+        let images = || {
+            [
+                ("empty for long", idle.clone()),
+                ("a claim", Ledger { claims: ready(&[("a", reserved(1))]).claims, ..idle.clone() }),
+                ("draining", Ledger { state: ServerState::Draining, ..idle.clone() }),
+                ("not noted", ready(&[])),
+            ]
+        };
+        assert_eq!(taken(&drain(NOW), images()), ["empty for long"]);
+        assert_eq!(taken(&drain(NOW - TICK), images()), NONE, "it became empty later");
         let drained = drain(NOW).apply(Some(&idle)).unwrap();
         assert_eq!((drained.state, drained.listed), (ServerState::Draining, None));
     }
@@ -1185,7 +1256,7 @@ mod tests {
     fn an_operators_drain_may_be_given_another_deadline() {
         let drain = |at, drain_by| LedgerWrite::Drain { at, drain_by };
         let by_now = drain(NOW, Some(NOW));
-        assert_eq!(takes(&by_now, [ready(&[]), draining(&[]), starting(&[]), stopped()]), [true, true, false, false]);
+        assert_eq!(taken(&by_now, states()), ["ready", "draining"]);
         let drained = by_now.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
         assert_eq!((drained.state, drained.listed, drained.drain_by), (ServerState::Draining, None, Some(NOW)));
         assert_eq!(by_now.apply(Some(&drained)), None, "it has been heard");
@@ -1196,8 +1267,8 @@ mod tests {
 
     #[test]
     fn a_server_of_an_old_build_drains_and_an_operators_deadline_stays() {
-        let images = [ready(&[("a", connected(1))]), draining(&[]), starting(&[]), stopped()];
-        assert_eq!(takes(&LedgerWrite::Retire, images), [true, false, false, false]);
+        assert_eq!(taken(&LedgerWrite::Retire, states()), ["ready"]);
+        assert_eq!(taken(&LedgerWrite::Retire, [("with a player", ready(&[("a", connected(1))]))]), ["with a player"]);
         let retired = LedgerWrite::Retire.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
         assert_eq!((retired.state, retired.listed), (ServerState::Draining, None));
     }
@@ -1206,20 +1277,30 @@ mod tests {
     fn the_index_is_told_only_of_what_is_as_it_was_seen() {
         let listed = |fill| Ledger { listed: fill, build: 1, ..ready(&[]) };
         let list = |build| LedgerWrite::List { build, was: Some(Fill::TOP), fill: Fill::EMPTY };
-        let images =
-            || [listed(Some(Fill::TOP)), listed(None), Ledger { build: 1, listed: Some(Fill::TOP), ..draining(&[]) }];
-        assert_eq!(takes(&list(1), images()), [true, false, false]);
-        assert_eq!(takes(&list(0), images()), [false, false, false]);
+        let images = || {
+            [
+                ("as it was seen", listed(Some(Fill::TOP))),
+                ("not listed", listed(None)),
+                ("draining", Ledger { build: 1, listed: Some(Fill::TOP), ..draining(&[]) }),
+            ]
+        };
+        assert_eq!(taken(&list(1), images()), ["as it was seen"]);
+        assert_eq!(taken(&list(0), images()), NONE, "of another build");
         assert_eq!(list(1).apply(Some(&listed(Some(Fill::TOP)))).unwrap().listed, Some(Fill::EMPTY));
         let unlist = |now| LedgerWrite::Unlist { build: 0, was: Fill::TOP, now };
         let of = |ledger| Ledger { listed: Some(Fill::TOP), ..ledger };
         let full = of(ready(&[("a", connected(1)), ("b", connected(1))]));
-        assert_eq!(takes(&unlist(NOW), [of(ready(&[])), full.clone(), of(draining(&[]))]), [false, true, true]);
-        assert_eq!(
-            takes(&unlist(NOW + TICK), [of(ready(&[])), Ledger { listed: None, ..full.clone() }]),
-            [true, false]
-        );
-        assert_eq!(takes(&unlist(NOW), [Ledger { build: 1, ..full.clone() }]), [false]);
+        let images = || {
+            [
+                ("room", of(ready(&[]))),
+                ("full", full.clone()),
+                ("draining", of(draining(&[]))),
+                ("full and not listed", Ledger { listed: None, ..full.clone() }),
+                ("full, of another build", Ledger { build: 1, ..full.clone() }),
+            ]
+        };
+        assert_eq!(taken(&unlist(NOW), images()), ["full", "draining"]);
+        assert_eq!(taken(&unlist(NOW + TICK), images()), ["room", "full", "draining"], "its lease is over");
         assert_eq!(unlist(NOW).apply(Some(&full)).unwrap().listed, None);
     }
 
@@ -1228,22 +1309,30 @@ mod tests {
         let later = Launch { call_at: NOW + TICK, ..launch() };
         let launching = || Ledger { launch: Some(launch()), ..starting(&[("a", reserved(1))]) };
         let called = || Ledger { task: Some("arn".to_owned()), ..launching() };
-        let images = || [launching(), called(), Ledger { attempt: 2, ..launching() }, ready(&[]), stopped()];
+        let images = || {
+            [
+                ("to be called", launching()),
+                ("called", called()),
+                ("the next attempt", Ledger { attempt: 2, ..launching() }),
+                ("ready", ready(&[])),
+                ("stopped", stopped()),
+            ]
+        };
         let recall = |was| LedgerWrite::Recall { attempt: 1, was, call_at: NOW + TICK };
-        assert_eq!(takes(&recall(NOW), images()), [true, false, false, false, false]);
-        assert_eq!(takes(&recall(NOW - TICK), images()), [false; 5]);
+        assert_eq!(taken(&recall(NOW), images()), ["to be called"]);
+        assert_eq!(taken(&recall(NOW - TICK), images()), NONE, "another has called since");
         assert_eq!(recall(NOW).apply(Some(&launching())).unwrap().launch, Some(later.clone()));
         let started = LedgerWrite::TaskStarted { attempt: 1, task: "task".to_owned() };
-        assert_eq!(takes(&started, images()), [true, true, false, true, false]);
+        assert_eq!(taken(&started, images()), ["to be called", "called", "ready"]);
         assert_eq!(started.apply(Some(&launching())).unwrap().task.as_deref(), Some("task"));
         let token_hash = TokenHash::of("next");
         let next = LedgerWrite::NextAttempt { failed: 1, token_hash, launch: later.clone() };
-        assert_eq!(takes(&next, images()), [true, true, false, false, false]);
+        assert_eq!(taken(&next, images()), ["to be called", "called"]);
         let second = next.apply(Some(&called())).unwrap();
         assert_eq!((second.attempt, second.task, second.token_hash), (2, None, token_hash));
         assert_eq!(second.launch, Some(later));
         let abandon = LedgerWrite::AbandonLaunch { failed: 1, now: NOW };
-        assert_eq!(takes(&abandon, images()), [true, true, false, false, false]);
+        assert_eq!(taken(&abandon, images()), ["to be called", "called"]);
         assert_eq!(abandon.apply(Some(&called())).unwrap().state, ServerState::Stopped);
     }
 }

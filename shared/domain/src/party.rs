@@ -576,18 +576,18 @@ mod tests {
             party.next(NOW, Reply::LedgerWritten(Answer::Refused(image(claim))))
         };
         let used_up = Step::Effect(Effect::UsedUp(server("s")));
-        assert_eq!(refused(&|_| None), used_up);
-        assert_eq!(refused(&|_| Some(draining(&[]))), used_up);
-        assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up);
+        assert_eq!(refused(&|_| None), used_up, "no ledger");
+        assert_eq!(refused(&|_| Some(draining(&[]))), used_up, "draining");
+        assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up, "full");
         let took = refused(&|claim| Some(ready(&[("a", claim), ("b", claim)])));
         assert!(matches!(took, Step::Done(PartyJoined::Placed(_))), "{took:?}");
         let half = refused(&|claim| Some(ready(&[("a", claim)])));
         assert!(matches!(half, Step::Effect(Effect::ReadSeats(_))), "another call has placed one of them: {half:?}");
         let newer = refused(&|_| Some(ready(&[("a", reserved(NOW.0 + 1))])));
         assert!(matches!(newer, Step::Effect(Effect::ReadSeats(_))), "{newer:?}");
-        for claims in [&[][..], &[("a", reserved(1))]] {
+        for (case, claims) in [("no claim", &[][..]), ("an older claim", &[("a", reserved(1))])] {
             let again = refused(&|_| Some(ready(claims)));
-            assert!(matches!(again, Step::Effect(Effect::WriteLedger(..))), "there is room by now: {again:?}");
+            assert!(matches!(again, Step::Effect(Effect::WriteLedger(..))), "{case}: there is room by now: {again:?}");
         }
         let some = refused(&|_| Some(ready(&[("c", connected(1))])));
         assert!(matches!(&some, Step::Effect(Effect::Find { tried, .. }) if *tried == [server("s")]), "{some:?}");
@@ -695,17 +695,23 @@ mod tests {
             assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
             party.next(NOW, Reply::LedgerRead(Some(ready(&[]))))
         };
-        for others in [None, Some(Seat::Vacant(placement(999))), Some(seat("gone", reserved(999)))] {
+        for (case, others) in [
+            ("no seat", None),
+            ("an older void seat", Some(Seat::Vacant(placement(999)))),
+            ("an older reservation", Some(seat("gone", reserved(999)))),
+        ] {
             let next = begun(others);
-            let Step::Effect(Effect::WriteSeats(writes)) = next else { panic!("{next:?}") };
-            assert!(
-                matches!(&*writes, [(_, SeatWrite::Assign { placement: of, .. })] if *of == placement(1_000)),
-                "{writes:?}"
-            );
+            let Step::Effect(Effect::WriteSeats(writes)) = next else { panic!("{case}: {next:?}") };
+            let at_that_placement =
+                matches!(&*writes, [(_, SeatWrite::Assign { placement: of, .. })] if *of == placement(1_000));
+            assert!(at_that_placement, "{case}: {writes:?}");
         }
-        for others in [Some(Seat::Vacant(placement(1_001))), Some(seat("gone", reserved(1_001)))] {
+        for (case, others) in [
+            ("a newer void seat", Some(Seat::Vacant(placement(1_001)))),
+            ("a newer reservation", Some(seat("gone", reserved(1_001)))),
+        ] {
             let next = begun(others);
-            assert!(matches!(next, Step::Effect(Effect::Find { .. })), "{next:?}");
+            assert!(matches!(next, Step::Effect(Effect::Find { .. })), "{case}: {next:?}");
         }
     }
 

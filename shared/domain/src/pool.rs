@@ -259,7 +259,7 @@ pub struct TaskPlacement {
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
-    use crate::fixtures::configured;
+    use crate::fixtures::{configured, which};
 
     #[test]
     fn another_task_definition_is_a_new_build_and_parts_of_the_index_stay() {
@@ -295,11 +295,12 @@ mod tests {
 
     #[test]
     fn a_advance_out_decides_whether_an_old_build_takes_players() {
-        let takes = |rollout| {
+        let taken = |rollout| {
             let pool = Pool { build: 1, rollout, ..configured() };
-            [0, 1, 2].map(|build| pool.takes(build))
+            which([("older", 0), ("the pool's", 1), ("newer", 2)], |build| pool.takes(build))
         };
-        assert_eq!((takes(Rollout::Lazy), takes(Rollout::Drain)), ([true; 3], [false, true, true]));
+        assert_eq!(taken(Rollout::Lazy), ["older", "the pool's", "newer"], "lazy");
+        assert_eq!(taken(Rollout::Drain), ["the pool's", "newer"], "drain");
         assert_eq!(Rollout::ALL.map(Rollout::as_str), ["lazy", "drain"]);
         assert_eq!(["lazy", "drain", "Lazy"].map(Rollout::parse), [Some(Rollout::Lazy), Some(Rollout::Drain), None]);
         let read = |name: &str| Rollout::try_from(name.to_owned());
@@ -311,7 +312,7 @@ mod tests {
         let bound = Bound { name: "capacity", least: 1, most: 1_000, default: 50 };
         assert_eq!([1, 1_000].map(|value| bound.count(value)), [Ok(1), Ok(1_000)]);
         for value in [0, 1_001, -1, i64::MAX] {
-            assert_eq!(bound.count(value), Err("`capacity` must be 1 to 1000.".to_owned()));
+            assert_eq!(bound.count(value), Err("`capacity` must be 1 to 1000.".to_owned()), "{value}");
         }
         assert_eq!(PoolLimits::DEFAULT.idle, Span::seconds(300), "seconds in the bound, milliseconds in the limits");
         assert_eq!(PoolLimits::DEFAULT.reservation, Span::seconds(60));

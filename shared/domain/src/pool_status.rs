@@ -315,12 +315,16 @@ mod tests {
     #[test]
     fn a_frontier_gives_what_it_has_and_takes_back_what_it_gave() {
         let take = |slots| FrontierWrite::Take { slots };
-        let left = [0, 1, 2, 3].map(|slots| take(slots).apply(Some(&frontier("s", 2))).map(|it| it.remaining));
-        assert_eq!(left, [Some(2), Some(1), Some(0), None]);
+        for (slots, left) in [(0, Some(2)), (1, Some(1)), (2, Some(0)), (3, None)] {
+            let taken = take(slots).apply(Some(&frontier("s", 2)));
+            assert_eq!(taken.map(|it| it.remaining), left, "{slots} of two slots");
+        }
         assert_eq!(take(1).apply(None), None);
         let back = FrontierWrite::GiveBack { server: server("s"), seen: 1, slots: 2 };
         assert_eq!(back.apply(Some(&frontier("s", 1))), Some(frontier("s", 3)));
-        assert_eq!([frontier("s", 3), frontier("t", 1)].map(|it| back.apply(Some(&it))), [None, None], "a repeat");
+        for (case, seen) in [("a repeat", frontier("s", 3)), ("another server", frontier("t", 1))] {
+            assert_eq!(back.apply(Some(&seen)), None, "{case}");
+        }
         let used_up = FrontierWrite::UsedUp { server: server("s") };
         assert_eq!(used_up.apply(Some(&frontier("s", 2))), Some(frontier("s", 0)));
         assert_eq!(used_up.apply(Some(&frontier("t", 2))), None);
@@ -333,8 +337,8 @@ mod tests {
         assert_eq!(advance(None).apply(None), advanced);
         assert_eq!(advance(None).apply(Some(&frontier("s", 0))), None);
         assert_eq!(advance(Some(frontier("s", 0))).apply(Some(&frontier("s", 0))), advanced);
-        for other in [frontier("s", 1), frontier("u", 0)] {
-            assert_eq!(advance(Some(frontier("s", 0))).apply(Some(&other)), None);
+        for (case, other) in [("a slot is left", frontier("s", 1)), ("another server", frontier("u", 0))] {
+            assert_eq!(advance(Some(frontier("s", 0))).apply(Some(&other)), None, "{case}");
         }
         assert_eq!(advance(Some(frontier("s", 0))).apply(None), None);
     }
@@ -358,14 +362,20 @@ mod tests {
 
         let not = FrontierWrite::RemoveFreed { server: server("s") };
         assert_eq!(not.apply(with_freed.as_ref()), Some(frontier("t", 0)));
-        assert_eq!([not.apply(Some(&frontier("t", 0))), not.apply(None)], [None, None]);
+        for (case, seen) in [("no spare server", Some(frontier("t", 0))), ("no frontier", None)] {
+            assert_eq!(not.apply(seen.as_ref()), None, "{case}");
+        }
 
         let back = FrontierWrite::Return { from: frontier("t", 0), to: server("s"), remaining: 2 };
         assert_eq!(back.apply(Some(&with("t", 0, &["r", "s"]))), Some(with("s", 2, &["r"])));
         let again = FrontierWrite::Return { from: frontier("s", 0), to: server("s"), remaining: 1 };
         assert_eq!(again.apply(Some(&with("s", 0, &["s"]))), Some(frontier("s", 1)));
-        for other in [with("t", 0, &["r"]), with("t", 1, &["s"]), with("u", 0, &["s"])] {
-            assert_eq!(back.apply(Some(&other)), None);
+        for (case, other) in [
+            ("not among its spare servers", with("t", 0, &["r"])),
+            ("a slot is left", with("t", 1, &["s"])),
+            ("another server", with("u", 0, &["s"])),
+        ] {
+            assert_eq!(back.apply(Some(&other)), None, "{case}");
         }
         let advance = FrontierWrite::Advance { from: Some(frontier("t", 0)), to: server("u"), remaining: 4 };
         assert_eq!(advance.apply(with_freed.as_ref()), Some(with("u", 4, &["s"])), "it remembers on");
@@ -378,15 +388,17 @@ mod tests {
         let ahead = PoolStatusWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW };
         let live =
             |write: &PoolStatusWrite, status: PoolStatus| write.apply(Some(&status)).map(|it| (it.live, it.changes));
-        assert_eq!([0, 1, 2, 3].map(|n| live(&started, status(n))), [Some((1, 1)), Some((2, 1)), None, None]);
-        assert_eq!([0, 1, 2].map(|n| live(&ahead, status(n))), [Some((1, 1)), Some((2, 1)), None]);
+        for (servers, expected) in [(0, Some((1, 1))), (1, Some((2, 1))), (2, None), (3, None)] {
+            assert_eq!(live(&started, status(servers)), expected, "{servers} servers of at most two");
+            assert_eq!(live(&ahead, status(servers)), expected, "{servers} servers of at most two, ahead of demand");
+        }
         assert_eq!(live(&ahead, PoolStatus { changes: 2, ..status(1) }), None, "one has come and one has gone");
         assert_eq!(started.apply(None), Some(PoolStatus { changes: 1, ..status(1) }));
-        for pause in [
-            PoolStatus { backoff_until: Some(NOW + TICK), ..status(1) },
-            PoolStatus { paused_until: Some(NOW + TICK), ..status(1) },
+        for (case, pause) in [
+            ("for failures", PoolStatus { backoff_until: Some(NOW + TICK), ..status(1) }),
+            ("by an operator", PoolStatus { paused_until: Some(NOW + TICK), ..status(1) }),
         ] {
-            assert_eq!((live(&started, pause.clone()), live(&ahead, pause)), (None, None));
+            assert_eq!((live(&started, pause.clone()), live(&ahead, pause)), (None, None), "paused {case}");
         }
         let over = PoolStatus { backoff_until: Some(NOW), paused_until: Some(NOW), ..status(1) };
         assert_eq!((live(&started, over.clone()), live(&ahead, over)), (Some((2, 1)), Some((2, 1))));
@@ -404,7 +416,9 @@ mod tests {
         assert_eq!(failed(2, None).apply(Some(&status)), Some(third.clone()));
         let paused = Some(NOW + TICK);
         assert_eq!(failed(2, paused).apply(Some(&status)), Some(PoolStatus { backoff_until: paused, ..third }));
-        assert_eq!([failed(1, None), failed(3, None)].map(|write| write.apply(Some(&status))), [None, None]);
+        for (case, was) in [("fewer failures than were seen", 1), ("more failures than were seen", 3)] {
+            assert_eq!(failed(was, None).apply(Some(&status)), None, "{case}");
+        }
         assert_eq!(failed(2, None).apply(Some(&out)), None);
     }
 
@@ -432,23 +446,30 @@ mod tests {
             (write.stands(&held), write.stands(&resumed), write.stands(&PoolStatus::default()))
         };
         assert_eq!((stands(&hold), stands(&resume)), ((true, false, false), (false, true, false)));
-        let others = [
-            PoolStatusWrite::Pause { at: NOW - TICK, until: NOW + TICK },
-            PoolStatusWrite::Pause { at: NOW, until: NOW },
-            PoolStatusWrite::Resume { at: NOW - TICK },
-            PoolStatusWrite::Ended,
-        ];
-        assert_eq!(others.map(|write| stands(&write)), [(false, false, false); 4]);
-        assert_eq!([&hold, &resume].map(|write| write.apply(Some(&held))), [None, None], "once each");
+        for (case, write) in [
+            ("an earlier pause", PoolStatusWrite::Pause { at: NOW - TICK, until: NOW + TICK }),
+            ("a pause until another time", PoolStatusWrite::Pause { at: NOW, until: NOW }),
+            ("an earlier resumption", PoolStatusWrite::Resume { at: NOW - TICK }),
+            ("no word of an operator", PoolStatusWrite::Ended),
+        ] {
+            assert_eq!(stands(&write), (false, false, false), "{case}");
+        }
+        for (case, write) in [("pause", &hold), ("resume", &resume)] {
+            assert_eq!(write.apply(Some(&held)), None, "{case}: once each");
+        }
     }
 
     #[test]
     fn launching_pauses_only_after_repeated_failures_and_never_for_long() {
-        assert_eq!(pause_after(0), None);
-        assert_eq!(pause_after(PAUSE_AFTER_FAILURES - 1), None);
-        assert_eq!(pause_after(PAUSE_AFTER_FAILURES), Some(Span::seconds(30)));
-        assert_eq!(pause_after(PAUSE_AFTER_FAILURES + 1), Some(Span::seconds(60)));
-        assert_eq!(pause_after(u32::MAX), Some(LONGEST_PAUSE));
+        for (case, failures, pause) in [
+            ("none", 0, None),
+            ("one too few", PAUSE_AFTER_FAILURES - 1, None),
+            ("just enough", PAUSE_AFTER_FAILURES, Some(Span::seconds(30))),
+            ("one more", PAUSE_AFTER_FAILURES + 1, Some(Span::seconds(60))),
+            ("as many as can be", u32::MAX, Some(LONGEST_PAUSE)),
+        ] {
+            assert_eq!(pause_after(failures), pause, "{case}");
+        }
     }
 
     #[test]

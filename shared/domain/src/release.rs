@@ -160,14 +160,14 @@ mod tests {
     fn a_reservation_is_given_up_and_then_the_seat_says_who_was_faster() {
         let reservation = seat("s", reserved(1_000));
         let after = [
-            (Some(seat("s", connected(1_000))), Step::Effect(Effect::ReadLedger(server("s")))),
-            (Some(reservation.clone()), Step::Done(Released::Busy)),
-            (Some(seat("s", reserved(1_001))), Step::Done(Released::Free)),
-            (Some(seat("s", connected(1_001))), Step::Done(Released::Free)),
-            (Some(Seat::Vacant(placement(1_000))), Step::Done(Released::Free)),
-            (None, Step::Done(Released::Free)),
+            ("connected meanwhile", Some(seat("s", connected(1_000))), Step::Effect(Effect::ReadLedger(server("s")))),
+            ("the same reservation", Some(reservation.clone()), Step::Done(Released::Busy)),
+            ("a newer reservation", Some(seat("s", reserved(1_001))), Step::Done(Released::Free)),
+            ("a newer connection", Some(seat("s", connected(1_001))), Step::Done(Released::Free)),
+            ("void", Some(Seat::Vacant(placement(1_000))), Step::Done(Released::Free)),
+            ("no seat", None, Step::Done(Released::Free)),
         ];
-        for (seat, end) in after {
+        for (case, seat, end) in after {
             let (mut releasing, next) = begun(Some(reservation.clone()));
             assert_eq!(next, Step::Effect(Effect::ReadSeat), "as the player would");
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
@@ -181,7 +181,7 @@ mod tests {
                 releasing.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))),
                 Step::Effect(Effect::ReadSeat)
             );
-            assert_eq!(releasing.next(NOW, Reply::SeatRead(seat.clone())), end, "{seat:?}");
+            assert_eq!(releasing.next(NOW, Reply::SeatRead(seat)), end, "{case}");
         }
     }
 
@@ -196,27 +196,30 @@ mod tests {
     #[test]
     fn a_connected_seat_that_no_ledger_stands_for_is_made_void() {
         let ledgers = [
-            None,
-            Some(stopped()),
-            Some(Ledger { state: ServerState::Stopped, ..ready(&[("a", connected(1_000))]) }),
-            Some(ready(&[])),
-            Some(ready(&[("a", connected(1_001))])),
-            Some(ready(&[("a", reserved(1_000))])),
+            ("no ledger", None),
+            ("stopped", Some(stopped())),
+            (
+                "stopped with the claim",
+                Some(Ledger { state: ServerState::Stopped, ..ready(&[("a", connected(1_000))]) }),
+            ),
+            ("no claim", Some(ready(&[]))),
+            ("a newer connection", Some(ready(&[("a", connected(1_001))]))),
+            ("a reservation", Some(ready(&[("a", reserved(1_000))]))),
         ];
         let answers = [
-            (Answer::Written(Seat::Vacant(placement(1_000))), Released::Free),
-            (Answer::Refused(Some(seat("s", connected(1_000)))), Released::Busy),
-            (Answer::Refused(Some(seat("s", connected(1_001)))), Released::Free),
-            (Answer::Refused(Some(Seat::Vacant(placement(1_000)))), Released::Free),
-            (Answer::Refused(None), Released::Free),
+            ("written", Answer::Written(Seat::Vacant(placement(1_000))), Released::Free),
+            ("refused as it was", Answer::Refused(Some(seat("s", connected(1_000)))), Released::Busy),
+            ("refused, connected anew", Answer::Refused(Some(seat("s", connected(1_001)))), Released::Free),
+            ("refused, void", Answer::Refused(Some(Seat::Vacant(placement(1_000)))), Released::Free),
+            ("refused, no seat", Answer::Refused(None), Released::Free),
         ];
-        for ledger in ledgers {
-            for (answer, end) in answers.clone() {
+        for (case, ledger) in ledgers {
+            for (outcome, answer, end) in answers.clone() {
                 let (mut releasing, _) = begun(Some(seat("s", connected(1_000))));
                 let void = SeatWrite::Vacate { server: server("s"), claim: connected(1_000) };
                 let next = releasing.next(NOW, Reply::LedgerRead(ledger.clone()));
-                assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{ledger:?}");
-                assert_eq!(releasing.next(NOW, Reply::SeatWritten(answer.clone())), Step::Done(end), "{answer:?}");
+                assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{case}");
+                assert_eq!(releasing.next(NOW, Reply::SeatWritten(answer)), Step::Done(end), "{case}, {outcome}");
             }
         }
     }

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::{
         Fill, Rollout, fill,
-        fixtures::{NOW, TICK, configured, connected, draining, launch, ready, reserved, starting, stopped},
+        fixtures::{NOW, TICK, configured, connected, draining, launch, ready, reserved, starting, states, stopped},
     };
 
     const ALL: [TaskStatus; 4] = [TaskStatus::Alive, TaskStatus::Stopped, TaskStatus::Missing, TaskStatus::Unknown];
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn a_task_that_has_stopped_ends_its_server_or_its_attempt() {
-        for ledger in [in_order(), draining(&[("a", connected(1_000))])] {
-            assert_eq!(next_repair(&ledger, TaskStatus::Stopped, NOW), Repair::Stop(StopReason::TaskStopped));
+        for (case, ledger) in [("ready", in_order()), ("draining", draining(&[("a", connected(1_000))]))] {
+            assert_eq!(next_repair(&ledger, TaskStatus::Stopped, NOW), Repair::Stop(StopReason::TaskStopped), "{case}");
         }
         assert_eq!(next_repair(&starting(&[]), TaskStatus::Stopped, NOW), Repair::NextAttempt);
     }
@@ -211,11 +211,11 @@ mod tests {
     fn a_stopped_server_is_counted_out_and_a_starting_one_is_launched_when_it_is_due() {
         let launching = Ledger { launch: Some(launch()), ..starting(&[]) };
         for task in [TaskStatus::Alive, TaskStatus::Missing, TaskStatus::Unknown] {
-            assert_eq!(next_repair(&launching, task, NOW - TICK), Repair::None);
-            assert_eq!(next_repair(&launching, task, NOW), Repair::Launch);
+            assert_eq!(next_repair(&launching, task, NOW - TICK), Repair::None, "{task:?}");
+            assert_eq!(next_repair(&launching, task, NOW), Repair::Launch, "{task:?}");
         }
         for task in ALL {
-            assert_eq!(next_repair(&stopped(), task, NOW), Repair::CountOut);
+            assert_eq!(next_repair(&stopped(), task, NOW), Repair::CountOut, "{task:?}");
         }
     }
 
@@ -225,7 +225,11 @@ mod tests {
         let over = NOW + TICK;
         assert_eq!(next_repair(&inside, TaskStatus::Missing, over), Repair::Stop(StopReason::TaskMissing));
         for task in [TaskStatus::Alive, TaskStatus::Unknown] {
-            assert_eq!(next_repair(&inside, task, NOW + Span::seconds(10_000)), Repair::None, "players may be inside");
+            assert_eq!(
+                next_repair(&inside, task, NOW + Span::seconds(10_000)),
+                Repair::None,
+                "{task:?}: players may be inside"
+            );
         }
         assert!(inside.has_lapsed(over) && !inside.has_lapsed(NOW) && !starting(&[]).has_lapsed(over));
         assert!(Ledger { lease_until: None, ..in_order() }.has_lapsed(NOW));
@@ -255,13 +259,14 @@ mod tests {
 
     #[test]
     fn claims_whose_time_is_up_are_swept() {
-        for (ledger, is_ready) in
-            [(ready(&[("a", reserved(1_000))]), true), (draining(&[("a", reserved(1_000))]), false)]
-        {
+        for (case, ledger, is_ready) in [
+            ("ready", ready(&[("a", reserved(1_000))]), true),
+            ("draining", draining(&[("a", reserved(1_000))]), false),
+        ] {
             let now = NOW + ledger.reservation;
             let ledger = Ledger { lease_until: Some(now), ..ledger };
             let sweep = LedgerWrite::Sweep { evict: ledger.evictable(now), ready: is_ready };
-            assert_eq!(next_repair(&ledger, TaskStatus::Alive, now), Repair::Write(sweep));
+            assert_eq!(next_repair(&ledger, TaskStatus::Alive, now), Repair::Write(sweep), "{case}");
         }
     }
 
@@ -318,10 +323,8 @@ mod tests {
         let one_inside = ready(&[("a", connected(1_000))]);
         assert_eq!((one_inside.free_slots(NOW), one_inside.free_slots(NOW + TICK)), (1, 0));
         assert_eq!(ready(&[("a", reserved(1_000)), ("b", reserved(1_000))]).free_slots(NOW), 0);
-        assert_eq!(
-            (starting(&[]).free_slots(NOW), draining(&[]).free_slots(NOW), stopped().free_slots(NOW)),
-            (2, 0, 0)
-        );
+        let slots = [("starting", 2), ("ready", 2), ("draining", 0), ("stopped", 0)];
+        assert_eq!(states().map(|(state, ledger)| (state, ledger.free_slots(NOW))), slots);
         assert!(one_inside.has_players() && !ready(&[("a", reserved(1_000))]).has_players());
     }
 
@@ -332,28 +335,33 @@ mod tests {
         assert_eq!(in_order().scale_in(idle, NOW + idle), Some(drain));
         assert_eq!(in_order().scale_in(idle, NOW + idle - TICK), None);
         let others = [
-            Ledger { idle_since: None, ..in_order() },
-            Ledger { state: ServerState::Draining, ..in_order() },
-            Ledger { claims: ready(&[("a", reserved(1_000))]).claims, ..in_order() },
+            ("it is not noted as empty", Ledger { idle_since: None, ..in_order() }),
+            ("it drains", Ledger { state: ServerState::Draining, ..in_order() }),
+            ("it has a claim", Ledger { claims: ready(&[("a", reserved(1_000))]).claims, ..in_order() }),
         ];
-        for other in others {
-            assert_eq!(other.scale_in(idle, NOW + idle), None, "{other:?}");
+        for (case, other) in others {
+            assert_eq!(other.scale_in(idle, NOW + idle), None, "{case}");
         }
     }
 
     #[test]
     fn as_many_servers_are_wanted_as_the_headroom_lacks_slots() {
         let limits = PoolLimits { headroom: 10, capacity: 4, ..PoolLimits::DEFAULT };
-        let wanted = [0, 1, 2, 3, 6, 9, 10, 11].map(|free| servers_wanted(&limits, free));
-        assert_eq!(wanted, [3, 3, 2, 2, 1, 1, 0, 0]);
+        for (free, wanted) in [(0, 3), (1, 3), (2, 2), (3, 2), (6, 1), (9, 1), (10, 0), (11, 0)] {
+            assert_eq!(servers_wanted(&limits, free), wanted, "{free} free slots");
+        }
     }
 
     #[test]
     fn a_mass_lapse_is_more_than_five_and_more_than_a_fifth() {
-        assert!(!is_mass_lapse(5, 5));
-        assert!(is_mass_lapse(6, 6));
-        assert!(is_mass_lapse(6, 29));
-        assert!(!is_mass_lapse(6, 30));
+        for (case, lapsed, servers, is_mass) in [
+            ("five of five", 5, 5, false),
+            ("six of six", 6, 6, true),
+            ("more than a fifth", 6, 29, true),
+            ("exactly a fifth", 6, 30, false),
+        ] {
+            assert_eq!(is_mass_lapse(lapsed, servers), is_mass, "{case}");
+        }
     }
 
     #[test]

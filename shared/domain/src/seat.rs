@@ -134,10 +134,11 @@ impl SeatWrite {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{connected, placement, pool, reserved, seat, server};
+    use crate::fixtures::{connected, placement, pool, reserved, seat, server, which};
 
-    fn takes<const N: usize>(write: &SeatWrite, seats: [Option<Seat>; N]) -> [bool; N] {
-        seats.map(|seat| write.apply(seat.as_ref()).is_some())
+    /// The labels of the seats on which a write takes.
+    fn taken<const N: usize>(write: &SeatWrite, seats: [(&'static str, Option<Seat>); N]) -> Vec<&'static str> {
+        which(seats, |seat| write.apply(seat.as_ref()).is_some())
     }
 
     #[test]
@@ -145,41 +146,55 @@ mod tests {
         let place = |from| SeatWrite::Assign { from, server: server("t"), pool: pool("p"), placement: placement(7) };
         let free = place(ExpectedSeat::Vacant);
         let void = |of| Some(Seat::Vacant(placement(of)));
-        assert_eq!(takes(&free, [None, void(6), void(7), void(8)]), [true, true, false, false]);
-        assert_eq!(takes(&free, [Some(seat("s", reserved(1)))]), [false]);
+        let seats = [
+            ("no seat", None),
+            ("void, older", void(6)),
+            ("void, the same placement", void(7)),
+            ("void, newer", void(8)),
+            ("placed", Some(seat("s", reserved(1)))),
+        ];
+        assert_eq!(taken(&free, seats), ["no seat", "void, older"]);
         let moved = place(ExpectedSeat::Exactly { server: server("s"), claim: reserved(1) });
-        let others = [seat("s", reserved(1)), seat("s", connected(1)), seat("s", reserved(2)), seat("t", reserved(1))];
-        assert_eq!(takes(&moved, others.map(Some)), [true, false, false, false]);
-        assert_eq!(takes(&moved, [None, void(1)]), [false, false]);
+        let seats = [
+            ("as it was seen", Some(seat("s", reserved(1)))),
+            ("connected by now", Some(seat("s", connected(1)))),
+            ("another placement", Some(seat("s", reserved(2)))),
+            ("another server", Some(seat("t", reserved(1)))),
+            ("no seat", None),
+            ("void", void(1)),
+        ];
+        assert_eq!(taken(&moved, seats), ["as it was seen"]);
         assert_eq!(moved.apply(Some(&seat("s", reserved(1)))), Some(seat("t", reserved(7))));
     }
 
     #[test]
     fn every_other_change_is_for_that_server_and_that_placement_only() {
         let seats = || {
-            let some = [("s", reserved(7)), ("s", connected(7)), ("s", reserved(8)), ("t", reserved(7))];
-            some.map(|(on, claim)| Some(seat(on, claim)))
+            [
+                ("reserved", Some(seat("s", reserved(7)))),
+                ("connected", Some(seat("s", connected(7)))),
+                ("another placement", Some(seat("s", reserved(8)))),
+                ("another server", Some(seat("t", reserved(7)))),
+                ("no seat", None),
+                ("void", Some(Seat::Vacant(placement(7)))),
+            ]
         };
         let connect = SeatWrite::Connect { server: server("s"), placement: placement(7) };
-        assert_eq!(takes(&connect, seats()), [true, true, false, false]);
+        assert_eq!(taken(&connect, seats()), ["reserved", "connected"]);
         assert_eq!(connect.apply(Some(&seat("s", reserved(7)))), Some(seat("s", connected(7))));
         let void = |claim| SeatWrite::Vacate { server: server("s"), claim };
-        assert_eq!(takes(&void(connected(7)), seats()), [true, true, false, false]);
-        assert_eq!(takes(&void(reserved(7)), seats()), [true, false, false, false], "connected by now");
+        assert_eq!(taken(&void(connected(7)), seats()), ["reserved", "connected"], "the server's disconnect");
+        assert_eq!(taken(&void(reserved(7)), seats()), ["reserved"], "a reservation that is given up");
         assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Vacant(placement(7))));
         let keep = SeatWrite::KeepForReconnect { server: server("s"), from: placement(7), to: placement(9) };
-        assert_eq!(takes(&keep, seats()), [false, true, false, false]);
+        assert_eq!(taken(&keep, seats()), ["connected"]);
         assert_eq!(keep.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
-        for write in [connect, void(connected(7)), keep] {
-            assert_eq!(takes(&write, [None, Some(Seat::Vacant(placement(7)))]), [false, false]);
-        }
     }
 
     #[test]
     fn a_seat_remembers_its_last_placement() {
-        assert_eq!(
-            [seat("s", connected(7)), Seat::Vacant(placement(7))].map(|seat| seat.placement()),
-            [placement(7); 2]
-        );
+        for (case, seat) in [("connected", seat("s", connected(7))), ("void", Seat::Vacant(placement(7)))] {
+            assert_eq!(seat.placement(), placement(7), "{case}");
+        }
     }
 }
