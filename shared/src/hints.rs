@@ -412,3 +412,334 @@ impl Drop for Permit {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::domain::{Claim, Fill, Placement, PlayerId, PoolLimits, Rollout, TaskPlacement, TokenHash};
+
+    const NOW: Time = Time(2_000_000);
+    const TICK: Span = Span(1);
+
+    fn id(name: &str) -> ServerId {
+        ServerId::parse(name).unwrap()
+    }
+
+    fn rank(build: u32, fill: Fill) -> Rank {
+        Rank { build, fill }
+    }
+
+    /// A pool of build 1.
+    fn pool(capacity: u32, rollout: Rollout) -> Pool {
+        let task = TaskPlacement {
+            cluster: "games".to_owned(),
+            task_definition: "game:1".to_owned(),
+            container: "game".to_owned(),
+            subnets: Vec::new(),
+            security_groups: Vec::new(),
+            assign_public_ip: false,
+            launch_type: None,
+            url: "https://owmm.example".to_owned(),
+        };
+        Pool {
+            name: PoolName::parse("p").unwrap(),
+            limits: PoolLimits { capacity, ..PoolLimits::DEFAULT },
+            task,
+            revision: 0,
+            build: 1,
+            rollout,
+            shards: 1,
+            previous_clusters: Vec::new(),
+        }
+    }
+
+    /// What the index has said just now.
+    fn listing(servers: &[(&str, Rank)]) -> Arc<Listing> {
+        let listing = Arc::new(Listing::default());
+        listed_again(&listing, servers, NOW);
+        listing
+    }
+
+    /// The index is asked again; rooms that were seen from then on are believed over it.
+    fn listed_again(listing: &Listing, servers: &[(&str, Rank)], believed_from: Time) {
+        let servers = servers.iter().map(|(name, rank)| (id(name), *rank)).collect();
+        lock(&listing.listed).replace(servers, believed_from, NOW);
+    }
+
+    fn pick(listing: &Arc<Listing>, pool: &Pool, slots: u32, tried: &[&str]) -> Option<InFlight> {
+        let tried = tried.iter().map(|name| id(name)).collect::<Vec<_>>();
+        listing.pick(pool, slots, &tried, &HashMap::new(), &Rng::seeded(1))
+    }
+
+    fn picked(chosen: Option<&InFlight>) -> Option<&str> {
+        chosen.map(|chosen| chosen.server.as_str())
+    }
+
+    /// The server `s` of three slots with that many connected players.
+    fn ledger(state: ServerState, players: u32) -> Ledger {
+        let claim = Claim::Connected(Placement::new(1).unwrap());
+        let player = |n| PlayerId::parse(&format!("player-{n}")).unwrap();
+        let limits = PoolLimits { capacity: 3, ..PoolLimits::DEFAULT };
+        let new = Ledger::new(id("s"), PoolName::parse("p").unwrap(), &limits, TokenHash::of("token"));
+        Ledger { state, ready_at: Some(NOW), claims: (0..players).map(|n| (player(n), claim)).collect(), ..new }
+    }
+
+    fn room(listing: &Listing) -> Option<(u32, Time)> {
+        lock(&listing.listed).servers.iter().find(|it| it.id == id("s")).unwrap().room
+    }
+
+    #[test]
+    fn the_newest_build_is_picked_first_and_of_it_the_fullest_and_only_builds_that_the_pool_takes() {
+        let old_and_full = ("old", rank(0, Fill::TOP));
+        let listing = listing(&[old_and_full, ("empty", rank(1, Fill::EMPTY)), ("full", rank(1, Fill::TOP))]);
+        let (lazy, drain) = (pool(9, Rollout::Lazy), pool(9, Rollout::Drain));
+        let all = &["full", "empty", "old"][..];
+        for (case, pool, tried, server, build) in [
+            ("the fullest of the newest build", &lazy, 0, Some("full"), Some(1)),
+            ("the next one of that build", &lazy, 1, Some("empty"), Some(1)),
+            ("the older build last", &lazy, 2, Some("old"), Some(0)),
+            ("each has been tried", &lazy, 3, None, None),
+            ("a pool that drains older builds", &drain, 2, None, None),
+        ] {
+            let chosen = pick(&listing, pool, 1, &all[..tried]);
+            let chosen = chosen.as_ref();
+            assert_eq!((picked(chosen), chosen.map(|it| it.build)), (server, build), "{case}");
+        }
+    }
+
+    #[test]
+    fn slots_that_calls_are_on_their_way_to_are_not_offered_again_until_those_calls_are_over() {
+        let (listing, pool) = (listing(&[("s", rank(1, Fill::EMPTY))]), pool(3, Rollout::Lazy));
+        listing.observe(&ledger(ServerState::Ready, 1), NOW);
+        assert!(pick(&listing, &pool, 3, &[]).is_none(), "three slots where two are free");
+        let first = pick(&listing, &pool, 1, &[]);
+        let second = pick(&listing, &pool, 1, &[]);
+        assert_eq!((picked(first.as_ref()), picked(second.as_ref())), (Some("s"), Some("s")), "two slots are free");
+        assert!(pick(&listing, &pool, 1, &[]).is_none(), "both are spoken for");
+        listed_again(&listing, &[("s", rank(1, Fill::EMPTY))], NOW);
+        assert!(pick(&listing, &pool, 1, &[]).is_none(), "and stay so when the index is asked again");
+        drop(first);
+        assert!(pick(&listing, &pool, 2, &[]).is_none(), "one is still spoken for");
+        assert!(pick(&listing, &pool, 1, &[]).is_some(), "one is free again");
+    }
+
+    #[test]
+    fn slots_of_a_frontier_that_are_on_their_way_to_a_server_count_there() {
+        let (listing, pool) = (listing(&[("s", rank(1, Fill::EMPTY))]), pool(3, Rollout::Lazy));
+        listing.observe(&ledger(ServerState::Ready, 1), NOW);
+        for (case, server, slots, free) in
+            [("one of two", "s", 1, true), ("both", "s", 2, false), ("both of another server", "t", 2, true)]
+        {
+            let in_flight = HashMap::from([(id(server), slots)]);
+            let chosen = listing.pick(&pool, 1, &[], &in_flight, &Rng::seeded(1));
+            assert_eq!(chosen.is_some(), free, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_nobody_has_counted_is_offered_up_to_the_most_that_its_fill_allows() {
+        let (listing, pool) = (listing(&[("s", rank(1, Fill::EMPTY))]), pool(9, Rollout::Lazy));
+        let seven = pick(&listing, &pool, 7, &[]);
+        assert!(seven.is_some(), "an empty one of nine has seven free at least");
+        let (eighth, ninth) = (pick(&listing, &pool, 1, &[]), pick(&listing, &pool, 1, &[]));
+        assert!(eighth.is_some() && ninth.is_some(), "and nine at most");
+        assert!(pick(&listing, &pool, 1, &[]).is_none(), "a tenth call has no slot");
+    }
+
+    #[test]
+    fn of_two_fresh_looks_at_a_ledger_the_one_that_saw_less_room_counts() {
+        use ServerState::{Draining, Ready};
+        let ago = |ms| NOW - Span(ms);
+        for (case, before, state, players, expected) in [
+            ("the first look", None, Ready, 1, (2, NOW)),
+            ("a fresh look saw less", Some((1, ago(1_999))), Ready, 1, (1, ago(1_999))),
+            ("a look that saw less is two seconds old", Some((1, ago(2_000))), Ready, 1, (2, NOW)),
+            ("a fresh look saw more", Some((3, ago(1))), Ready, 1, (2, NOW)),
+            ("a draining server has no room", None, Draining, 1, (0, NOW)),
+            ("a full server", None, Ready, 3, (0, NOW)),
+        ] {
+            let listing = listing(&[("s", rank(1, Fill::EMPTY)), ("t", rank(1, Fill::EMPTY))]);
+            lock(&listing.listed).servers.iter_mut().for_each(|it| it.room = before);
+            listing.observe(&ledger(state, players), NOW);
+            assert_eq!(room(&listing), Some(expected), "{case}");
+            let other = lock(&listing.listed).servers.iter().find(|it| it.id == id("t")).unwrap().room;
+            assert_eq!(other, before, "{case}: another server");
+        }
+    }
+
+    #[test]
+    fn a_reservation_that_has_run_out_leaves_room() {
+        let listing = listing(&[("s", rank(1, Fill::EMPTY))]);
+        let claim = Claim::Reserved(Placement::new(1).unwrap());
+        let claims = BTreeMap::from([(PlayerId::parse("late").unwrap(), claim)]);
+        let seen = Ledger { claims, ..ledger(ServerState::Ready, 0) };
+        let over = NOW + seen.reservation;
+        listing.observe(&seen, over - TICK);
+        assert_eq!(room(&listing), Some((2, over - TICK)), "it still holds");
+        listing.observe(&seen, over + ROOM_FRESH_FOR);
+        assert_eq!(room(&listing), Some((3, over + ROOM_FRESH_FOR)), "it is over");
+    }
+
+    #[test]
+    fn a_room_that_was_seen_is_believed_over_the_index_only_if_it_is_recent_enough() {
+        for (case, seen, kept) in
+            [("before", NOW - TICK, false), ("at that time", NOW, true), ("later", NOW + TICK, true)]
+        {
+            let listing = listing(&[("s", rank(1, Fill::EMPTY))]);
+            listing.observe(&ledger(ServerState::Ready, 3), seen);
+            listed_again(&listing, &[("s", rank(1, Fill::EMPTY))], NOW);
+            assert_eq!(room(&listing), kept.then_some((0, seen)), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_refused_is_not_offered_and_callers_spread_wider_with_each_refusal() {
+        let servers = [("s", rank(1, Fill::TOP)), ("t", rank(1, Fill::EMPTY)), ("old", rank(0, Fill::TOP))];
+        let (listing, pool) = (listing(&servers), pool(9, Rollout::Lazy));
+        let offered = |listing: &Arc<Listing>| {
+            let chosen = |seed| listing.pick(&pool, 1, &[], &HashMap::new(), &Rng::seeded(seed));
+            (0..40)
+                .filter_map(|seed| pick(seed).map(|it| it.server.to_string()))
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(offered(&listing), names(&["s"]), "no refusal: the first alone");
+        listing.used_up(&id("elsewhere"), NOW);
+        assert_eq!(offered(&listing), names(&["s", "t"]), "one refusal: two servers, and no older build");
+        listing.used_up(&id("s"), NOW);
+        assert_eq!(room(&listing), Some((0, NOW)));
+        assert_eq!(offered(&listing), names(&["t"]), "the one that refused is not offered");
+        let spread = || lock(&listing.listed).spread;
+        let mut wider = vec![spread()];
+        wider.extend((0..3).map(|_| {
+            listing.used_up(&id("s"), NOW);
+            spread()
+        }));
+        assert_eq!(wider, [4, 8, 16, 16], "doubled by each refusal, up to a limit");
+        listed_again(&listing, &servers, NOW);
+        assert_eq!(spread(), 8, "halved by each answer of the index");
+    }
+
+    fn limiter(server: &str, remaining: u32) -> Arc<Limiter> {
+        let limiter = Arc::new(Limiter::default());
+        limiter.observe(&Frontier::new(id(server), remaining));
+        limiter
+    }
+
+    fn on_their_way(limiter: &Limiter) -> Vec<(String, u32)> {
+        let mut in_flight =
+            limiter.in_flight().into_iter().map(|(server, n)| (server.to_string(), n)).collect::<Vec<_>>();
+        in_flight.sort();
+        in_flight
+    }
+
+    #[test]
+    fn slots_of_a_frontier_are_reserved_once_and_given_back_unless_they_were_spent() {
+        let limiter = limiter("s", 3);
+        assert!(limiter.reserve(0, 4).is_none(), "four of three");
+        let first = limiter.reserve(0, 1).unwrap();
+        let mut second = limiter.reserve(0, 2).unwrap();
+        assert_eq!(first.server, Some(id("s")));
+        assert!(limiter.reserve(0, 1).is_none(), "all are spoken for");
+        drop(first);
+        second.spend();
+        drop(second);
+        assert!(limiter.reserve(0, 2).is_none(), "what was spent does not come back");
+        assert!(limiter.reserve(0, 1).is_some(), "what was not spent does");
+    }
+
+    #[test]
+    fn what_is_given_back_never_exceeds_what_the_frontier_had_and_belongs_to_its_server() {
+        let seen_since = limiter("s", 3);
+        let permit = seen_since.reserve(0, 2).unwrap();
+        seen_since.observe(&Frontier::new(id("s"), 1));
+        drop(permit);
+        assert!(seen_since.reserve(0, 2).is_none(), "the frontier had one left when it was last seen");
+        let moved_since = limiter("s", 3);
+        let permit = moved_since.reserve(0, 2).unwrap();
+        moved_since.observe(&Frontier::new(id("t"), 2));
+        let _one = moved_since.reserve(0, 1).unwrap();
+        drop(permit);
+        assert!(moved_since.reserve(0, 2).is_none(), "slots of the server before are none of this one's");
+    }
+
+    #[test]
+    fn of_one_server_a_frontier_never_has_more_slots_than_were_seen_and_another_server_counts_anew() {
+        for (case, then, slots, free) in [
+            ("fewer of the same server", ("s", 1), 2, false),
+            ("more of the same server", ("s", 5), 3, false),
+            ("as many of the same server", ("s", 2), 2, true),
+            ("more of another server", ("t", 5), 5, true),
+        ] {
+            let limiter = limiter("s", 2);
+            limiter.observe(&Frontier::new(id(then.0), then.1));
+            assert_eq!(limiter.reserve(0, slots).is_some(), free, "{case}");
+            assert_eq!(limiter.server(), Some(id(then.0)), "{case}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_names_the_server_before_is_taken_for_late_once_and_for_a_return_the_second_time() {
+        let limiter = limiter("s", 1);
+        limiter.observe(&Frontier::new(id("t"), 5));
+        limiter.observe(&Frontier::new(id("s"), 0));
+        assert_eq!(limiter.server(), Some(id("t")), "a late answer");
+        limiter.observe(&Frontier::new(id("s"), 2));
+        assert_eq!(limiter.server(), Some(id("s")), "the frontier has gone back");
+        limiter.observe(&Frontier::new(id("u"), 5));
+        limiter.goes_back(&Frontier::new(id("s"), 1));
+        assert_eq!(limiter.server(), Some(id("s")), "this process has moved it back");
+        assert!(limiter.reserve(0, 2).is_none() && limiter.reserve(0, 1).is_some());
+    }
+
+    #[test]
+    fn calls_on_their_way_are_counted_on_the_server_whose_slot_they_have() {
+        let limiter = limiter("s", 1);
+        let mut reserved = limiter.reserve(0, 1).unwrap();
+        assert_eq!(on_their_way(&limiter), [("s".to_owned(), 1)]);
+        let mut probing = limiter.at_once(0, 2);
+        assert_eq!(on_their_way(&limiter), [("s".to_owned(), 1)], "a call without a slot is not counted");
+        reserved.took(&id("t"));
+        assert_eq!(on_their_way(&limiter), [("t".to_owned(), 1)], "it got a slot of another server");
+        probing.took(&id("t"));
+        assert_eq!(on_their_way(&limiter), [("t".to_owned(), 3)]);
+        drop(reserved);
+        assert_eq!(on_their_way(&limiter), [("t".to_owned(), 2)]);
+        drop(probing);
+        assert_eq!(on_their_way(&limiter), []);
+    }
+
+    #[test]
+    fn two_calls_probe_a_used_up_frontier_and_the_others_wait_for_the_name_of_its_next_server() {
+        let limiter = limiter("s", 0);
+        let mut first = limiter.enter(0, 1).now_or_never().unwrap();
+        let _second = limiter.enter(0, 1).now_or_never().unwrap();
+        let (mut third, mut fourth) = (Box::pin(limiter.enter(0, 1)), Box::pin(limiter.enter(0, 1)));
+        assert!((&mut third).now_or_never().is_none(), "two are probing");
+        limiter.observe(&Frontier::new(id("t"), 1));
+        first.took(&id("t"));
+        let third = third.now_or_never().unwrap();
+        assert_eq!((third.server.as_ref(), third.reserved), (Some(&id("t")), true), "a slot of the next server");
+        // It holds no leave to probe, so the next one may.
+        let fourth = (&mut fourth).now_or_never().unwrap();
+        assert!(!fourth.reserved);
+    }
+
+    #[test]
+    fn a_pools_listing_and_each_of_its_frontiers_are_one_for_the_whole_process() {
+        let hints = Hints::default();
+        let (p, q) = (PoolName::parse("p").unwrap(), PoolName::parse("q").unwrap());
+        assert!(
+            Arc::ptr_eq(&hints.listing(&p), &hints.listing(&p)) && !Arc::ptr_eq(&hints.listing(&p), &hints.listing(&q))
+        );
+        assert!(Arc::ptr_eq(&hints.limiter(&p, 0), &hints.limiter(&p, 0)));
+        for (case, other) in [("another frontier", hints.limiter(&p, 1)), ("another pool", hints.limiter(&q, 0))] {
+            assert!(!Arc::ptr_eq(&hints.limiter(&p, 0), &other), "{case}");
+        }
+    }
+}

@@ -33,3 +33,4 @@ mod rollouts;
 mod support;
 mod telemetry;
 mod template;
+mod warm;

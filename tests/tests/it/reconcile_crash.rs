@@ -14,6 +14,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
+use aws_sdk_ecs::types::DesiredStatus;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::{
     client::{
@@ -57,7 +58,7 @@ impl TimeSource for Turned {
 
 /// When a function dies.
 #[derive(Clone, Copy, Debug)]
-enum Death {
+pub(crate) enum Death {
     Never,
     /// With its n-th request not sent.
     Before(u64),
@@ -65,22 +66,25 @@ enum Death {
     After(u64),
     /// Not at all: it stands still after the first answer to that operation, until it is woken.
     Sleeps(&'static str),
+    /// Not at all: the n-th call of that operation is refused, or each of them with 0.
+    Refused(&'static str, u64),
 }
 
 /// A wire to the table and to ECS, on which a function may die.
 #[derive(Clone, Debug)]
-struct Wire {
+pub(crate) struct Wire {
     death: Death,
     sent: Arc<AtomicU64>,
     died: Arc<Notify>,
     woken: Arc<Notify>,
     slept: Arc<AtomicBool>,
+    refusable: Arc<AtomicU64>,
     bodies: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
 
 impl Wire {
-    fn new(death: Death) -> Self {
+    pub(crate) fn new(death: Death) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             death,
@@ -88,6 +92,7 @@ impl Wire {
             died: Arc::default(),
             woken: Arc::default(),
             slept: Arc::default(),
+            refusable: Arc::default(),
             bodies: Arc::default(),
             http,
         }
@@ -115,6 +120,12 @@ async fn forward(http: reqwest::Client, request: HttpRequest) -> Result<HttpResp
     Ok(response)
 }
 
+/// An answer after which the SDK does not try again.
+fn refusal() -> HttpResponse {
+    let body = r#"{"__type": "AccessDeniedException", "message": "refused by the test"}"#;
+    HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body))
+}
+
 impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
@@ -126,6 +137,12 @@ impl HttpConnector for Wire {
                 wire.die().await;
             }
             let target = request.headers().get("x-amz-target").unwrap_or_default().to_owned();
+            if let Death::Refused(operation, n) = wire.death
+                && target.ends_with(operation)
+                && [0, wire.refusable.fetch_add(1, Ordering::SeqCst) + 1].contains(&n)
+            {
+                return Ok(refusal());
+            }
             let answer = forward(wire.http.clone(), request).await;
             match wire.death {
                 Death::After(n) if n == number => wire.die().await,
@@ -141,7 +158,7 @@ impl HttpConnector for Wire {
 }
 
 /// A table and an ECS, without anybody who looks after them.
-struct Ground {
+pub(crate) struct Ground {
     dynamodb_url: String,
     ecs: LocalEcs,
     ecs_url: String,
@@ -166,7 +183,7 @@ macro_rules! client {
 }
 
 impl Ground {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let options = crate::support::options();
         let engine = options.dynamodb.is_none().then(|| Engine::start(None).unwrap());
         let dynamodb_url = options.dynamodb.unwrap_or_else(|| engine.as_ref().unwrap().url());
@@ -186,22 +203,38 @@ impl Ground {
     }
 
     /// The functions in a process of their own.
-    fn owmm(&self, wire: &Wire, seed: u64) -> Owmm {
+    pub(crate) fn owmm(&self, wire: &Wire, seed: u64) -> Owmm {
         let config = Config { table: self.table.clone(), default_pool: pool("default") };
         let clock = Clock::of(SharedTimeSource::new(self.clock.clone()));
         let ecs = client!(aws_sdk_ecs, &self.ecs_url, wire);
         assemble(config, self.dynamodb(wire), ecs, clock, Rng::seeded(seed))
     }
 
-    fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         Time(self.clock.0.load(Ordering::SeqCst))
     }
 
     fn a_minute_later(&self) {
-        self.clock.0.fetch_add(A_MINUTE.0, Ordering::SeqCst);
+        self.later(A_MINUTE);
     }
 
-    async fn put(&self, items: Vec<keys::Attributes>) {
+    /// Turns the clock of the functions.
+    pub(crate) fn later(&self, span: Span) {
+        self.clock.0.fetch_add(span.0, Ordering::SeqCst);
+    }
+
+    /// The ledger of a server as it is in the table.
+    pub(crate) async fn ledger(&self, server: &ServerId) -> Ledger {
+        self.owmm(&Wire::new(Death::Never), 0).table().ledger(server).await.unwrap().unwrap()
+    }
+
+    /// The tasks that run and were not told to stop.
+    async fn running(&self) -> Vec<String> {
+        let list = ecs_client(&self.ecs_url).list_tasks().desired_status(DesiredStatus::Running);
+        list.send().await.unwrap().task_arns().to_vec()
+    }
+
+    pub(crate) async fn put(&self, items: Vec<keys::Attributes>) {
         let dynamodb = self.dynamodb(&Wire::new(Death::Never));
         for some in items.chunks(25) {
             let put = |item: &keys::Attributes| {
@@ -215,7 +248,7 @@ impl Ground {
     }
 
     /// A task of ours that runs.
-    async fn task(&self, server: &str, attempt: u32) -> String {
+    pub(crate) async fn task(&self, server: &str, attempt: u32) -> String {
         let run = ecs_client(&self.ecs_url).run_task().task_definition("game:1").count(1);
         let run = run.started_by(format!("{server}/{attempt}")).group(format!("owmm:{}", self.table));
         run.send().await.unwrap().tasks()[0].task_arn().unwrap().to_owned()
@@ -233,17 +266,17 @@ impl Ground {
         arn
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.ecs.shutdown().await;
         self.ecs_server.abort();
     }
 }
 
-fn id(name: &str) -> ServerId {
+pub(crate) fn id(name: &str) -> ServerId {
     ServerId::parse(name).unwrap()
 }
 
-fn a_pool(name: &str, headroom: u32) -> Pool {
+pub(crate) fn a_pool(name: &str, headroom: u32) -> Pool {
     let task = TaskPlacement {
         cluster: "default".into(),
         task_definition: "game:2".into(),
@@ -269,7 +302,7 @@ fn a_pool(name: &str, headroom: u32) -> Pool {
 }
 
 /// A server that is up, with a player inside, and needs nothing.
-fn ready(name: &str, now: Time) -> Ledger {
+pub(crate) fn ready(name: &str, now: Time) -> Ledger {
     let ago = |seconds: u32| now - Span::seconds(seconds);
     let claim = Claim::Connected(Placement::new(ago(900).0).unwrap());
     let limits = PoolLimits { capacity: 4, ..PoolLimits::DEFAULT };
@@ -287,7 +320,7 @@ fn ready(name: &str, now: Time) -> Ledger {
 }
 
 /// A server that is starting, with a player who waits.
-fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
+pub(crate) fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
     let up = ready(name, now);
     let waits = |claim: &Claim| Claim::Reserved(claim.placement());
     let launch = Launch {
@@ -582,7 +615,7 @@ async fn look_that_sleeps(
 }
 
 /// A pool with these servers.
-async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
+pub(crate) async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
     let live = u32::try_from(ledgers.len()).unwrap();
     let status = PoolStatus { live, changes: live, ..PoolStatus::default() };
     let mut items = vec![items::write_pool(pool).unwrap(), items::write_pool_status(&pool.name, &status)];
@@ -686,6 +719,61 @@ async fn two_looks_at_the_same_moment_leave_the_headroom() {
         reports.push(late);
         let drained = reports.iter().filter_map(|report| report.repaired.get("idle")).sum::<u32>();
         assert_eq!(drained, 1, "{reports:?}");
+        ground.end().await;
+    }
+}
+
+/// A count is compared with the roster only by a run in which nothing else has changed or failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_count_is_put_right_by_the_first_look_that_repairs_nothing_else() {
+    let ground = Ground::new().await;
+    let unlisted = Ledger { listed: None, ..ready("unlisted", ground.now()) };
+    a_fleet(&ground, &a_pool("default", 0), &[unlisted]).await;
+    let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
+    ground.put(vec![items::write_pool_status(&pool("default"), &wrong)]).await;
+    for (when, repaired) in
+        [("first look", vec!["listing"]), ("second look", vec!["recounted"]), ("third look", vec![])]
+    {
+        let report = look(&ground, 1).await;
+        assert_eq!(report.repaired.keys().copied().collect::<Vec<_>>(), repaired, "{when}: {report:?}");
+    }
+    ground.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_failed_for_one_server_does_not_count_the_fleet_again() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    // Its task is not on record, so its pool is read again, and that read is refused: the second of a single item.
+    let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("unrecorded", now) };
+    a_fleet(&ground, &a_pool("default", 0), &[lapsed]).await;
+    let _task = ground.task("unrecorded", 1).await;
+    let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
+    ground.put(vec![items::write_pool_status(&pool("default"), &wrong)]).await;
+    let report = ground.owmm(&Wire::new(Death::Refused("GetItem", 2)), 1).reconcile().await.unwrap();
+    assert_eq!((report.failed, &report.repaired), (1, &BTreeMap::new()), "{report:?}");
+    let report = look(&ground, 1).await;
+    assert_eq!(report.repaired, BTreeMap::from([("recounted", 1)]), "{report:?}");
+    ground.end().await;
+}
+
+/// Whether ECS lists a server's task and describes it, or says nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_task_of_a_silent_server_is_stopped_whether_or_not_ecs_says_that_it_runs() {
+    for (case, wire) in [
+        ("ECS lists the task", Wire::new(Death::Never)),
+        ("ECS lists no tasks", Wire::new(Death::Refused("ListTasks", 0))),
+    ] {
+        let ground = Ground::new().await;
+        let (now, task) = (ground.now(), ground.task("silent", 1).await);
+        let ago = |seconds: u32| Some(now - Span::seconds(seconds));
+        let silent = Ledger { claims: BTreeMap::new(), task: Some(task.clone()), ..ready("silent", now) };
+        let silent = Ledger { lease_until: ago(500), seen: ago(530), ..silent };
+        a_fleet(&ground, &a_pool("default", 0), &[silent]).await;
+        assert_eq!(ground.running().await, [task], "{case}");
+        let report = ground.owmm(&wire, 1).reconcile().await.unwrap();
+        assert_eq!(report.repaired, BTreeMap::from([("silent", 1)]), "{case}: {report:?}");
+        assert_eq!(ground.running().await, [""; 0], "{case}");
         ground.end().await;
     }
 }
