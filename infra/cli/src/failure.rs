@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::show::plain;
+use crate::terminal::plain;
 
 /// Why a command did not do what it was told.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,8 @@
 //! | `sign` | AWS credentials and signatures |
 //! | `commands` | what each command asks of the API, and what it says afterwards |
 //! | `settings` | a pool's settings: changes, and the difference that they make |
-//! | `show` | tables, ages, text that is safe on a terminal |
+//! | `show` | tables, ages, values as text |
+//! | `terminal` | text that is safe on a terminal |
 //! | `watch` | the same view again and again |
 //! | `ask` | whether it shall really be done |
 //!
@@ -21,6 +22,7 @@ mod failure;
 mod settings;
 mod show;
 mod sign;
+mod terminal;
 mod watch;
 
 use std::process::ExitCode;

@@ -1,7 +1,6 @@
-//! How things look: tables, ages, and text that cannot do anything to a terminal.
+//! How things look: tables, ages, and values as text.
 
 use std::{
-    borrow::Cow,
     io::{self, Write},
     time::SystemTime,
 };
@@ -13,7 +12,7 @@ use time::{
     format_description::well_known::{Rfc2822, Rfc3339},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, terminal::plain};
 
 /// What there is not.
 pub(crate) const NOTHING: &str = "-";
@@ -59,15 +58,6 @@ pub(crate) fn now() -> OffsetDateTime {
 pub(crate) fn time_of_answer(date: Option<&str>, here: OffsetDateTime) -> OffsetDateTime {
     let there = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok());
     there.filter(|there| (here - *there).abs() > AGREED).unwrap_or(here)
-}
-
-/// Text from elsewhere without what a terminal would obey: game servers choose their metadata themselves.
-pub(crate) fn plain(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        Cow::Owned(text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
 }
 
 /// A field as text, whatever its type.

@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::Secret;
+use crate::secret::Secret;
 
 /// What a player may send in one line, without its end.
 pub(crate) const MAX_CLIENT_LINE_BYTES: usize = 8 * 1024;

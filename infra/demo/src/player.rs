@@ -32,9 +32,9 @@ use tokio::{
 };
 
 use crate::{
-    Failure, Secret,
-    http::{self, Backoff},
+    http::{self, Backoff, Failure},
     line::{Hello, LineError, Lines, MAX_SERVER_LINE_BYTES, ServerLine},
+    secret::Secret,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,6 +6,8 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `options` | what is started, and the limits |
+//! | `cluster` | what all operations and runners share |
 //! | `wire` | requests, refusals and the rules that a request alone can break |
 //! | `task` | one task: its lifecycle, and how it is described |
 //! | `registry` | all tasks, the `clientToken`s and what is forgotten when; every change is a version and an event |
@@ -19,6 +21,8 @@
 //! task runs the configured command, whatever an override of `command` says, in the environment of this process plus
 //! the overrides'. Requests are not authenticated: serve it on loopback only.
 
+mod cluster;
+mod options;
 mod process;
 mod reaper;
 mod registry;
@@ -31,88 +35,25 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    ffi::OsString,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::{sync::broadcast, time::Instant};
 
+pub use options::Options;
+pub use registry::{Counts, Fault};
 pub use simulation::{Order, SimulatedTask, Simulation};
 
+use cluster::Shared;
 use reaper::Reaper;
 use registry::Registry;
 use task::StopCode;
-
-/// What the local ECS starts, and its limits. Build one with [`Options::new`] and change what differs.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The program and its arguments that every task runs.
-    pub command: Vec<OsString>,
-    /// The name of the one cluster. ECS assumes `default` where a request names none.
-    pub cluster: String,
-    /// How long a task stays `PENDING` before its process starts: the image pull of the real thing.
-    pub start_delay: Duration,
-    /// How long a stopped task's process has between SIGTERM and SIGKILL.
-    pub stop_timeout: Duration,
-    /// The same for [`LocalEcs::shutdown`], where somebody waits at a terminal.
-    pub shutdown_timeout: Duration,
-    /// How many tasks may live at once. `RunTask` answers `failures` for those beyond.
-    pub max_tasks: usize,
-    /// Runs no process: tasks, time and ids are a simulation's.
-    pub simulation: Option<Simulation>,
-}
-
-impl Options {
-    /// The defaults of ECS for `command`: cluster `default`, no start delay, 30 s to stop; 3 s at shutdown, 2,000 tasks.
-    pub fn new(command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        Self {
-            command: command.into_iter().map(Into::into).collect(),
-            cluster: "default".to_owned(),
-            start_delay: Duration::ZERO,
-            stop_timeout: Duration::from_secs(30),
-            shutdown_timeout: Duration::from_secs(3),
-            max_tasks: 2_000,
-            simulation: None,
-        }
-    }
-}
-
-/// What can be made to go wrong with the next calls of `RunTask`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Answers 200 with `failures` only, as for a lack of capacity. Nothing is started; a `clientToken` that has
-    /// started tasks before still answers with them.
-    NoCapacity,
-    /// Answers `ThrottlingException`. Nothing is started.
-    Throttled,
-    /// Starts the tasks and answers 500, as if the answer had been lost.
-    AnswerLost,
-}
-
-/// What has happened since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Processes ever started.
-    pub processes_started: u64,
-    /// Calls of `RunTask`, whatever the answer: repeated, refused and faulty ones too.
-    pub run_task_calls: u64,
-}
 
 /// The local ECS. Clones share everything. Once the last of them and of its routers is dropped, the processes are
 /// killed by the runtime it ran on; only [`LocalEcs::shutdown`] waits until they are gone.
 #[derive(Clone)]
 pub struct LocalEcs(Arc<Shared>);
-
-struct Shared {
-    options: Arc<Options>,
-    registry: Mutex<Registry>,
-    /// None in a simulation, and where there is no shell.
-    reaper: Option<Reaper>,
-}
 
 impl LocalEcs {
     /// An empty cluster.
@@ -128,7 +69,7 @@ impl LocalEcs {
 
     /// The endpoint, to be served at the root of a listener on loopback, within a tokio runtime.
     pub fn router(&self) -> axum::Router {
-        server::router(self.clone())
+        server::router(Arc::clone(&self.0))
     }
 
     /// One request without HTTP around it: what the endpoint answers to this `X-Amz-Target` and body. Within a tokio
@@ -168,12 +109,5 @@ impl LocalEcs {
         for runner in ending {
             runner.closed().await;
         }
-    }
-}
-
-impl Shared {
-    /// No code panics while it holds the lock, and every change is whole before it is let go: a poisoned lock is fine.
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -19,7 +19,6 @@ use tokio::{
 use ulid::Ulid;
 
 use crate::{
-    Counts, Fault,
     simulation::Simulation,
     task::{EpochMs, Status, StopCode, Task, now},
     wire::{Refusal, Spec},
@@ -34,6 +33,27 @@ const EVENTS_KEPT: usize = 1_024;
 
 /// When a task's process is to be killed at the latest; `None` while it may run.
 pub(crate) type KillAt = Option<Instant>;
+
+/// What can be made to go wrong with the next calls of `RunTask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Answers 200 with `failures` only, as for a lack of capacity. Nothing is started; a `clientToken` that has
+    /// started tasks before still answers with them.
+    NoCapacity,
+    /// Answers `ThrottlingException`. Nothing is started.
+    Throttled,
+    /// Starts the tasks and answers 500, as if the answer had been lost.
+    AnswerLost,
+}
+
+/// What has happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Processes ever started.
+    pub processes_started: u64,
+    /// Calls of `RunTask`, whatever the answer: repeated, refused and faulty ones too.
+    pub run_task_calls: u64,
+}
 
 pub(crate) struct Registry {
     /// Set once no new task may start.

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    Shared,
+    cluster::Shared,
     process::Process,
     registry::KillAt,
     simulation::Simulated,

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    Fault, LocalEcs, Shared,
-    registry::Registry,
+    cluster::Shared,
+    registry::{Fault, Registry},
     runner,
     task::{Status, StopCode, Task},
     wire::{
@@ -32,7 +32,7 @@ const NO_CAPACITY: &str =
 const OPERATIONS: &str = "RunTask, StopTask, DescribeTasks, ListTasks, DescribeClusters, ListClusters, \
     UpdateTaskProtection, GetTaskProtection";
 
-pub(crate) fn router(ecs: LocalEcs) -> Router {
+pub(crate) fn router(ecs: Arc<Shared>) -> Router {
     Router::new()
         .route("/", post(handle).fallback(unknown))
         .fallback(unknown)
@@ -49,11 +49,7 @@ fn unknown_operation() -> Refusal {
     Refusal::client("UnknownOperationException", message)
 }
 
-async fn handle(
-    State(LocalEcs(ecs)): State<LocalEcs>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+async fn handle(State(ecs): State<Arc<Shared>>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let answered = body
         .map_err(|error| Refusal::new(error.status(), "SerializationException", error.body_text()))

@@ -2,8 +2,6 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::fleet::ReconcileArgs;
-
 /// Puts many players into a pool at once, measures it beside the bare writes that it comes down to, and audits the
 /// table afterwards.
 ///
@@ -117,6 +115,26 @@ pub(crate) struct Args {
     /// One JSON object on stdout instead of the table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// One look at a fleet of that size, twice a run.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ReconcileArgs {
+    /// Servers, over all pools.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) servers: u32,
+    /// Pools that they are of. A pool has at most 10,000.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) pools: u32,
+    /// Players inside each server, of the 50 that it has slots for.
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=49))]
+    pub(crate) players: u32,
+    /// Use this DynamoDB endpoint instead of the embedded engine, whose memory and work are this process's.
+    #[arg(long, value_name = "URL")]
+    pub(crate) dynamodb: Option<String>,
+    /// Runs of the same, each on a fresh table. The table shows the medians.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
 }
 
 impl Args {

@@ -22,9 +22,9 @@ use shared::{
 };
 
 use crate::{
-    Error,
     args::Args,
     drive::{Driven, Last},
+    error::Error,
     world::World,
 };
 

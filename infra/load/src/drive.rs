@@ -20,9 +20,9 @@ use tokio::{
 };
 
 use crate::{
-    Error,
     args::Args,
-    report, say,
+    error::Error,
+    report::{self, say},
     servers::Servers,
     world::{Door, Reply, World},
 };

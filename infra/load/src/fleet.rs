@@ -22,35 +22,15 @@ use shared::{
 };
 
 use crate::{
-    Error,
-    report::{self, Figures},
-    say,
+    args::ReconcileArgs,
+    error::Error,
+    report::{self, Figures, say},
 };
 
 /// Items of one BatchWriteItem at the most ("BatchWriteItem" in the API reference).
 const BATCH: usize = 25;
 /// Longer than any run.
 const LONG: Span = Span::seconds(86_400);
-
-/// One look at a fleet of that size, twice a run.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct ReconcileArgs {
-    /// Servers, over all pools.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    servers: u32,
-    /// Pools that they are of. A pool has at most 10,000.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pools: u32,
-    /// Players inside each server, of the 50 that it has slots for.
-    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=49))]
-    players: u32,
-    /// Use this DynamoDB endpoint instead of the embedded engine, whose memory and work are this process's.
-    #[arg(long, value_name = "URL")]
-    dynamodb: Option<String>,
-    /// Runs of the same, each on a fresh table. The table shows the medians.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    runs: u32,
-}
 
 /// Measures and prints.
 pub(crate) async fn reconcile(args: &ReconcileArgs) -> Result<String, Error> {

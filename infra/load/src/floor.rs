@@ -21,7 +21,7 @@ use aws_sdk_dynamodb::{
 use shared::table::create_table;
 use tokio::task::JoinSet;
 
-use crate::{Error, args::Args, report, world::World};
+use crate::{args::Args, error::Error, report, world::World};
 
 /// What came of it.
 pub(crate) struct Floor {

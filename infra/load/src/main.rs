@@ -9,13 +9,15 @@
 //! | [`floor`] | the bare writes of a join |
 //! | [`audit`] | what the table says afterwards |
 //! | [`fleet`] | the other command: one look at a large fleet |
-//! | [`report`] | figures, medians, memory |
+//! | [`report`] | figures, medians, memory, lines of progress |
+//! | [`error`] | why there is no figure |
 //!
 //! This module owns the order of a run. Nothing here asserts a time.
 
 mod args;
 mod audit;
 mod drive;
+mod error;
 mod fleet;
 mod floor;
 mod report;
@@ -29,70 +31,22 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use shared::{
-    clock::Clock,
-    domain::{BadId, ServerId},
-    table::{Malformed, TableError},
-    telemetry::Usage,
-};
+use shared::{clock::Clock, telemetry::Usage};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Args, Cli, Command},
+    args::{Args, Cli, Command, ReconcileArgs},
     audit::Audited,
     drive::Driven,
-    fleet::ReconcileArgs,
+    error::Error,
     floor::Floor,
-    report::Figures,
+    report::{Figures, say},
     servers::Servers,
     world::World,
 };
 
 /// Violations that are printed for one run; the others are counted.
 const VIOLATIONS_SHOWN: usize = 20;
-
-/// Why there is no figure.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The stack does not start.
-    #[error(transparent)]
-    Stack(#[from] local::Error),
-    /// The table gave no answer.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The table has an item that does not read.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// The table could not be read for the audit.
-    #[error("the table cannot be audited: {0}")]
-    Scan(String),
-    /// A write of the floor failed.
-    #[error("the floor cannot be measured: {0}")]
-    Floor(String),
-    /// A look at the fleet was not what it was to be.
-    #[error("the look at the fleet cannot be measured: {0}")]
-    Look(String),
-    /// No HTTP client.
-    #[error("no HTTP client: {0}")]
-    Http(#[from] reqwest::Error),
-    /// A name is out of range.
-    #[error(transparent)]
-    Id(#[from] BadId),
-    /// The table is not a stack's.
-    #[error(
-        "there is no such table, or it has no default pool: are --dynamodb and --table what the stack has printed?"
-    )]
-    NoStack,
-    /// A server could not register.
-    #[error("server {0} is not registered: {1}")]
-    Server(ServerId, String),
-    /// A player's task has panicked.
-    #[error("a player is lost: {0}")]
-    Player(#[from] tokio::task::JoinError),
-    /// Ctrl-C.
-    #[error("interrupted")]
-    Interrupted,
-}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -120,11 +74,6 @@ fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new("warn,dynoxide=error"));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
-}
-
-/// A line for the person at the terminal. If stderr is gone, so is the person.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

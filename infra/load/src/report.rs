@@ -1,6 +1,10 @@
 //! Figures, their medians, and how they are shown. Measures nothing but memory and processor time.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -125,6 +129,11 @@ pub(crate) fn object(args: &Args, runs: &[Figures], violations: &[String]) -> Va
         "runs": runs.iter().map(Figures::json).collect::<Vec<_>>(),
         "violations": violations,
     })
+}
+
+/// A line for the person at the terminal. If stderr is gone, so is the person.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Resident memory of a process, or of this one, in MB: the most since the last [`forget_peak`], and now. Linux only.

@@ -26,9 +26,9 @@ use tokio::{
 };
 
 use crate::{
-    Error,
     args::{self, Args},
-    say,
+    error::Error,
+    report::say,
     world::{Door, World},
 };
 

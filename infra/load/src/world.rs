@@ -18,8 +18,9 @@ use shared::{
 };
 
 use crate::{
-    Error,
     args::{Args, Over, Servers},
+    error::Error,
+    report::say,
 };
 
 /// Nobody connects in a load run and nobody beats, so reservations and leases have to outlast it.
@@ -181,7 +182,7 @@ impl World {
         if self.drop_table
             && let Err(error) = self.client.delete_table().table_name(&self.table_name).send().await
         {
-            crate::say(&format!("the table {} is left behind: {error}", self.table_name));
+            say(&format!("the table {} is left behind: {error}", self.table_name));
         }
         if let Some(stack) = self.stack {
             stack.stop().await;

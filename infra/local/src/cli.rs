@@ -18,8 +18,9 @@ use shared::telemetry::harmless;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    Error, Options, Stack, play,
-    stack::{POOL, TABLE},
+    error::Error,
+    play,
+    stack::{Options, POOL, Stack, TABLE},
 };
 
 /// OWMM whole on this machine: plays both join flows, then stays up. Everything listens on loopback only.

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::Path, thread};
 use dynoxide::Database;
 use tokio::{net::TcpListener, sync::oneshot};
 
-use crate::Error;
+use crate::error::Error;
 
 /// The embedded engine while it serves. Dropping it stops it.
 #[derive(Debug)]

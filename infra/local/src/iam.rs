@@ -27,7 +27,7 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::config_bag::ConfigBag;
 use serde_json::{Value, json};
 
-use crate::{Error, template};
+use crate::{error::Error, template};
 
 tokio::task_local! {
     static FUNCTION: &'static str;

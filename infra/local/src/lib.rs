@@ -14,6 +14,7 @@
 
 pub mod cli;
 pub mod engine;
+mod error;
 pub mod gateway;
 pub mod iam;
 pub mod play;
@@ -22,42 +23,5 @@ mod remote;
 pub mod stack;
 pub mod template;
 
-use std::{io, path::PathBuf};
-
+pub use error::Error;
 pub use stack::{Options, Stack};
-
-/// Why the local stack does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The port cannot be listened on.
-    #[error("cannot listen on 127.0.0.1:{0}: {1}. Is another stack running? `--port 0` takes a free port.")]
-    Port(u16, io::Error),
-    /// The table's file cannot be used.
-    #[error(
-        "cannot keep the table in {0}: {1}. `--data` takes a file that this program made, or one in a folder that can be written."
-    )]
-    Data(PathBuf, String),
-    /// The embedded engine cannot be started.
-    #[error("the embedded DynamoDB engine does not start: {0}")]
-    Engine(String),
-    /// `template.yaml` is not as expected.
-    #[error("template.yaml cannot be used: {0}")]
-    Template(String),
-    /// The table's endpoint cannot be used.
-    #[error("the table cannot be set up at {0}: {1}. Does `--dynamodb` name an endpoint that runs?")]
-    Table(String, String),
-    /// The file of pools cannot be used.
-    #[error("`--pools {0}`: {1}")]
-    Pools(PathBuf, String),
-    /// The table's endpoint is no URL.
-    #[error(
-        "`--dynamodb {0}`: give the URL of a DynamoDB endpoint, as in http://127.0.0.1:8000; infra/dynamodb-local/run starts one and prints its URL"
-    )]
-    Endpoint(String),
-    /// The functions' endpoint cannot be used.
-    #[error("the functions cannot be called at {0}: {1}")]
-    Functions(String, String),
-    /// The game server's command cannot be started.
-    #[error("`--game-server {0}`: {1}")]
-    GameServer(String, String),
-}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use shared::domain::{Claim, Ledger, PlayerId, ServerId, ServerState};
 use tokio::sync::broadcast::Receiver;
 
-use crate::Stack;
+use crate::stack::Stack;
 
 /// How long any one step may take on a laptop.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@ use shared::{
     http::parse_object,
 };
 
-use crate::Error;
+use crate::error::Error;
 
 /// The pools of a file, not yet held against their ranges.
 #[derive(Debug)]

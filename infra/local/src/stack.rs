@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    Error,
     engine::Engine,
+    error::Error,
     gateway,
     iam::{Iam, acting_as},
     pools_file,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use serde_yaml_ng::Value as Yaml;
 
-use crate::Error;
+use crate::error::Error;
 
 /// The template that is deployed.
 pub const DEPLOYED: &str = include_str!("../../../template.yaml");

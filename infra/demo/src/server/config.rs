@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::address::{Address, Services};
-use crate::{Secret, http::is_id};
+use crate::{http::is_id, secret::Secret};
 
 /// How a dedicated server is started. The first five are what OWMM hands to every task, here and on AWS.
 ///

@@ -38,10 +38,7 @@ use self::{
     players::Players,
     visit::Door,
 };
-use crate::{
-    Failure, Problem,
-    http::{Backoff, reasons},
-};
+use crate::http::{Backoff, Failure, Problem, reasons};
 
 /// Whoever has not been able to register for so long has missed the launch's deadline, and another runs in its place.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(600);

@@ -10,11 +10,10 @@ use serde::{
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::Config;
+use super::config::Config;
 use crate::{
-    Failure, Problem, Secret,
-    http::{self, Backoff, segment},
-    http_client,
+    http::{self, Backoff, Failure, Problem, http_client, segment},
+    secret::Secret,
 };
 
 /// A body over 192 KiB is refused; this leaves room for what surrounds the names.

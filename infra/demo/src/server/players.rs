@@ -7,7 +7,7 @@ use super::{
     roster::{Roster, Stay},
     ticket::Pass,
 };
-use crate::{Problem, Secret};
+use crate::{http::Problem, secret::Secret};
 
 /// A slot may not be held for longer than this, whatever a player asks for.
 const MAX_GRACE_SECONDS: u32 = 300;

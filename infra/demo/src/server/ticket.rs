@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{Secret, http::is_id};
+use crate::{http::is_id, secret::Secret};
 
 /// What a good ticket says.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,13 +6,13 @@ use tokio::{net::TcpStream, time::timeout};
 use tracing::{debug, info};
 
 use super::{
-    Config,
+    config::Config,
     players::{Players, Visit},
     ticket::{Pass, TicketCheck},
 };
 use crate::{
-    Secret,
     line::{ClientLine, Hello, LineError, Lines, MAX_CLIENT_LINE_BYTES, ServerLine},
+    secret::Secret,
 };
 
 /// Who connects has to show the ticket within this time.
