@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use crate::{
     args::Global,
     failure::{Failure, Problem, say},
+    json,
     show::{now, time_of_answer},
     sign::{Signer, causes, is_loopback},
 };
@@ -192,7 +193,7 @@ async fn answered(response: Response) -> Result<Outcome, reqwest::Error> {
         let now = time_of_answer(header(&headers, "date"), now());
         return Ok(match read {
             Ok(body) => Ok(Ok(Answer { body, now })),
-            Err(error) => Err(not_owmm(&format!("{status}, but no JSON: {error}"))),
+            Err(error) => Err(not_owmm(&format!("{status}, but {}", json::in_words(&error)))),
         });
     }
     let body = read.unwrap_or_default();

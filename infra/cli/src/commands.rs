@@ -11,6 +11,7 @@ use crate::{
     args::{Command, Global, PlayerCommand, PoolCommand, ServerCommand, Watch, Yes},
     ask,
     failure::{Failure, say},
+    json,
     settings::{self, Patch},
     show::{NOTHING, View, age, distance, field, left, list, long, moment, table, text, time},
     watch::watch,
@@ -150,7 +151,7 @@ fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
     match serde_json::from_str(&text) {
         Ok(Value::Object(settings)) => Ok(settings),
         Ok(_) => Err(wrong("it must be one JSON object, the settings".to_owned())),
-        Err(error) => Err(wrong(format!("it is not JSON: {error}"))),
+        Err(error) => Err(wrong(json::in_words(&error))),
     }
 }
 

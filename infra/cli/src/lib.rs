@@ -7,6 +7,7 @@
 //! | `sign` | AWS credentials and signatures |
 //! | `commands` | what each command asks of the API, and what it says afterwards |
 //! | `settings` | a pool's settings: changes, and the difference that they make |
+//! | `json` | what is wrong with a JSON text, in words |
 //! | `show` | tables, ages, values as text |
 //! | `terminal` | text that is safe on a terminal |
 //! | `watch` | the same view again and again |
@@ -19,6 +20,7 @@ mod args;
 mod ask;
 mod commands;
 mod failure;
+mod json;
 mod settings;
 mod show;
 mod sign;

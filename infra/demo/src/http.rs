@@ -10,6 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, RequestBuilder, Response, header};
 use serde::{Deserialize, de::DeserializeOwned};
 
+use crate::line::preview;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The whole call. An answer that takes longer counts as lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,9 +106,18 @@ pub(crate) async fn call<T: DeserializeOwned>(request: RequestBuilder) -> Result
     let body = read(response).await?;
     if success {
         let json: &[u8] = if body.is_empty() { b"null" } else { &body };
-        return serde_json::from_slice(json).map_err(|error| Failure::NoAnswer(format!("unreadable: {error}")));
+        return serde_json::from_slice(json).map_err(|error| Failure::NoAnswer(unreadable(&error, json)));
     }
     Err(problem(status, retry_after, &body).into())
+}
+
+/// An answer that is not OWMM's. JSON is not shown: it may hold a ticket.
+fn unreadable(error: &serde_json::Error, body: &[u8]) -> String {
+    if error.is_data() {
+        format!("it is JSON, but not what OWMM answers: {error}")
+    } else {
+        format!("it is not OWMM's: expected JSON, got {}. Is this OWMM's URL?", preview(body))
+    }
 }
 
 async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
@@ -253,5 +264,19 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let refused: Result<(), _> = call(http.get(format!("http://{closed}/"))).await;
         assert!(matches!(&refused, Err(Failure::NoAnswer(why)) if why.contains("refused")), "{refused:?}");
+    }
+
+    #[test]
+    fn an_answer_that_is_not_owmms_is_shown_unless_it_is_json() {
+        let told = |body: &str| {
+            let error = serde_json::from_str::<Vec<u8>>(body).unwrap_err();
+            unreadable(&error, body.as_bytes())
+        };
+        assert_eq!(
+            told("<!doctype html>"),
+            "it is not OWMM's: expected JSON, got `<!doctype html>`. Is this OWMM's URL?"
+        );
+        let json = told(r#"{"ticket": "s3cret"}"#);
+        assert!(json.starts_with("it is JSON, but not what OWMM answers: ") && !json.contains("s3cret"), "{json}");
     }
 }

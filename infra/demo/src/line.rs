@@ -102,6 +102,8 @@ pub(crate) struct Lines {
     reader: BufReader<tcp::OwnedReadHalf>,
     writer: tcp::OwnedWriteHalf,
     max_bytes: usize,
+    /// The line that came last, or the part of it that has come.
+    received: Vec<u8>,
 }
 
 impl Lines {
@@ -110,21 +112,25 @@ impl Lines {
         // Lines are short and wanted at once. A socket that refuses this is merely slower.
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
-        Self { reader: BufReader::new(reader), writer, max_bytes }
+        Self { reader: BufReader::new(reader), writer, max_bytes, received: Vec::new() }
     }
 
     /// The next line, without its end. `None`: the other side has closed; a line without an end does not count.
     pub(crate) async fn next(&mut self) -> Result<Option<String>, LineError> {
-        let mut line = Vec::new();
+        let line = &mut self.received;
+        line.clear();
         let mut bounded = (&mut self.reader).take(self.max_bytes as u64 + 1);
-        bounded.read_until(b'\n', &mut line).await?;
+        bounded.read_until(b'\n', line).await?;
         if line.len() > self.max_bytes && line.last() != Some(&b'\n') {
             return Err(LineError::TooLong(self.max_bytes));
         }
-        if line.pop() != Some(b'\n') {
-            return Ok(None);
-        }
-        String::from_utf8(line).map(Some).map_err(|_| LineError::NotText)
+        let Some((b'\n', line)) = line.split_last() else { return Ok(None) };
+        String::from_utf8(line.to_vec()).map(Some).map_err(|_| LineError::NotText)
+    }
+
+    /// The bytes of the last call of [`Lines::next`], whatever came of it: also those of a line without an end.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.received
     }
 
     pub(crate) async fn send(&mut self, line: &impl Serialize) -> io::Result<()> {
@@ -132,6 +138,21 @@ impl Lines {
         bytes.push(b'\n');
         timeout(WRITE_TIMEOUT, self.writer.write_all(&bytes)).await?
     }
+}
+
+/// The first bytes, printable: control characters and what is not UTF-8 are escaped.
+pub(crate) fn preview(bytes: &[u8]) -> String {
+    const SHOWN: usize = 80;
+    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
+    let mut text = String::new();
+    for chunk in shown.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_control() { text.extend(char.escape_default()) } else { text.push(char) }
+        }
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    let rest = bytes.len() - shown.len();
+    if rest == 0 { format!("`{text}`") } else { format!("`{text}` and {rest} bytes more") }
 }
 
 #[cfg(test)]

@@ -33,14 +33,14 @@ use tokio::{
 
 use crate::{
     http::{self, Backoff, Failure},
-    line::{Hello, LineError, Lines, MAX_SERVER_LINE_BYTES, ServerLine},
+    line::{Hello, LineError, Lines, MAX_SERVER_LINE_BYTES, ServerLine, preview},
     secret::Secret,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than an echo takes by far: before it lets a player in, and before it closes after a disconnect, the server asks
 /// OWMM, and perhaps more than once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(15) };
 
 /// One player.
 #[derive(Debug, Clone)]
@@ -131,24 +131,50 @@ pub enum Error {
         /// For people.
         detail: String,
     },
-    /// The game server cannot be reached, or the connection broke.
+    /// Nothing takes a connection there.
+    #[error("no connection to the game server at {address}:{port} (TCP): {error}")]
+    Unreachable {
+        /// Where OWMM says that it listens.
+        address: String,
+        /// On which port.
+        port: u16,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The connection broke.
     #[error("the connection to the game server: {0}")]
     Connection(#[from] io::Error),
     /// The game server has closed the connection.
     #[error("the game server has closed the connection")]
     Closed,
-    /// The game server says what it should not.
-    #[error("the game server is not understood: {0}")]
-    Confused(String),
+    /// The game server answers other than a demo game server does.
+    #[error(
+        "the game server does not speak the demo player's protocol (lines of JSON over TCP): expected {expected}, got {got}"
+    )]
+    Unexpected {
+        /// The line that was waited for.
+        expected: String,
+        /// What came instead: its first bytes, printable.
+        got: String,
+    },
 }
 
-impl From<LineError> for Error {
-    fn from(error: LineError) -> Self {
-        match error {
-            // A close that crosses with what we have sent arrives as a reset.
-            LineError::Socket(error) if error.kind() == io::ErrorKind::ConnectionReset => Self::Closed,
-            LineError::Socket(error) => Self::Connection(error),
-            LineError::TooLong(_) | LineError::NotText => Self::Confused(error.to_string()),
+impl Error {
+    /// Whether the reason may be that the game server speaks a protocol of its own.
+    pub fn is_about_the_protocol(&self) -> bool {
+        match self {
+            Self::Owmm(_) | Self::NotReady { .. } | Self::Refused { .. } => false,
+            Self::Unreachable { .. } | Self::Connection(_) | Self::Closed | Self::Unexpected { .. } => true,
+        }
+    }
+
+    /// The same, where the end of the connection is not what was expected.
+    fn instead_of(self, expected: &str) -> Self {
+        match self {
+            Self::Closed => {
+                Self::Unexpected { expected: expected.to_owned(), got: "the end of the connection".to_owned() }
+            }
+            other => other,
         }
     }
 }
@@ -215,12 +241,15 @@ impl Player {
     /// Connects to the game server, presents the ticket and waits for the welcome.
     pub async fn connect(&self, ready: &Ready) -> Result<Visit, Error> {
         let connecting = TcpStream::connect((ready.address.as_str(), ready.port));
-        let stream = timeout(CONNECT_TIMEOUT, connecting).await.map_err(io::Error::from)??;
+        let stream = timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|elapsed| Err(elapsed.into()));
+        let stream =
+            stream.map_err(|error| Error::Unreachable { address: ready.address.clone(), port: ready.port, error })?;
         let mut visit = Visit { lines: Lines::new(stream, MAX_SERVER_LINE_BYTES) };
         visit.lines.send(&Hello::line(&ready.ticket)).await?;
-        match visit.answer().await? {
+        let expected = json!({ "welcome": { "player": self.id, "server": ready.server } }).to_string();
+        match visit.answer(&expected).await.map_err(|error| error.instead_of(&expected))? {
             ServerLine::Welcome { player, server } if player == self.id && server == ready.server => Ok(visit),
-            other => Err(Error::Confused(format!("{other:?} instead of a welcome"))),
+            _ => Err(visit.unexpected(&expected)),
         }
     }
 }
@@ -235,9 +264,10 @@ impl Visit {
     /// Says something and returns what the server repeats.
     pub async fn say(&mut self, text: &str) -> Result<String, Error> {
         self.lines.send(&text).await?;
-        match self.answer().await? {
+        let expected = json!({ "echo": text }).to_string();
+        match self.answer(&expected).await.map_err(|error| error.instead_of(&expected))? {
             ServerLine::Echo(Value::String(echo)) => Ok(echo),
-            other => Err(Error::Confused(format!("{other:?} instead of an echo"))),
+            _ => Err(self.unexpected(&expected)),
         }
     }
 
@@ -254,9 +284,10 @@ impl Visit {
 
     /// Waits until the server has closed the connection, as it does when the player connects once more.
     pub async fn closed(&mut self) -> Result<(), Error> {
-        match self.answer().await {
+        let expected = "the end of the connection";
+        match self.answer(expected).await {
             Err(Error::Closed) => Ok(()),
-            Ok(line) => Err(Error::Confused(format!("{line:?} instead of the end"))),
+            Ok(_) => Err(self.unexpected(expected)),
             Err(error) => Err(error),
         }
     }
@@ -264,13 +295,39 @@ impl Visit {
     /// Goes without a word, as a crash or a pulled cable does.
     pub fn drop_connection(self) {}
 
-    async fn answer(&mut self) -> Result<ServerLine, Error> {
-        let line = timeout(ANSWER_TIMEOUT, self.lines.next()).await.map_err(io::Error::from)??.ok_or(Error::Closed)?;
-        match serde_json::from_str(&line) {
-            Ok(ServerLine::Refused { code, detail }) => Err(Error::Refused { code, detail }),
-            Ok(line) => Ok(line),
-            Err(error) => Err(Error::Confused(error.to_string())),
-        }
+    /// The next line of the server.
+    async fn answer(&mut self, expected: &str) -> Result<ServerLine, Error> {
+        let next = timeout(ANSWER_TIMEOUT, self.lines.next()).await;
+        let nothing = self.lines.received().is_empty();
+        let more = match next {
+            Ok(Ok(Some(line))) => match serde_json::from_str(&line) {
+                Ok(ServerLine::Refused { code, detail }) => return Err(Error::Refused { code, detail }),
+                Ok(line) => return Ok(line),
+                Err(_) => return Err(self.unexpected(expected)),
+            },
+            Ok(Ok(None)) if nothing => return Err(Error::Closed),
+            // A close that crosses with what we have sent arrives as a reset.
+            Ok(Err(LineError::Socket(error))) if nothing && error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(Error::Closed);
+            }
+            Ok(Err(LineError::Socket(error))) if nothing => return Err(Error::Connection(error)),
+            Ok(Ok(None)) => "the connection ended within the line".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) if nothing => {
+                let got = format!("nothing within {ANSWER_TIMEOUT:?}");
+                return Err(Error::Unexpected { expected: expected.to_owned(), got });
+            }
+            Err(_) => format!("the line did not end within {ANSWER_TIMEOUT:?}"),
+        };
+        let got = format!("{} ({more})", preview(self.lines.received()));
+        Err(Error::Unexpected { expected: expected.to_owned(), got })
+    }
+
+    /// That the line which came last is another than the one expected.
+    fn unexpected(&self, expected: &str) -> Error {
+        let line = self.lines.received();
+        let got = preview(line.strip_suffix(b"\n").unwrap_or(line));
+        Error::Unexpected { expected: expected.to_owned(), got }
     }
 }
 
@@ -412,5 +469,73 @@ mod tests {
     fn tokens_and_tickets_stay_out_of_debug_output() {
         let player = Player::new("http://x", "ann", None, crate::http_client().unwrap()).with_token("s3cret");
         assert!(!format!("{player:?}").contains("s3cret"));
+    }
+
+    /// What connecting comes to where the server reads the ticket, answers so, and then closes or holds its peace.
+    async fn welcomed(answer: &'static [u8], closes: bool) -> String {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let game = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.read_line(&mut String::new()).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            if !closes {
+                std::future::pending::<()>().await;
+            }
+            drop(stream);
+            std::future::pending::<()>().await;
+        };
+        let player = Player::new("http://x", "ann", None, crate::http_client().unwrap());
+        let (ticket, expires_at) = ("t".into(), String::new());
+        let ready = Ready { server: "s1".into(), address: "127.0.0.1".into(), port, ticket, expires_at };
+        tokio::select! {
+            visit = player.connect(&ready) => visit.unwrap_err().to_string(),
+            () = game => unreachable!("it waits for ever"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_game_with_a_protocol_of_its_own_is_told_what_was_expected_and_what_came() {
+        for (answer, closes, got) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], true, r"`HTTP/1.1 400 Bad Request\r`"),
+            (b"{\"hello\":1}\n", true, r#"`{"hello":1}`"#),
+            (
+                b"{\"welcome\":{\"player\":\"bob\",\"server\":\"s1\"}}\n",
+                false,
+                r#"`{"welcome":{"player":"bob","server":"s1"}}`"#,
+            ),
+            (b"{\"echo\":1}\n", false, r#"`{"echo":1}`"#),
+            (b"\x00\xffgame\x1b", true, r"`\u{0}\xffgame\u{1b}` (the connection ended within the line)"),
+            (b"login: ", false, "`login: ` (the line did not end within 500ms)"),
+            (b"\xff\xfe\n", false, r"`\xff\xfe\n` (a line is not UTF-8)"),
+            (b"", true, "the end of the connection"),
+            (b"", false, "nothing within 500ms"),
+        ] {
+            let told = welcomed(answer, closes).await;
+            let expected = r#"{"welcome":{"player":"ann","server":"s1"}}"#;
+            let due = format!(
+                "the game server does not speak the demo player's protocol (lines of JSON over TCP): expected {expected}, got {got}"
+            );
+            assert_eq!(told, due);
+        }
+        let long = welcomed(&[b'x'; 100], true).await;
+        assert!(
+            long.ends_with(&format!("`{}` and 20 bytes more (the connection ended within the line)", "x".repeat(80))),
+            "{long}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_game_that_opens_no_port_is_named_with_its_address() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let player = Player::new("http://x", "ann", None, crate::http_client().unwrap());
+        let (ticket, expires_at, port) = ("t".into(), String::new(), closed.port());
+        let ready = Ready { server: "s1".into(), address: "127.0.0.1".into(), port, ticket, expires_at };
+        let error = player.connect(&ready).await.unwrap_err();
+        let due = format!("no connection to the game server at 127.0.0.1:{port} (TCP): Connection refused");
+        assert!(error.to_string().starts_with(&due) && error.is_about_the_protocol(), "{error}");
     }
 }

@@ -19,7 +19,7 @@
 //!
 //! Where it differs from ECS: there is one cluster, and any task definition is taken to exist, with one container. A
 //! task runs the configured command, whatever an override of `command` says, in the environment of this process plus
-//! the overrides'. Requests are not authenticated: serve it on loopback only.
+//! the configured one plus the overrides'. Requests are not authenticated: serve it on loopback only.
 
 mod cluster;
 mod options;
@@ -42,6 +42,7 @@ use serde_json::Value;
 use tokio::{sync::broadcast, time::Instant};
 
 pub use options::Options;
+pub use process::OUTPUT;
 pub use registry::{Counts, Fault};
 pub use simulation::{Order, SimulatedTask, Simulation};
 

@@ -9,6 +9,9 @@ use crate::simulation::Simulation;
 pub struct Options {
     /// The program and its arguments that every task runs.
     pub command: Vec<OsString>,
+    /// What a task definition would add to the environment of its container. It comes on top of this process's own; the
+    /// overrides of a `RunTask` come on top of it.
+    pub environment: Vec<(String, String)>,
     /// The name of the one cluster. ECS assumes `default` where a request names none.
     pub cluster: String,
     /// How long a task stays `PENDING` before its process starts: the image pull of the real thing.
@@ -28,6 +31,7 @@ impl Options {
     pub fn new(command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self {
             command: command.into_iter().map(Into::into).collect(),
+            environment: Vec::new(),
             cluster: "default".to_owned(),
             start_delay: Duration::ZERO,
             stop_timeout: Duration::from_secs(30),

@@ -3,7 +3,15 @@
 //! Nothing here outlives the group: what the process leaves behind is killed when it ends, and dropping a [`Process`]
 //! kills the whole group at once.
 
-use std::{ffi::OsString, io, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use tokio::{
@@ -20,6 +28,12 @@ const GONE_WITHIN: Duration = Duration::from_millis(200);
 const OUTPUT_WITHIN: Duration = Duration::from_secs(1);
 /// A longer line is logged in pieces: a process that never ends its line must not fill the memory.
 const MAX_LINE_BYTES: u64 = 16 * 1024;
+/// Target of the log records that hold a line which a process has written: field `task`, field `stream`, and the line as
+/// the message.
+pub const OUTPUT: &str = "ecs::output";
+/// How much of its output is kept in case the process crashes.
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: usize = 4 * 1024;
 
 /// A process, its group and its output.
 pub(crate) struct Process {
@@ -27,7 +41,28 @@ pub(crate) struct Process {
     /// The process is the leader, so its id is the group's too.
     group: Pid,
     output: JoinSet<()>,
+    tail: Arc<Mutex<Tail>>,
+    status: Option<ExitStatus>,
     cleared: bool,
+}
+
+/// The last lines that a process has written to stdout and stderr.
+#[derive(Debug, Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        let start = (line.len().saturating_sub(TAIL_BYTES)..=line.len()).find(|at| line.is_char_boundary(*at));
+        let line = start.and_then(|start| line.get(start..)).unwrap_or_default();
+        self.bytes += line.len();
+        self.lines.push_back(line.to_owned());
+        while self.lines.len() > TAIL_LINES || self.bytes > TAIL_BYTES {
+            self.bytes -= self.lines.pop_front().map_or(0, |line| line.len());
+        }
+    }
 }
 
 impl Process {
@@ -49,14 +84,14 @@ impl Process {
             .spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let group = id.ok_or_else(|| io::Error::other("the process has no id"))?;
-        let mut output = JoinSet::new();
+        let (mut output, tail) = (JoinSet::new(), Arc::<Mutex<Tail>>::default());
         if let Some(stdout) = child.stdout.take() {
-            output.spawn(log(stdout, label.to_owned(), "stdout"));
+            output.spawn(log(stdout, label.to_owned(), "stdout", Arc::clone(&tail)));
         }
         if let Some(stderr) = child.stderr.take() {
-            output.spawn(log(stderr, label.to_owned(), "stderr"));
+            output.spawn(log(stderr, label.to_owned(), "stderr", Arc::clone(&tail)));
         }
-        Ok(Self { child, group, output, cleared: false })
+        Ok(Self { child, group, output, tail, status: None, cleared: false })
     }
 
     pub(crate) fn id(&self) -> i32 {
@@ -66,7 +101,23 @@ impl Process {
     /// Waits for the process to end: its exit code, or 128 + the signal that killed it. May be dropped and repeated.
     pub(crate) async fn wait(&mut self) -> Option<i32> {
         let status = self.child.wait().await.ok()?;
+        self.status = Some(status);
         status.code().or_else(|| status.signal().map(|signal| 128 + signal))
+    }
+
+    /// How the process has ended, in words.
+    pub(crate) fn ending(&self) -> String {
+        match self.status.map(|status| (status.code(), status.signal())) {
+            Some((Some(code), _)) => format!("exit code {code}"),
+            Some((None, Some(signal))) => format!("signal {signal}"),
+            _ => "an unknown status".to_owned(),
+        }
+    }
+
+    /// The last lines that the process has written, each after a line break; complete once it is cleared up.
+    pub(crate) fn last_output(&self) -> String {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.lines.iter().map(|line| format!("\n    {line}")).collect()
     }
 
     /// Asks the process to end, and kills its group once `kill_due` is over.
@@ -110,11 +161,31 @@ impl Drop for Process {
     }
 }
 
-async fn log(stream: impl AsyncRead + Unpin, task: String, name: &'static str) {
+async fn log(stream: impl AsyncRead + Unpin, task: String, name: &'static str, tail: Arc<Mutex<Tail>>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     while let Ok(1..) = (&mut stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await {
-        tracing::info!(task, stream = name, "{}", String::from_utf8_lossy(&line).trim_end());
+        let text = String::from_utf8_lossy(&line);
+        tracing::info!(target: OUTPUT, task, stream = name, "{}", text.trim_end());
+        tail.lock().unwrap_or_else(PoisonError::into_inner).push(text.trim_end());
         line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_keeps_the_last_lines_within_both_limits() {
+        let mut tail = Tail::default();
+        (1..=50).for_each(|line| tail.push(&line.to_string()));
+        assert_eq!(tail.lines, (31..=50).map(|line| line.to_string()).collect::<VecDeque<_>>());
+        tail.push(&"x".repeat(TAIL_BYTES - 10));
+        assert_eq!((tail.lines.len(), tail.bytes), (6, TAIL_BYTES), "five lines of two bytes fit beside it");
+        tail.push(&"é".repeat(TAIL_BYTES));
+        assert_eq!((tail.lines.len(), tail.bytes), (1, TAIL_BYTES));
+        tail.push("y");
+        assert_eq!((tail.lines.len(), tail.bytes), (1, 1));
     }
 }

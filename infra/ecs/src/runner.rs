@@ -30,10 +30,11 @@ pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: wat
             () = stop.asked() => {}
             () = sleep(options.start_delay) => {
                 runner.advance(Status::Activating);
-                let environment = spec.request.overrides.environment();
+                let configured = options.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                let environment = configured.chain(spec.request.overrides.environment());
                 let started = match &options.simulation {
                     Some(simulation) => Ok(Work::Simulated(simulation.start(environment))),
-                    None => Process::start(&options.command, environment, runner.short_id()).map(Work::Process),
+                    None => Process::start(&options.command, environment, runner.short_id()).map(|process| Work::Process(Box::new(process))),
                 };
                 match started {
                     Ok(work) => runner.run(work, &mut stop).await,
@@ -51,7 +52,7 @@ pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: wat
 
 /// What runs behind a task.
 enum Work {
-    Process(Process),
+    Process(Box<Process>),
     Simulated(Simulated),
 }
 
@@ -128,7 +129,16 @@ impl Runner {
         if let Some(reaper) = self.ecs.upgrade().as_ref().and_then(|ecs| ecs.reaper.as_ref()) {
             reaper.ended(pid);
         }
-        tracing::info!(task, pid, exit_code, "ended");
+        match &process {
+            Work::Process(process) if ended_by_itself.is_some() && exit_code != Some(0) => {
+                let last_output = match process.last_output() {
+                    none if none.is_empty() => "none".to_owned(),
+                    lines => lines,
+                };
+                tracing::warn!(task, pid, %last_output, "crashed with {}", process.ending());
+            }
+            _ => tracing::info!(task, pid, exit_code, "ended"),
+        }
     }
 
     fn fail(&self, reason: &str) {

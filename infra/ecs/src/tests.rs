@@ -466,6 +466,57 @@ async fn a_process_talks_to_the_log_with_the_tasks_short_id() {
     }
 }
 
+/// What the log says of a task that runs this script to its end, or is stopped once it has begun.
+async fn log_of(script: &str, stops: bool) -> String {
+    let scratch = Scratch::new();
+    let log = scratch.0.join("log");
+    let writer = Arc::new(fs::File::create(&log).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(writer).finish();
+    let _within_this_test = tracing::subscriber::set_default(subscriber);
+    let mut stack = Stack::shell(script).await;
+    if stops {
+        let arn = stack.start().await;
+        stack.until(&arn, "RUNNING").await;
+        stack.client.stop_task().task(&arn).send().await.unwrap();
+        stack.until(&arn, "STOPPED").await;
+    } else {
+        stack.run_to_end().await;
+    }
+    fs::read_to_string(log).unwrap()
+}
+
+#[tokio::test]
+async fn a_process_that_crashes_is_a_warning_with_its_end_and_its_last_lines() {
+    let log = log_of("echo first; echo second; exit 7", false).await;
+    let warning = log.split_once(" WARN ").map(|(_, warning)| warning).unwrap_or_else(|| panic!("no warning: {log}"));
+    assert!(warning.contains("crashed with exit code 7 task="), "{log}");
+    assert!(warning.ends_with(" last_output=\n    first\n    second\n"), "{log}");
+    let log = log_of("kill -SEGV $$", false).await;
+    assert!(log.contains("crashed with signal 11 task=") && log.contains(" last_output=none\n"), "{log}");
+}
+
+#[tokio::test]
+async fn a_process_that_ends_well_or_is_stopped_has_not_crashed() {
+    for (script, stops) in [("echo bye", false), ("sleep 600", true)] {
+        let log = log_of(script, stops).await;
+        assert!(log.contains("ended task=") && !log.contains("WARN"), "{script}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_process_gets_the_configured_environment_and_on_top_of_it_the_overrides() {
+    let scratch = Scratch::new();
+    let script = format!("echo $ONE $TWO >{}/said", scratch.0.display());
+    let environment = vec![("ONE".to_owned(), "configured".to_owned()), ("TWO".to_owned(), "configured".to_owned())];
+    let mut stack = Stack::new(Options { environment, ..Options::new(["sh", "-c", &script]) }).await;
+    let two = KeyValuePair::builder().name("TWO").value("overridden").build();
+    let container = ContainerOverride::builder().name("game").environment(two).build();
+    let overrides = TaskOverride::builder().container_overrides(container).build();
+    let task = arn(&stack.run().overrides(overrides).send().await.unwrap().tasks()[0]);
+    stack.until(&task, "STOPPED").await;
+    assert_eq!(fs::read_to_string(scratch.0.join("said")).unwrap(), "configured overridden\n");
+}
+
 #[tokio::test]
 async fn tasks_are_listed_in_pages_that_miss_and_repeat_none() {
     let mut stack = Stack::new(Options::new(["sleep", "600"])).await;

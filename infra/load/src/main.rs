@@ -24,15 +24,10 @@ mod report;
 mod servers;
 mod world;
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use shared::{clock::Clock, telemetry::Usage};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Args, Cli, Command, ReconcileArgs},
@@ -54,7 +49,9 @@ fn main() -> ExitCode {
         // Prints and exits like every other mistake on the command line.
         Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit();
     }
-    log_to_stderr();
+    // Logging is work on the cores that are measured: only what went wrong. The engine warns of refused conditions,
+    // which are answers.
+    local::log::to_stderr("warn,dynoxide=error");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
@@ -66,14 +63,6 @@ fn main() -> ExitCode {
             None => load(&cli.args).await,
         }
     })
-}
-
-fn log_to_stderr() {
-    // Logging is work on the cores that are measured: only what went wrong. The engine warns of refused conditions,
-    // which are answers.
-    let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new("warn,dynoxide=error"));
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

@@ -1,12 +1,6 @@
 //! What the user types, and what they see.
 
-use std::{
-    ffi::OsString,
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
@@ -14,13 +8,11 @@ use clap::{
     parser::ValueSource,
 };
 use shared::domain::{Bound, PoolLimits, Rollout, Span};
-use shared::telemetry::harmless;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     error::Error,
-    play,
-    stack::{Options, POOL, Stack, TABLE},
+    log, play,
+    stack::{Options, POOL, Stack, TABLE, is_endpoint},
 };
 
 /// OWMM whole on this machine: plays both join flows, then stays up. Everything listens on loopback only.
@@ -87,7 +79,7 @@ struct Serve {
     /// Play both flows and exit: 0 only if every step happened.
     #[arg(long, conflicts_with = "no_demo")]
     once: bool,
-    /// Only serve.
+    /// Only serve: do not play the demo.
     #[arg(long)]
     no_demo: bool,
     /// Keep the table in this file; without it, in memory. A default pool that is in it stays as it is, unless one of the
@@ -136,7 +128,9 @@ struct Serve {
     /// empty, `drain` gives them no new players.
     #[arg(long, value_name = "HOW", default_value = "lazy", value_parser = rollout())]
     rollout: Rollout,
-    /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments.
+    /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments. It finds
+    /// OWMM_URL, OWMM_SERVER_ID, OWMM_SERVER_TOKEN, OWMM_POOL, OWMM_CAPACITY and OWMM_PORTS in its environment. The demo
+    /// player speaks the demo game server's protocol only: a game with its own needs `--no-demo`.
     #[arg(long, value_name = "CMD")]
     game_server: Option<String>,
     /// Call the functions at this Lambda endpoint, such as that of `cargo lambda watch`, instead of in this process.
@@ -203,8 +197,13 @@ pub fn demo_game_server() -> Result<Vec<OsString>, Error> {
 fn command_line(command: &str) -> Result<Vec<OsString>, Error> {
     let wrong = |problem: String| Error::GameServer(command.to_owned(), problem);
     let words = shlex::split(command).ok_or_else(|| wrong("a quote is not closed".into()))?;
-    let (program, arguments) = words.split_first().ok_or_else(|| wrong("name a program".into()))?;
-    let program = which::which(program).map_err(|error| wrong(format!("{program} cannot be started: {error}")))?;
+    let (program, arguments) = words
+        .split_first()
+        .ok_or_else(|| wrong("name a program and its arguments, as in `python3 infra/example-server.py`".into()))?;
+    let program = which::which(program).map_err(|_| {
+        let place = if program.contains('/') { "at that path" } else { "in any folder of PATH" };
+        wrong(format!("there is no program `{program}` {place}, or it may not be executed"))
+    })?;
     Ok(std::iter::once(program.into_os_string()).chain(arguments.iter().map(OsString::from)).collect())
 }
 
@@ -213,7 +212,9 @@ pub fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let on_pool = POOL_OPTIONS.iter().any(|name| matches.value_source(name) == Some(ValueSource::CommandLine));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    log_to_stderr(cli.command.is_none());
+    // A call a line would bury the demo's steps: the functions speak up from warnings on unless asked for more.
+    // The engine warns of every refused condition, which here is an answer like any other.
+    log::to_stderr(if cli.command.is_none() { "info,shared=warn,dynoxide=error" } else { "info" });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
@@ -244,23 +245,10 @@ fn tell(line: &str) -> std::io::Result<()> {
     stdout.flush()
 }
 
-fn log_to_stderr(stack: bool) {
-    // A call a line would bury the demo's steps: the functions speak up from warnings on unless asked for more.
-    // The engine warns of every refused condition, which here is an answer like any other.
-    let default = if stack { "info,shared=warn,dynoxide=error" } else { "info" };
-    let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        // Where stderr is gone there is nobody to tell, and no reason to stop.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    // The stack gives a game server's lines their time.
-    let log = if stack { log.boxed() } else { log.without_time().boxed() };
-    tracing_subscriber::registry().with(log.with_filter(harmless())).with(filter).init();
-}
-
 async fn player(args: PlayerArgs) -> ExitCode {
+    if !is_endpoint(&args.url) {
+        return fail(&Error::PlayerUrl(args.url));
+    }
     let http = match demo::http_client() {
         Ok(http) => http,
         Err(error) => return fail(&error),
@@ -326,6 +314,7 @@ OWMM is up at {url} (pool `{POOL}`). Try:
   curl -X POST {url}/join -H 'Authorization: Bearer alice'      # a slot for alice; again: the same slot
   curl -X POST {url}/join -H 'Authorization: Bearer bob'        # fullest server first
   curl -X DELETE {url}/join -H 'Authorization: Bearer alice'    # alice gives hers up
+  curl {url}/openapi.yaml                                       # every route
 
 Ctrl-C stops it and every process that it started."
     )

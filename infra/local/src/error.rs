@@ -30,6 +30,14 @@ pub enum Error {
         "`--dynamodb {0}`: give the URL of a DynamoDB endpoint, as in http://127.0.0.1:8000; infra/dynamodb-local/run starts one and prints its URL"
     )]
     Endpoint(String),
+    /// The functions' endpoint is no URL.
+    #[error(
+        "`--functions {0}`: give the URL of a Lambda endpoint, as in http://127.0.0.1:9001; `cargo lambda watch` is one"
+    )]
+    FunctionsUrl(String),
+    /// What the demo player is to ask is no URL.
+    #[error("`--url {0}`: give OWMM's URL, as in http://127.0.0.1:9000; the local stack prints its own after `ready`")]
+    PlayerUrl(String),
     /// The functions' endpoint cannot be used.
     #[error("the functions cannot be called at {0}: {1}")]
     Functions(String, String),

@@ -21,8 +21,12 @@ use axum::{
     Router,
     body::{Body as HttpBody, to_bytes},
     extract::{ConnectInfo, Request as HttpRequest, State},
-    http::{HeaderMap, Method, header::AUTHORIZATION},
+    http::{
+        HeaderMap, Method,
+        header::{AUTHORIZATION, CONTENT_TYPE, HeaderName},
+    },
     response::Response as HttpResponse,
+    routing::get,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use functions::{Function, Handler};
@@ -77,6 +81,9 @@ static ROUTES: &[(&str, &str, Authorizer, &Function)] = &[
     ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, &functions::DEREGISTER_PLAYER),
 ];
 
+/// The HTTP contract, which the local stack serves beside the routes: on AWS there is no such path.
+const CONTRACT: &str = include_str!("../../../openapi.yaml");
+
 #[derive(Debug)]
 struct Gateway {
     owmm: Owmm,
@@ -93,7 +100,11 @@ pub fn in_process(owmm: Owmm) -> Router {
 /// The gateway in front of the functions: those of this process, or those behind an endpoint.
 pub(crate) fn router(owmm: Owmm, functions: Option<Remote>) -> Router {
     let gateway = Gateway { owmm, functions, requests: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) };
-    Router::new().fallback(serve).with_state(Arc::new(gateway))
+    Router::new().route("/openapi.yaml", get(contract).fallback(serve)).fallback(serve).with_state(Arc::new(gateway))
+}
+
+async fn contract() -> ([(HeaderName, &'static str); 1], &'static str) {
+    ([(CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
 /// Method, path and function of every route, for documents that must agree with it.

@@ -9,7 +9,7 @@
 //! | ECS | the crate `ecs`: the same protocol, real processes |
 //! | IAM | [`iam`]: a function gets no call that its role in `template.yaml` does not allow |
 //!
-//! [`stack`] puts them together, [`play`] shows both flows, [`cli`] is what the user types. Everything listens on loopback
+//! [`stack`] puts them together, [`play`] shows both flows, [`cli`] is what the user types, [`log`] what stderr shows. Everything listens on loopback
 //! only.
 
 pub mod cli;
@@ -17,6 +17,7 @@ pub mod engine;
 mod error;
 pub mod gateway;
 pub mod iam;
+pub mod log;
 pub mod play;
 mod pools_file;
 mod remote;

@@ -22,12 +22,32 @@ pub enum Missed {
     /// The player's side failed.
     #[error("{0}")]
     Player(#[from] demo::player::Error),
+    /// The demo player and the game server do not understand each other.
+    #[error("step {0}: {1}. {hint}", hint = hint(.1))]
+    Game(u8, demo::player::Error),
     /// It was waited for in vain.
-    #[error("step {0} was not seen in time")]
-    Unseen(u8),
+    #[error(
+        "step {0}: {1}, but has not within {seconds} s. The lines above show what the game server has written; \
+         `--no-demo` serves without playing the demo",
+        seconds = PATIENCE.as_secs()
+    )]
+    Unseen(u8, &'static str),
+    /// The game server has ended before it.
+    #[error("step {0}: {1}, but the game server has ended ({2}). The lines above show what it has written")]
+    Ended(u8, &'static str, String),
     /// Something else happened.
     #[error("{0}")]
     Otherwise(String),
+}
+
+/// What to do about an error between the player and the game server.
+fn hint(error: &demo::player::Error) -> &'static str {
+    if error.is_about_the_protocol() {
+        "The demo player can play the demo game server only. For a game with a protocol of its own start the stack with \
+         `--no-demo`, which serves without playing the demo"
+    } else {
+        "`--no-demo` serves without playing the demo"
+    }
 }
 
 impl From<demo::Failure> for Missed {
@@ -73,8 +93,8 @@ pub async fn both_flows(stack: &Stack, line: fn(&str)) -> Result<(), Missed> {
     let player = |id: &str| Player::new(stack.url(), id, None, http.clone());
     let pioneer = new_server(stack, &player("demo-pioneer"), line).await?;
     let follower = existing_server(stack, &player("demo-follower"), line).await?;
-    pioneer.leave().await?;
-    follower.leave().await?;
+    pioneer.leave().await.map_err(|error| Missed::Game(9, error))?;
+    follower.leave().await.map_err(|error| Missed::Game(5, error))?;
     Ok(())
 }
 
@@ -95,12 +115,16 @@ async fn new_server(stack: &Stack, player: &Player, line: fn(&str)) -> Result<Vi
     }
     steps.step(2, &format!("OWMM finds no compatible server, and chooses a new one's id: {server}"));
     steps.step(3, "OWMM asks ECS for it: RunTask");
-    let task = started(&mut events, &server).await.ok_or(Missed::Unseen(4))?;
+    let task = started(&mut events, &server).await?;
     steps.step(4, "ECS starts the task: a real process");
-    seen(stack, &id, 5, |ledger| ledger.task.as_deref() == Some(&task)).await?;
+    let step = (5, "ECS's answer is to reach OWMM");
+    let known = seen(stack, &id, step, |ledger| ledger.task.as_deref() == Some(&task));
+    while_it_runs(&mut events, &server, step, known).await?;
     steps.step(5, &format!("ECS's answer has reached OWMM: task {}", task.rsplit('/').next().unwrap_or(&task)));
     steps.step(6, &format!("the player knows its server: {told}"));
-    seen(stack, &id, 7, |ledger| ledger.state == ServerState::Ready).await?;
+    let step = (7, "the game server is to register itself: PUT /servers/{serverId}");
+    let ready = seen(stack, &id, step, |ledger| ledger.state == ServerState::Ready);
+    while_it_runs(&mut events, &server, step, ready).await?;
     steps.step(7, "the game server has registered itself: PUT /servers/{serverId}");
     let ready = player.join_until_ready(PATIENCE, |_| {}).await?;
     let visit = connect(player, &ready, &mut steps, 8).await?;
@@ -132,8 +156,9 @@ async fn existing_server(stack: &Stack, player: &Player, line: fn(&str)) -> Resu
 }
 
 async fn connect(player: &Player, ready: &Ready, steps: &mut Steps, number: u8) -> Result<Visit, Missed> {
-    let mut visit = player.connect(ready).await?;
-    let echo = visit.say("hello, world").await?;
+    let failed = |error| Missed::Game(number, error);
+    let mut visit = player.connect(ready).await.map_err(failed)?;
+    let echo = visit.say("hello, world").await.map_err(failed)?;
     steps.step(number, &format!("the player connects to {}:{} and is let in: {echo}", ready.address, ready.port));
     Ok(visit)
 }
@@ -146,13 +171,24 @@ async fn registered(
     number: u8,
 ) -> Result<(), Missed> {
     let name = PlayerId::parse(&player.id).map_err(|bad| Missed::Otherwise(bad.to_string()))?;
-    seen(stack, id, number, |ledger| matches!(ledger.claims.get(&name), Some(Claim::Connected(_)))).await?;
+    seen(
+        stack,
+        id,
+        (number, "the game server is to register the player: PUT /servers/{serverId}/players/{playerId}"),
+        |ledger| matches!(ledger.claims.get(&name), Some(Claim::Connected(_))),
+    )
+    .await?;
     steps.step(number, "the game server has registered the player: PUT /servers/{serverId}/players/{playerId}");
     Ok(())
 }
 
 /// Waits until a server's ledger is as it should be.
-async fn seen(stack: &Stack, id: &ServerId, step: u8, is: impl Fn(&Ledger) -> bool) -> Result<(), Missed> {
+async fn seen(
+    stack: &Stack,
+    id: &ServerId,
+    (step, what): (u8, &'static str),
+    is: impl Fn(&Ledger) -> bool,
+) -> Result<(), Missed> {
     let look = async {
         loop {
             match stack.owmm().table().ledger(id).await {
@@ -162,19 +198,65 @@ async fn seen(stack: &Stack, id: &ServerId, step: u8, is: impl Fn(&Ledger) -> bo
             }
         }
     };
-    tokio::time::timeout(PATIENCE, look).await.unwrap_or(Err(Missed::Unseen(step)))
+    tokio::time::timeout(PATIENCE, look).await.unwrap_or(Err(Missed::Unseen(step, what)))
 }
 
 /// Waits until the local ECS runs the task of a server, and returns the task's ARN.
-async fn started(events: &mut Receiver<Value>, server: &str) -> Option<String> {
-    let wait = async {
-        loop {
-            let event = events.recv().await.ok()?;
-            let detail = |name| event.pointer(&format!("/detail/{name}")).and_then(Value::as_str);
-            if detail("startedBy").is_some_and(|by| by.starts_with(server)) && detail("lastStatus") == Some("RUNNING") {
-                return detail("taskArn").map(str::to_owned);
-            }
+async fn started(events: &mut Receiver<Value>, server: &str) -> Result<String, Missed> {
+    const STEP: (u8, &str) = (4, "ECS is to start the task");
+    match tokio::time::timeout(PATIENCE, status(events, server, "RUNNING")).await {
+        Ok(Some(Seen::Reached(task))) => Ok(task),
+        Ok(Some(Seen::Ended(how))) => Err(Missed::Ended(STEP.0, STEP.1, how)),
+        Ok(None) | Err(_) => Err(Missed::Unseen(STEP.0, STEP.1)),
+    }
+}
+
+/// Waits for a step in the life of a server, but no longer than the server's process lives: another attempt of OWMM would
+/// most likely end as this one has.
+async fn while_it_runs<T>(
+    events: &mut Receiver<Value>,
+    server: &str,
+    (step, what): (u8, &'static str),
+    wait: impl Future<Output = Result<T, Missed>>,
+) -> Result<T, Missed> {
+    let ended = async {
+        match status(events, server, "STOPPED").await {
+            Some(Seen::Ended(how)) => Missed::Ended(step, what, how),
+            // Without events there is only the wait.
+            _ => std::future::pending().await,
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.ok().flatten()
+    tokio::select! {
+        biased;
+        seen = wait => seen,
+        ended = ended => Err(ended),
+    }
+}
+
+/// What the events say of the task of a server.
+enum Seen {
+    /// The task with this ARN has the status.
+    Reached(String),
+    /// It has stopped: how.
+    Ended(String),
+}
+
+/// Waits until the task of a server has the status, or has stopped.
+async fn status(events: &mut Receiver<Value>, server: &str, status: &str) -> Option<Seen> {
+    loop {
+        let event = events.recv().await.ok()?;
+        let detail = |name| event.pointer(&format!("/detail/{name}")).and_then(Value::as_str);
+        if !detail("startedBy").is_some_and(|by| by.starts_with(server)) {
+            continue;
+        }
+        match detail("lastStatus") {
+            Some("STOPPED") => {
+                let exit_code = event.pointer("/detail/containers/0/exitCode").map(|code| format!("exit code {code}"));
+                let reason = || detail("stoppedReason").unwrap_or("without a reason").to_owned();
+                return Some(Seen::Ended(exit_code.unwrap_or_else(reason)));
+            }
+            Some(now) if now == status => return detail("taskArn").map(|task| Seen::Reached(task.to_owned())),
+            _ => {}
+        }
+    }
 }

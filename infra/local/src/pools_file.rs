@@ -67,11 +67,8 @@ impl<'de> DeserializeSeed<'de> for Document {
 /// The file cannot be read, or a value is not as it must be; the error names file, pool and field.
 pub(crate) fn read(file: &Path, task: &TaskPlacement) -> Result<Vec<Pool>, Error> {
     let wrong = |problem: String| Error::Pools(file.to_owned(), problem);
-    let bytes = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
-    let Pools(pools) = parse_object(&bytes).map_err(|(at, why)| match at.as_str() {
-        "." => wrong(why),
-        at => wrong(format!("`{at}`: {why}")),
-    })?;
+    let bytes = std::fs::read(file).map_err(|error| wrong(format!("the file cannot be read: {error}")))?;
+    let Pools(pools) = parse_object(&bytes).map_err(|bad| wrong(bad.of("the file")))?;
     let pools = pools.into_iter().map(|(name, params)| {
         let called = name.clone();
         params.parse(name, Some(task.clone())).map_err(|problem| wrong(format!("pool `{called}`: {problem}")))
@@ -124,7 +121,12 @@ mod tests {
             (r#"{"eu": {}, "eu": {}}"#, ["eu", "twice"]),
             (r#"{"e u": {}}"#, ["e u", "A-Z"]),
             (r#"["eu"]"#, ["owmm-pools", "an object"]),
-            ("{", ["owmm-pools", "EOF"]),
+            ("{", ["not valid JSON", "the rest of an object"]),
+            ("", ["an object", "the end of the text"]),
+            (
+                "{\"eu\": {\n\"capacity\": 7,}}",
+                ["valid JSON in `eu`", "after the comma, or no comma, at line 2, column 15"],
+            ),
         ] {
             let error = of(text).unwrap_err();
             assert!(error.contains("owmm-pools") && names.iter().all(|name| error.contains(name)), "{text}: {error}");

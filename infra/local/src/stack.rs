@@ -33,6 +33,8 @@ use crate::{
 pub const TABLE: &str = "owmm";
 /// The pool of a join that names none.
 pub const POOL: &str = "default";
+/// The ports that game servers may listen on, below those that systems give away by themselves.
+const PORTS: &str = "20000-29999";
 /// Any region will do on loopback; the tools want one.
 const REGION: &str = "eu-central-1";
 
@@ -131,9 +133,15 @@ async fn schedule(every: Duration, owmm: Owmm) {
 }
 
 /// Whether the SDK could send a request there. It would say so itself, but only with the first request, and in its words.
-fn is_endpoint(url: &str) -> bool {
+pub(crate) fn is_endpoint(url: &str) -> bool {
     let uri = url.parse::<axum::http::Uri>().ok();
     uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+}
+
+/// What the task definition of infra/servers.yaml says of ports. Whoever has said something else to this program means it.
+fn task_environment() -> Vec<(String, String)> {
+    const NAME: &str = "OWMM_PORTS";
+    if std::env::var_os(NAME).is_some() { Vec::new() } else { vec![(NAME.to_owned(), PORTS.to_owned())] }
 }
 
 async fn sdk() -> SdkConfig {
@@ -159,6 +167,9 @@ impl Stack {
         if let Some(url) = options.dynamodb.as_ref().filter(|url| !is_endpoint(url)) {
             return Err(Error::Endpoint(url.clone()));
         }
+        if let Some(url) = options.functions.as_ref().filter(|url| !is_endpoint(url)) {
+            return Err(Error::FunctionsUrl(url.clone()));
+        }
         let functions = options
             .functions
             .as_deref()
@@ -166,7 +177,11 @@ impl Stack {
         let functions = functions.transpose()?;
         let (gateway_listener, gateway_address) = listen(options.port).await?;
         let url = format!("http://{gateway_address}");
-        let ecs_options = ecs::Options { start_delay: options.start_delay, ..ecs::Options::new(options.game_server) };
+        let ecs_options = ecs::Options {
+            start_delay: options.start_delay,
+            environment: task_environment(),
+            ..ecs::Options::new(options.game_server)
+        };
         let task = TaskPlacement {
             cluster: ecs_options.cluster.clone(),
             task_definition: "demo-game-server:1".into(),

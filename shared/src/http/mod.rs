@@ -3,10 +3,12 @@
 //! Owns the HTTP words (bodies, headers, problem codes). Never touches the table. What a handler gets from here is in
 //! range, and what it returns is `Infallible` to the runtime: an SDK error has no way to leak out.
 
+mod bad_json;
 mod problem;
 mod request;
 mod response;
 
+pub use bad_json::BadJson;
 pub use lambda_http::{Body, Request, Response, http::Method};
 pub use problem::{Code, Problem};
 pub use request::{

@@ -11,7 +11,7 @@ use serde::{
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{Code, Problem};
+use super::{BadJson, Code, Problem};
 use crate::domain::{BadId, PlayerId, TokenHash};
 
 /// The longest body that is looked at, in bytes: a heartbeat's 1,000 names of 128 characters are 132,000, with spaces.
@@ -189,35 +189,79 @@ pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Pr
     if bytes.is_empty() {
         return Ok(None);
     }
-    let parsed = parse_object(bytes).map_err(|(at, why)| match at.as_str() {
-        // An unknown or missing field is named by the error itself, what encloses it by the path.
-        "." => format!("The body is refused: {why}."),
-        at => format!("`{at}` is refused: {why}."),
-    });
-    parsed.map(Some).map_err(|detail| Problem::new(Code::InvalidBody, detail))
+    let refused = |bad: BadJson| Problem::new(Code::InvalidBody, format!("{}.", bad.of("The body")));
+    parse_object(bytes).map(Some).map_err(refused)
 }
 
 /// A JSON object, and nothing after it.
 ///
 /// # Errors
-/// It is not JSON, or not of that shape: where (`.` for the whole), and why.
-pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (String, String)> {
+/// It is not JSON, or not of that shape.
+pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
     struct Object<T>(T);
     impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             object(deserializer).map(Self)
         }
     }
+    if let Some(bad) = BadJson::no_object(bytes) {
+        return Err(bad);
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Object(parsed) = serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| (error.path().to_string(), error.into_inner().to_string()))?;
-    json.end().map_err(|why| (".".to_owned(), why.to_string()))?;
+        .map_err(|error| BadJson::new(&error.path().to_string(), error.inner()))?;
+    json.end().map_err(|error| BadJson::new(".", &error))?;
     Ok(parsed)
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_said_in_words_with_its_place() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Settings {
+            #[serde(rename = "capacity")]
+            _capacity: Option<i64>,
+            #[serde(rename = "port")]
+            _port: Option<u16>,
+            #[serde(rename = "players")]
+            _players: Option<Vec<String>>,
+        }
+        const OBJECT: &str = r#"expected an object, as in {"name": "value"}"#;
+        const VALUE: &str =
+            "expected a value: a string in double quotes, a number, true, false, null, a list or an object";
+        const FIELD: &str = r#"expected the name of a field in double quotes, as in {"name": "value"}"#;
+        for (body, says) in [
+            (" \n ", format!("The body is refused: {OBJECT}, found the end of the text, at line 2, column 2.")),
+            ("[]", format!("The body is refused: {OBJECT}, found `[`, at line 1, column 1.")),
+            ("not JSON", format!("The body is refused: {OBJECT}, found `n`, at line 1, column 1.")),
+            ("\n  \u{0}", format!(r"The body is refused: {OBJECT}, found `\0`, at line 2, column 3.")),
+            ("{", "The body is not valid JSON: expected the rest of an object and its `}`, found the end of the text, at line 1, column 1.".into()),
+            ("{a", format!("The body is not valid JSON: {FIELD}, at line 1, column 2.")),
+            (r#"{"capacity": 5,}"#, "The body is not valid JSON: expected another entry after the comma, or no comma, at line 1, column 16.".into()),
+            (r#"{"players": ["a",]}"#, "The body is not valid JSON in `players`: expected another entry after the comma, or no comma, at line 1, column 18.".into()),
+            (r#"{"players": ["a"#, "The body is not valid JSON in `players[0]`: expected the rest of a string and its closing `\"`, found the end of the text, at line 1, column 15.".into()),
+            (r#"{"capacity": NaN}"#, format!("The body is not valid JSON in `capacity`: {VALUE}, at line 1, column 14.")),
+            (r#"{"capacity": }"#, format!("The body is not valid JSON in `capacity`: {VALUE}, at line 1, column 14.")),
+            (r#"{"capacity" 5}"#, "The body is not valid JSON: expected `:`, at line 1, column 13.".into()),
+            ("{} {}", "The body is not valid JSON: expected nothing after the object, at line 1, column 4.".into()),
+            ("{\n  \"capacity\": \"5\"\n}", "`capacity` is refused: expected a whole number, found string \"5\", at line 2, column 17.".into()),
+            (r#"{"port": 65536}"#, "`port` is refused: expected a whole number from 0 to 65535, found integer `65536`, at line 1, column 14.".into()),
+            (r#"{"players": {}}"#, "`players` is refused: expected a list, found an object, at line 1, column 12.".into()),
+            (r#"{"players": [["a, expected b"]]}"#, "`players[0]` is refused: expected a string, found a list, at line 1, column 13.".into()),
+            (r#"{"capacty": 5}"#, "`capacty` is refused: unknown field `capacty`, expected one of `capacity`, `port`, `players`, at line 1, column 10.".into()),
+        ] {
+            let request = Request::new(Body::Text(body.to_owned()));
+            let problem = json_body::<Settings>(&request).unwrap_err();
+            assert_eq!((problem.code, problem.detail), (Code::InvalidBody, says), "{body}");
+        }
+        assert!(json_body::<Settings>(&Request::new(Body::Empty)).unwrap().is_none());
+        assert!(json_body::<Settings>(&Request::new(Body::Text("\n{}\n".to_owned()))).unwrap().is_some());
+    }
 
     #[test]
     fn a_request_that_came_from_nowhere_has_no_address() {

@@ -5,7 +5,7 @@ use std::{process::Stdio, time::Duration};
 use demo::player::{Joined, Player};
 use shared::domain::{Claim, Seat, ServerState};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::Command,
 };
 
@@ -126,6 +126,73 @@ async fn ctrl_c_stops_every_process_that_was_started() {
     std::fs::remove_file(pid_file).unwrap();
 }
 
+/// Runs the program until the demo is over; whether it got through, and what it has printed to stderr.
+async fn play(game_server: &str) -> (bool, String) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
+    program.args(["--once", "--port", "0", "--game-server", game_server]).stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Ok(url) = std::env::var("OWMM_TEST_DYNAMODB") {
+        program.args(["--dynamodb", &url]);
+    }
+    let output = tokio::time::timeout(2 * SOON, program.kill_on_drop(true).output()).await.unwrap().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_game_server_plays_both_flows_unchanged() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../infra/example-server.py");
+    let (played, stderr) = play(&format!("python3 '{example}'")).await;
+    assert!(played, "{stderr}");
+    assert_eq!(stderr.matches("\n  5. ").count(), 2, "both flows have a step 5: {stderr}");
+    let port = |stderr: &str| stderr.split_once("the player connects to 127.0.0.1:")?.1.get(..5)?.parse::<u16>().ok();
+    assert!(port(&stderr).is_some_and(|port| (20_000..30_000).contains(&port)), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_crash_of_a_game_server_is_a_warning_and_the_demo_says_at_which_step() {
+    let (played, stderr) = play("sh -c 'echo no map; echo no licence >&2; exit 7'").await;
+    assert!(!played, "{stderr}");
+    let lines = stderr.lines().collect::<Vec<_>>();
+    for line in ["no map", "no licence"] {
+        let found = lines.iter().find(|found| found.ends_with(&format!(" | {line}")));
+        assert_eq!(found.map(|found| found.len()), Some("12345678 | ".len() + line.len()), "{line}: {stderr}");
+    }
+    let crash = lines.iter().position(|line| line.contains(" WARN crashed with exit code 7 task="));
+    let crash = crash.unwrap_or_else(|| panic!("no warning: {stderr}"));
+    let mut output = lines[crash + 1..crash + 3].to_vec();
+    output.sort_unstable();
+    assert_eq!(output, ["    no licence", "    no map"], "{stderr}");
+    assert!(stderr.contains("the demo did not get through: step "), "{stderr}");
+    assert!(stderr.contains("but the game server has ended (exit code 7). The lines above show"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_of_a_game_with_a_protocol_of_its_own_recommends_to_do_without_it() {
+    let world = World::new(|_| {}).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let game = async {
+        let server = loop {
+            match world.ledgers().await.first() {
+                Some(ledger) => break ledger.id.to_string(),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let hand = world.hand(&server).await;
+        hand.register_as(&world, serde_json::json!({ "address": "127.0.0.1", "port": port })).await.is(200);
+        let mut player = BufReader::new(listener.accept().await.unwrap().0);
+        player.read_line(&mut String::new()).await.unwrap();
+        player.write_all(b"MYGAME 1.0\n").await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let missed = tokio::select! {
+        missed = local::play::both_flows(&world.stack, |_| {}) => missed.unwrap_err().to_string(),
+        () = game => unreachable!("it waits for ever"),
+    };
+    assert!(missed.starts_with("step 8: ") && missed.contains(r#"expected {"welcome":"#), "{missed}");
+    assert!(missed.contains("got `MYGAME 1.0`") && missed.contains("`--no-demo`"), "{missed}");
+    world.end().await;
+}
+
 /// A file that is gone with the test.
 struct Scratch(std::path::PathBuf);
 
@@ -188,19 +255,34 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
     let text = refused(&["--once", "--port", "0", "--data", "/nonexistent/folder/table.db"]).await;
     assert!(text.contains("/nonexistent/folder/table.db") && text.contains("--data"), "{text}");
     let text = refused(&["--once", "--port", "0", "--game-server", "no-such-program-here --x"]).await;
-    assert!(text.contains("no-such-program-here"), "{text}");
+    let due = "`--game-server no-such-program-here --x`: there is no program `no-such-program-here` in any folder of PATH, or it may not be executed";
+    assert!(text.contains(due), "{text}");
+    let text = refused(&["--once", "--port", "0", "--game-server", "/nonexistent/game"]).await;
+    assert!(text.contains("there is no program `/nonexistent/game` at that path"), "{text}");
+    let text = refused(&["--once", "--port", "0", "--game-server", ""]).await;
+    assert!(text.contains("name a program and its arguments"), "{text}");
     let text = refused(&["--once", "--port", "0", "--game-server", "'unclosed"]).await;
     assert!(text.contains("quote"), "{text}");
     for url in ["garbage", "127.0.0.1:8000", "ftp://127.0.0.1", "http://", ""] {
         let text = refused(&["--once", "--port", "0", "--dynamodb", url]).await;
         assert!(text.contains(&format!("--dynamodb {url}`")) && text.contains("http://127.0.0.1:8000"), "{text}");
     }
+    let text = refused(&["--once", "--port", "0", "--functions", "garbage"]).await;
+    assert!(text.contains("`--functions garbage`: give the URL"), "{text}");
+    let text = refused(&["player", "--url", "garbage"]).await;
+    assert!(text.contains("`--url garbage`: give OWMM's URL"), "{text}");
     let text = refused(&["--once", "--port", "0", "--dynamodb", "http://127.0.0.1:1"]).await;
     assert!(text.contains("http://127.0.0.1:1") && text.contains("--dynamodb"), "{text}");
     let pools = Scratch::new("pools", r#"{"eu": {"capacity": 7}, "us": {"headroom": -1}}"#);
     let text = refused(&["--once", "--port", "0", "--pools", pools.path()]).await;
     assert!(text.contains(pools.path()) && text.contains("`us`") && text.contains("`headroom`"), "{text}");
     assert!(!text.contains("table engine"), "nothing starts: {text}");
+    let comma = Scratch::new("comma", "{\n  \"eu\": {\"capacity\": 7},\n}");
+    let text = refused(&["--once", "--port", "0", "--pools", comma.path()]).await;
+    let due = "the file is not valid JSON: expected another entry after the comma, or no comma, at line 3, column 1";
+    assert!(text.contains(&format!("`--pools {}`: {due}", comma.path())), "{text}");
+    let text = refused(&["--once", "--port", "0", "--pools", "/nonexistent/pools.json"]).await;
+    assert!(text.contains("`--pools /nonexistent/pools.json`: the file cannot be read: No such file"), "{text}");
     for option in ["--capacity", "--lease-seconds"] {
         let text = refused(&["--once", "--port", "0", "--pools", pools.path(), option, "5"]).await;
         assert!(text.contains(option) && text.contains("--pools"), "{text}");

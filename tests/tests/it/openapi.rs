@@ -97,6 +97,20 @@ fn the_document_and_the_gateway_have_the_same_routes() {
     assert_eq!(documented, served);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_stack_serves_the_document_beside_the_routes() {
+    let world = crate::support::World::new(|_| {}).await;
+    let url = format!("{}/openapi.yaml", world.stack.url());
+    let served = world.http.get(&url).send().await.unwrap();
+    assert_eq!(
+        (served.status().as_u16(), &served.headers()["content-type"]),
+        (200, &"application/yaml".parse().unwrap())
+    );
+    assert_eq!(served.text().await.unwrap(), include_str!("../../../openapi.yaml"));
+    world.call("POST", "/openapi.yaml", None, None).await.problem(404, "not_found");
+    world.end().await;
+}
+
 #[test]
 fn every_problem_code_is_documented_with_its_status_and_title() {
     let examples = document()["components"]["examples"].as_object().unwrap();
