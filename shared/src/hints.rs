@@ -450,7 +450,7 @@ mod tests {
             name: PoolName::parse("p").unwrap(),
             limits: PoolLimits { capacity, ..PoolLimits::DEFAULT },
             task,
-            revision: 0,
+            version: 0,
             build: 1,
             rollout,
             shards: 1,
@@ -602,7 +602,7 @@ mod tests {
         let servers = [("s", rank(1, Fill::TOP)), ("t", rank(1, Fill::EMPTY)), ("old", rank(0, Fill::TOP))];
         let (listing, pool) = (listing(&servers), pool(9, Rollout::Lazy));
         let offered = |listing: &Arc<Listing>| {
-            let chosen = |seed| listing.pick(&pool, 1, &[], &HashMap::new(), &Rng::seeded(seed));
+            let pick = |seed| listing.pick(&pool, 1, &[], &HashMap::new(), &Rng::seeded(seed));
             (0..40)
                 .filter_map(|seed| pick(seed).map(|it| it.server.to_string()))
                 .collect::<std::collections::BTreeSet<_>>()

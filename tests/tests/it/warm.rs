@@ -2,7 +2,7 @@
 //! until a test turns it, so every limit is met exactly.
 
 use shared::{
-    Assignment, Owmm, Slot,
+    JoinOutcome, Owmm, Slot,
     domain::{Fill, Ledger, PlayerId, Pool, PoolLimits, Rollout, ServerId, Span},
     table::items,
 };
@@ -17,7 +17,7 @@ fn process(ground: &Ground, seed: u64) -> Owmm {
 /// The server on which a join places a player.
 async fn join(owmm: &Owmm, player: &str) -> ServerId {
     match owmm.join(&PlayerId::parse(player).unwrap(), None).await.unwrap() {
-        Assignment::Slot(Slot::Ready { server, .. } | Slot::Starting { server, .. }) => server,
+        JoinOutcome::Slot(Slot::Ready { server, .. } | Slot::Starting { server, .. }) => server,
         other => panic!("{player} has no slot: {other:?}"),
     }
 }

@@ -1,0 +1,131 @@
+//! The step `one-feature-set`: what `cargo run` has built, no other build of the workspace compiles again.
+//!
+//! Cargo compiles a crate once for each set of features that it is asked for, and that depends on which members one
+//! command builds. `infra/feature-set` asks for the same features everywhere; this step tells which are missing there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::shell::{self, Failure, Outcome};
+
+/// Builds that people use, each with what cargo is given to choose its members. The first is what `cargo run` builds.
+const BUILDS: &[(&str, &[&str])] = &[
+    ("cargo run", &["--edges", "normal,build"]),
+    ("cargo build -p load", &["--edges", "normal,build", "-p", "load"]),
+    ("cargo build -p verify", &["--edges", "normal,build", "-p", "verify"]),
+    ("cargo build -p cli", &["--edges", "normal,build", "-p", "cli"]),
+    ("cargo test -p tests", &["--edges", "normal,build,dev", "-p", "tests"]),
+    ("cargo test -p ecs", &["--edges", "normal,build,dev", "-p", "ecs"]),
+    ("cargo test -p demo", &["--edges", "normal,build,dev", "-p", "demo"]),
+    ("cargo test -p shared", &["--edges", "normal,build,dev", "-p", "shared"]),
+    ("cargo test --workspace", &["--edges", "normal,build,dev", "--workspace"]),
+];
+
+/// Crates that only operators' credentials need: no deployed function may have them.
+const OF_OPERATORS: &[&str] = &["aws-sdk-sso", "aws-sdk-ssooidc"];
+
+/// For each third-party crate and version, the feature sets that a build compiles it with: as a library for programs,
+/// and perhaps another one for build scripts and macros.
+type Units = BTreeMap<String, BTreeSet<String>>;
+
+/// Runs the step on the project.
+pub(crate) fn check() -> Outcome {
+    let mut builds = Vec::new();
+    for (name, arguments) in BUILDS {
+        builds.push((*name, units(&tree(arguments)?)));
+    }
+    let differing = differences(&builds);
+    for line in &differing {
+        println!("{line}");
+    }
+    if !differing.is_empty() {
+        return Err(Failure::new(format!(
+            "{} crates are compiled more than once; add what is missing to infra/feature-set/Cargo.toml",
+            differing.len()
+        )));
+    }
+    println!("{} builds ask each third-party crate for the same features", builds.len());
+    functions_stay_small()
+}
+
+/// The functions must not get the features of the tools: they depend on nothing that asks for them.
+fn functions_stay_small() -> Outcome {
+    let tree = tree(&["--edges", "normal,build", "-p", "shared"])?;
+    let found: Vec<&str> = OF_OPERATORS.iter().copied().filter(|it| tree.contains(&format!("{it} v"))).collect();
+    if found.is_empty() && !tree.contains("feature-set v") {
+        return Ok(());
+    }
+    Err(Failure::new(format!("`shared`, which every function is built with, depends on {found:?} or on `feature-set`")))
+}
+
+fn tree(arguments: &[&str]) -> Result<String, Failure> {
+    let mut line = vec!["cargo", "tree", "--locked", "--prefix", "none", "--no-dedupe", "--format", "{p}|{f}"];
+    line.extend(arguments);
+    shell::stdout_of(&line)
+}
+
+/// Reads lines such as `tokio v1.54.1|macros,rt`; a crate of the workspace has its folder behind the version.
+fn units(tree: &str) -> Units {
+    let mut units = Units::new();
+    for line in tree.lines() {
+        let Some((package, features)) = line.split_once('|') else { continue };
+        let package = package.trim_end_matches(" (proc-macro)");
+        if !package.contains('(') {
+            units.entry(package.to_owned()).or_default().insert(features.to_owned());
+        }
+    }
+    units
+}
+
+/// One line for each crate that two builds would compile differently.
+///
+/// A build that has only the one for build scripts, say, is no difference: its sets are among those of the other.
+fn differences(builds: &[(&str, Units)]) -> Vec<String> {
+    let mut lines = BTreeMap::new();
+    for (index, (one, ours)) in builds.iter().enumerate() {
+        for (other, theirs) in builds.iter().skip(index + 1) {
+            for (package, sets) in ours {
+                let Some(others) = theirs.get(package) else { continue };
+                if sets.is_subset(others) || others.is_subset(sets) {
+                    continue;
+                }
+                let line = || format!("{package}: {}", difference(one, sets, other, others));
+                lines.entry(package.clone()).or_insert_with(line);
+            }
+        }
+    }
+    lines.into_values().collect()
+}
+
+fn difference(one: &str, ours: &BTreeSet<String>, other: &str, theirs: &BTreeSet<String>) -> String {
+    let all = |sets: &BTreeSet<String>| -> BTreeSet<String> {
+        sets.iter().flat_map(|it| it.split(',')).filter(|it| !it.is_empty()).map(str::to_owned).collect()
+    };
+    let (ours, theirs) = (all(ours), all(theirs));
+    let only = |name: &str, these: &BTreeSet<String>, those: &BTreeSet<String>| {
+        let only: Vec<&str> = these.difference(those).map(String::as_str).collect();
+        (!only.is_empty()).then(|| format!("only `{name}` has {}", only.join(", ")))
+    };
+    let parts: Vec<String> = [only(one, &ours, &theirs), only(other, &theirs, &ours)].into_iter().flatten().collect();
+    if parts.is_empty() { format!("`{one}` and `{other}` differ for build scripts") } else { parts.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str =
+        "local v0.1.0 (/x)|\ntokio v1.54.1|macros,rt\nsyn v2.0.1|full\nserde_derive v1.0.0 (proc-macro)|\n";
+
+    #[test]
+    fn a_feature_that_one_build_alone_has_is_named_with_that_build() {
+        let other = RUN.replace("macros,rt", "macros,rt,test-util");
+        let found = differences(&[("cargo run", units(RUN)), ("cargo build -p verify", units(&other))]);
+        assert_eq!(found, ["tokio v1.54.1: only `cargo build -p verify` has test-util"]);
+    }
+
+    #[test]
+    fn crates_of_the_workspace_and_new_crates_are_no_difference() {
+        let other = "local v0.1.0 (/x)|bugs\nstateright v0.31.0|\nsyn v2.0.1|full\nsyn v2.0.1|full,visit\n";
+        assert_eq!(differences(&[("a", units(RUN)), ("b", units(other))]), Vec::<String>::new());
+    }
+}
