@@ -30,7 +30,6 @@ use crate::{
     domain::{
         Answer, Due, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, PoolStatus, PoolStatusWrite,
         REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskStatus, Time, TokenHash, pause_after,
-        teeth::{self, Mistake},
     },
     table::{Advanced, Table, TableError},
     telemetry::causes,
@@ -336,14 +335,6 @@ impl Launcher {
         }
     }
 
-    /// One per server and attempt.
-    fn client_token(&self, ledger: &Ledger) -> String {
-        if teeth::has(Mistake::FreshRunTaskToken) {
-            return self.rng.token();
-        }
-        format!("{}-{}", ledger.id, ledger.attempt)
-    }
-
     async fn run_task(&self, ledger: &Ledger, launch: &Launch) -> Called {
         let task: TaskPlacement = match serde_json::from_str(&launch.spec) {
             Ok(task) => task,
@@ -356,7 +347,7 @@ impl Launcher {
             .run_task()
             .cluster(&task.cluster)
             .task_definition(&task.task_definition)
-            .client_token(self.client_token(ledger))
+            .client_token(client_token(ledger))
             .started_by(started_by(ledger))
             .group(self.group())
             .count(1)
@@ -394,6 +385,11 @@ impl Launcher {
             }
         }
     }
+}
+
+/// One per server and attempt.
+fn client_token(ledger: &Ledger) -> String {
+    format!("{}-{}", ledger.id, ledger.attempt)
 }
 
 /// Which server and attempt a task is for: ECS's events and lists name it.

@@ -12,7 +12,6 @@ use crate::{
         Placement, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, PoolStatusWrite, PresentedTicket, Protocol,
         Registration, Release, Released, Reply, Seat, ServerId, ServerState, Span, Step, StopBy, TakenSlots, Time,
         Together, TokenHash, UNTIL_RESUMED,
-        teeth::{self, Mistake},
     },
     hints::{Hints, InFlight, Permit},
     launching::Launcher,
@@ -391,11 +390,7 @@ impl Owmm {
             if let Some(another) = limiter.reserve(k, slots) {
                 permit = another;
             }
-            let taken = if teeth::has(Mistake::LaunchOnEmptyIndex) {
-                Err(self.table.frontier(&pool.name, k).await?)
-            } else {
-                self.take(&pool, slots, &mut permit).await?
-            };
+            let taken = self.take(&pool, slots, &mut permit).await?;
             let seen = match taken {
                 Ok(frontier) => {
                     run.permit = Some(permit);

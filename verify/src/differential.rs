@@ -259,7 +259,7 @@ pub fn run(first: u64, seeds: u64) -> Verdict {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
-    use shared::domain::teeth::{Mistake, put_back};
+    use shared::domain::bug::{Bug, inject};
 
     use super::*;
 
@@ -275,11 +275,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_mistakes_are_in_both_faces_of_a_write() {
+    async fn injected_bugs_are_in_both_faces_of_a_write() {
         // Or a check of one face would find what the other does not have.
-        for mistake in Mistake::ALL {
-            let _in_the_code = put_back(Some(mistake));
-            assert_eq!(compare(0, 60, |_| {}).await.unwrap().differences, Vec::<String>::new(), "{mistake:?}");
+        for bug in Bug::ALL {
+            let _in_the_code = inject(Some(bug));
+            assert_eq!(compare(0, 60, |_| {}).await.unwrap().differences, Vec::<String>::new(), "{bug:?}");
         }
     }
 }

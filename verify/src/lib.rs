@@ -3,15 +3,15 @@
 //! | module | owns |
 //! |---|---|
 //! | [`differential`] | `apply` in memory against the expression on a real engine |
-//! | [`model`] | the model checker: every order of events, over the domain's own code |
-//! | [`teeth`] | the mistakes that the checks must find |
+//! | [`model`] | the command of the model checker, which is a crate of its own, `verify/model` |
+//! | [`injected_bugs`] | the bugs that the checks must find |
 //! | [`simulate`] | the real code, simulated with faults from a seed |
 //! | [`kill`] | real processes that are killed, and what the table holds afterwards |
 //! | [`report`] | progress and summary tables, which all commands share |
 
 pub mod differential;
+pub mod injected_bugs;
 pub mod kill;
 pub mod model;
 pub mod report;
 pub mod simulate;
-pub mod teeth;

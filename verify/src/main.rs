@@ -2,13 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, builder::PossibleValuesParser};
-use verify::{
-    differential, kill,
-    model::{self, Size},
-    report::Verdict,
-    simulate, teeth,
-};
+use ::model::Size;
+use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use verify::{differential, injected_bugs, kill, model, report::Verdict, simulate};
 
 /// Checks what OWMM promises.
 #[derive(Debug, Parser)]
@@ -24,7 +20,7 @@ enum Check {
     Model {
         /// How far to go: half a million states in seconds, or thirty million in minutes.
         #[arg(long, value_enum, default_value = "small")]
-        scope: Size,
+        scope: Worlds,
         /// Only this world.
         #[arg(long, value_parser = PossibleValuesParser::new(model::worlds()))]
         world: Option<String>,
@@ -60,8 +56,26 @@ enum Check {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Puts each known mistake back and looks who finds it.
-    Teeth,
+    /// Injects each known bug and counts which checks find it.
+    InjectedBugs,
+}
+
+/// Which worlds of the model.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Worlds {
+    /// Seconds: for every change.
+    Small,
+    /// Minutes: more of everything at once.
+    Full,
+}
+
+impl Worlds {
+    const fn size(self) -> Size {
+        match self {
+            Self::Small => Size::Small,
+            Self::Full => Size::Full,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -69,7 +83,7 @@ fn main() -> ExitCode {
         return local::cli::main();
     }
     let verdict = match Cli::parse().check {
-        Check::Model { scope, world } => model::run(scope, world.as_deref()),
+        Check::Model { scope, world } => model::run(scope.size(), world.as_deref()),
         Check::Simulate { seed: Some(seed), history: true, .. } => simulate::one(seed),
         Check::Simulate { seeds, seed, .. } => {
             simulate::many(seed.unwrap_or(1), seeds.unwrap_or(if seed.is_some() { 1 } else { 500 }))
@@ -78,7 +92,7 @@ fn main() -> ExitCode {
         Check::Differential { seeds, seed } => {
             differential::run(seed.unwrap_or(0), seeds.unwrap_or(if seed.is_some() { 1 } else { 5_000 }))
         }
-        Check::Teeth => teeth::run(),
+        Check::InjectedBugs => injected_bugs::run(),
     };
     match verdict {
         Verdict::Holds => ExitCode::SUCCESS,

@@ -1,10 +1,10 @@
-//! The simulation itself: it is repeatable, the code holds under it, and it finds mistakes that are put back.
+//! The simulation itself: it is repeatable, the code holds under it, and it finds injected bugs.
 
-use shared::domain::teeth::Mistake;
+use shared::domain::bug::Bug;
 use verify::{
+    injected_bugs::found_by_simulation,
     report::Progress,
     simulate::{run, sweep},
-    teeth::found_by_simulation,
 };
 
 #[test]
@@ -25,24 +25,24 @@ fn no_invariant_is_violated_in_the_first_seeds() {
 /// The one that no model of the domain can see: it is about what ECS does.
 #[test]
 fn a_fresh_token_per_call_of_run_task_is_found_within_forty_seeds() {
-    let found = found_by_simulation(Mistake::FreshRunTaskToken, 40).unwrap();
+    let found = found_by_simulation(Bug::FreshRunTaskToken, 40).unwrap();
     assert!(found.law.starts_with("I4"), "{found:?}");
 }
 
 #[test]
 fn a_seat_that_is_only_read_is_found_in_the_first_seeds() {
-    let found = found_by_simulation(Mistake::ReadOnlySeat, 5).unwrap();
+    let found = found_by_simulation(Bug::ReadOnlySeat, 5).unwrap();
     assert!(found.law.starts_with("I2"), "{found:?}");
 }
 
 #[test]
 fn a_lapsed_lease_that_stops_a_server_with_players_is_found_within_ten_seeds() {
-    let found = found_by_simulation(Mistake::LapseStopsPlayers, 10).unwrap();
+    let found = found_by_simulation(Bug::LapseStopsPlayers, 10).unwrap();
     assert!(found.law.starts_with("I6"), "{found:?}");
 }
 
 #[test]
 fn a_launch_on_an_empty_index_is_found_within_ten_seeds() {
-    let found = found_by_simulation(Mistake::LaunchOnEmptyIndex, 10).unwrap();
+    let found = found_by_simulation(Bug::LaunchOnEmptyIndex, 10).unwrap();
     assert!(found.law.starts_with("I4"), "{found:?}");
 }

@@ -19,7 +19,6 @@
 use super::{
     Answer, Assignment, Claim, Effect, ExpectedSeat, Hint, Ledger, LedgerWrite, Placement, PlayerId, PoolName,
     Protocol, Reply, Seat, SeatWrite, ServerId, ServerState, Span, Step, TakenSlots, Time,
-    teeth::{self, Mistake},
 };
 
 /// What one request may still try: everything is bounded, and where it ends the caller asks again.
@@ -345,10 +344,6 @@ impl Join {
                 self.sit(server, false, now)
             }
             _ if self.used_up => self.take_slot(now),
-            _ if teeth::has(Mistake::LaunchOnEmptyIndex) => {
-                self.used_up = true;
-                self.take_slot(now)
-            }
             _ if self.mine => self.take_slot(now),
             Hint::Frontier(server) => self.sit(server, true, now),
             // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
@@ -396,9 +391,6 @@ impl Join {
                 }
                 None => self.find(),
             };
-        }
-        if teeth::has(Mistake::ReserveAgain) && kept.is_some_and(Claim::is_connected) {
-            return self.claim(place.server, placement, now);
         }
         if let Some(claim) = kept {
             return self.placed(ledger, claim, now);

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     Placement, PlayerId, PoolLimits, PoolName, ServerId, Span, Time, TokenHash,
-    teeth::{self, Mistake},
+    bug::{self, Bug},
 };
 
 /// Expired claims that one write removes at the most. DynamoDB takes an expression of at most 4 KB and 300 operators
@@ -626,7 +626,7 @@ impl LedgerWrite {
                 let slot = match old.claims.get(player) {
                     None => !old.is_full(),
                     Some(claim) => {
-                        let mine = *claim == Claim::Reserved(*placement) || teeth::has(Mistake::ReserveAgain);
+                        let mine = *claim == Claim::Reserved(*placement) || bug::injected(Bug::ReserveAgain);
                         claim.placement() < *placement || claim.placement() == *placement && mine
                     }
                 };
@@ -667,7 +667,7 @@ impl LedgerWrite {
             Self::Free { by, player, claim, ready } => {
                 let held = old.claims.get(player).is_some_and(|held| {
                     let same = held == claim || (claim.is_connected() && held.placement() == claim.placement());
-                    same || teeth::has(Mistake::ReleaseAnyStamp)
+                    same || bug::injected(Bug::ReleaseAnyStamp)
                 });
                 let as_said = (old.state == ServerState::Ready) == *ready;
                 (by.as_ref().is_none_or(knows) && as_said && held).then(|| {
@@ -765,7 +765,7 @@ impl LedgerWrite {
             }),
             Self::DrainIdle { idle_by } => {
                 let idle = old.idle_since.is_some_and(|since| since <= *idle_by);
-                let unused = old.claims.is_empty() && idle || teeth::has(Mistake::CheckedScaleIn);
+                let unused = old.claims.is_empty() && idle || bug::injected(Bug::CheckedScaleIn);
                 (old.state == ServerState::Ready && unused).then(|| {
                     new.state = ServerState::Draining;
                     new.listed = None;
@@ -820,12 +820,12 @@ impl Ledger {
     /// Whether these claims are exactly as they were seen.
     fn holds_exactly(&self, claims: &[(PlayerId, Claim)]) -> bool {
         let held = |(player, claim): &(PlayerId, Claim)| self.claims.get(player) == Some(claim);
-        claims.iter().all(held) || teeth::has(Mistake::EvictInexactly)
+        claims.iter().all(held) || bug::injected(Bug::EvictInexactly)
     }
 
     /// How the index lists it once a slot is free: as it did, or else among the fullest.
     fn listed_with_room(&self) -> Option<Fill> {
-        if teeth::has(Mistake::FreeUnlisted) { self.listed } else { self.listed.or(Some(Fill::TOP)) }
+        if bug::injected(Bug::FreeUnlisted) { self.listed } else { self.listed.or(Some(Fill::TOP)) }
     }
 
     fn is_attempt(&self, attempt: u32) -> bool {

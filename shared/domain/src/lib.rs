@@ -12,6 +12,7 @@
 //! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`CancelReservation`], [`Release`]): a placement's life as state machines. Each is told
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
+pub mod bug;
 mod connect;
 mod disconnect;
 #[cfg(test)]
@@ -27,7 +28,6 @@ mod protocol;
 mod release;
 mod repair;
 mod seat;
-pub mod teeth;
 mod time;
 
 pub use connect::{Connect, Connected, PresentedTicket};

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_advance_out_decides_whether_an_old_build_takes_players() {
+    fn a_rollout_decides_whether_an_old_build_takes_players() {
         let taken = |rollout| {
             let pool = Pool { build: 1, rollout, ..configured() };
             which([("older", 0), ("the pool's", 1), ("newer", 2)], |build| pool.takes(build))

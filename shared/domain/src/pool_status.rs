@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{ServerId, Span, Time};
+use super::{
+    ServerId, Span, Time,
+    bug::{self, Bug},
+};
 
 /// Launches that may fail in a row before launching pauses.
 pub const PAUSE_AFTER_FAILURES: u32 = 3;
@@ -109,7 +112,7 @@ impl FrontierWrite {
         let takes = match self {
             Self::Take { slots } => {
                 new.remaining = old.remaining.checked_sub(*slots)?;
-                true
+                !bug::injected(Bug::LaunchOnEmptyIndex)
             }
             Self::GiveBack { server, seen, slots } => {
                 new.remaining = seen.saturating_add(*slots);

@@ -104,7 +104,7 @@ pub enum Reply {
 /// What a protocol wants next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step<T> {
-    /// Effect this and come back with the answer.
+    /// Ask this and come back with the answer.
     Effect(Effect),
     /// It is over.
     Done(T),

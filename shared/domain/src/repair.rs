@@ -1,9 +1,6 @@
 //! What a server needs from somebody who looks after it, decided from its ledger and what ECS says of its task.
 
-use super::{
-    Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, StopBy, Time,
-    teeth::{self, Mistake},
-};
+use super::{Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, StopBy, Time};
 
 /// Servers whose leases may have lapsed at once before nothing is believed any more: five, or a fifth, whichever is
 /// more. Beyond that it is the table or the network that is ill, not the servers.
@@ -109,7 +106,7 @@ impl Ledger {
             _ => {}
         }
         // A lapse alone ends no game: players may well be inside.
-        if self.is_silent(now) && (!self.has_players() || teeth::has(Mistake::LapseStopsPlayers)) {
+        if self.is_silent(now) && !self.has_players() {
             return Repair::Stop(StopReason::Silent);
         }
         let overdue = self.drain_by.is_some_and(|by| by <= now);

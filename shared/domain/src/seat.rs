@@ -5,7 +5,7 @@
 
 use super::{
     Claim, Placement, PoolName, ServerId,
-    teeth::{self, Mistake},
+    bug::{self, Bug},
 };
 
 /// Where a player is placed.
@@ -114,7 +114,7 @@ impl SeatWrite {
             }
             Self::Connect { server, placement } => {
                 let place = names(server).filter(|place| place.claim.placement() == *placement)?;
-                let claim = if teeth::has(Mistake::ReadOnlySeat) { place.claim } else { Claim::Connected(*placement) };
+                let claim = if bug::injected(Bug::ReadOnlySeat) { place.claim } else { Claim::Connected(*placement) };
                 Some(Seat::Assigned(Assignment { claim, ..place.clone() }))
             }
             Self::Vacate { server, claim } => {

@@ -82,7 +82,7 @@ codes! {
     PoolFull = "pool_full", SERVICE_UNAVAILABLE, "The pool is full";
     /// Servers of the pool have failed to start repeatedly, or an operator has paused launching. Nothing is held.
     LaunchPaused = "launch_paused", SERVICE_UNAVAILABLE, "Launching is paused";
-    /// Tries are used up, or a dependency does not answer. Effect again: every call may be repeated.
+    /// Tries are used up, or a dependency does not answer. Ask again: every call may be repeated.
     Busy = "busy", SERVICE_UNAVAILABLE, "Busy, ask again";
     /// Our mistake. The log has more under the request id.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something is wrong on our side";
@@ -120,7 +120,7 @@ impl Problem {
         Self { players, ..self }
     }
 
-    /// Effect again; the log says why.
+    /// Ask again; the log says why.
     pub fn busy(internals: impl Into<String>) -> Self {
         let busy = Self::new(Code::Busy, "Too much is going on right now. The call may be repeated as it is.");
         Self { internals: Some(internals.into()), ..busy.retry_after(1) }

@@ -79,7 +79,7 @@ pub fn claim_view(ledger: &Ledger, claim: Claim, now: Time) -> Value {
 /// No server is started now: ask again then.
 pub fn launch_paused(until: Time, now: Time) -> Problem {
     let why = "No server is started now: servers have failed to start repeatedly, or an operator has paused it.";
-    let detail = format!("{why} Effect again at {}.", timestamp(until));
+    let detail = format!("{why} Ask again at {}.", timestamp(until));
     Problem::new(Code::LaunchPaused, detail).retry_after((until - now).whole_seconds_up())
 }
 

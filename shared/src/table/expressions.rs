@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{
     Claim, ExpectedSeat, Fill, FrontierWrite, LedgerWrite, MAX_FREED, Placement, PlayerId, PoolStatusWrite, Rank,
     SeatWrite, ServerState, Span, StopBy, Time,
-    teeth::{self, Mistake},
+    bug::{self, Bug},
 };
 
 /// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
@@ -88,7 +88,7 @@ impl Expression {
             // Writing to a string cannot fail.
             let _ = write!(update, ", #claims.#e{i}");
             self.renamed.push((format!("#e{i}"), player.to_string()));
-            if teeth::has(Mistake::EvictInexactly) {
+            if bug::injected(Bug::EvictInexactly) {
                 continue;
             }
             let _ = write!(condition, " AND #claims.#e{i} = :e{i}");
@@ -194,7 +194,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
                 (":ready", state(ServerState::Ready)),
                 (":now", n(now.0)),
                 (":seenBy", n(seen_by.0)),
-                (":older", n(if teeth::has(Mistake::ReserveAgain) { 0 } else { 1 } - placement.get())),
+                (":older", n(if bug::injected(Bug::ReserveAgain) { 0 } else { 1 } - placement.get())),
                 (":placement", reserved(*placement)),
             ],
         )
@@ -239,13 +239,13 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         }
         LedgerWrite::Free { by: hash, player, claim, ready } => {
             let (update, in_state) = match ready {
-                true if teeth::has(Mistake::FreeUnlisted) => (FREE, "#state = :ready"),
+                true if bug::injected(Bug::FreeUnlisted) => (FREE, "#state = :ready"),
                 true => (FREE_AND_LIST, "#state = :ready"),
                 false => (FREE, "#state <> :ready"),
             };
             let held = match claim {
                 // Holds for every placement there is.
-                _ if teeth::has(Mistake::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
+                _ if bug::injected(Bug::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
                 Claim::Connected(_) => OF_PLACEMENT,
                 Claim::Reserved(_) => "#claims.#player = :reserved",
             };
@@ -258,7 +258,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             if claim.is_connected() {
                 expression = expression.with(":connected", connected(claim.placement()));
             }
-            if teeth::has(Mistake::ReleaseAnyStamp) {
+            if bug::injected(Bug::ReleaseAnyStamp) {
                 expression = expression.with(":connected", n(i64::MIN)).with(":reserved", n(i64::MAX));
             }
             by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)
@@ -338,7 +338,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
         }
         LedgerWrite::Sweep { evict, ready } => {
             let (mut update, in_state) = match ready {
-                true if teeth::has(Mistake::FreeUnlisted) => ("REMOVE #idleSince".to_owned(), "#state = :ready"),
+                true if bug::injected(Bug::FreeUnlisted) => ("REMOVE #idleSince".to_owned(), "#state = :ready"),
                 true => (LIST_AND_FREE.to_owned(), "#state = :ready"),
                 false => ("REMOVE #idleSince".to_owned(), "#state <> :ready"),
             };
@@ -375,7 +375,7 @@ pub fn ledger(write: &LedgerWrite) -> Expression {
             "#state = :ready",
             [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))],
         ),
-        LedgerWrite::DrainIdle { .. } if teeth::has(Mistake::CheckedScaleIn) => Expression::new(
+        LedgerWrite::DrainIdle { .. } if bug::injected(Bug::CheckedScaleIn) => Expression::new(
             DRAIN,
             "#state = :ready",
             [(":draining", state(ServerState::Draining)), (":ready", state(ServerState::Ready))],
@@ -490,7 +490,7 @@ pub fn seat(write: &SeatWrite) -> Expression {
                 }
             }
         }
-        SeatWrite::Connect { server, placement } if teeth::has(Mistake::ReadOnlySeat) => Expression::new(
+        SeatWrite::Connect { server, placement } if bug::injected(Bug::ReadOnlySeat) => Expression::new(
             "SET #server = :server",
             "#server = :server AND #placement IN (:reserved, :connected)",
             [
@@ -538,7 +538,13 @@ pub fn seat(write: &SeatWrite) -> Expression {
 pub fn frontier(write: &FrontierWrite) -> Expression {
     match write {
         FrontierWrite::Take { slots } => {
-            Expression::new("SET #remaining = #remaining - :slots", "#remaining >= :slots", [(":slots", n(*slots))])
+            // With the injected bug the condition never holds.
+            let enough = if bug::injected(Bug::LaunchOnEmptyIndex) {
+                "#remaining >= :slots AND #remaining < :slots"
+            } else {
+                "#remaining >= :slots"
+            };
+            Expression::new("SET #remaining = #remaining - :slots", enough, [(":slots", n(*slots))])
         }
         FrontierWrite::GiveBack { server, seen, slots } => Expression::new(
             "SET #remaining = :remaining",

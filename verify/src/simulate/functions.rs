@@ -5,9 +5,8 @@
 
 use std::{
     future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -28,12 +27,13 @@ use shared::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
-    sync::{Notify, oneshot},
-    time::{Sleep, sleep, timeout},
+    sync::oneshot,
+    time::{sleep, timeout},
 };
 use tower::ServiceExt;
 
 use super::{
+    call::{CALL, Call, Freezing},
     checks::{Caller, Invariant},
     plan::Fault,
     wire::wire,
@@ -46,63 +46,6 @@ const LONGEST_RUN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What an operator or a trusted backend sends; the local gateway believes any signature.
 const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=x";
-
-tokio::task_local! {
-    /// The run of a function that a call on the wire belongs to.
-    pub(super) static CALL: Arc<Call>;
-}
-
-/// One run of a function.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) number: u64,
-    pub(super) by: Caller,
-    began: Time,
-    killed: Notify,
-    stands_still: Mutex<Option<Duration>>,
-}
-
-impl Call {
-    /// Nothing of it runs any more.
-    pub(super) async fn kill<T>(&self) -> T {
-        self.killed.notify_one();
-        std::future::pending().await
-    }
-
-    /// Nothing of it runs for so long.
-    pub(super) async fn freeze(&self, span: Duration) {
-        *lock(&self.stands_still) = Some(span);
-        tokio::task::yield_now().await;
-    }
-}
-
-/// A future that is not polled while its function stands still.
-struct Freezing<F> {
-    call: Arc<Call>,
-    thaws: Option<Pin<Box<Sleep>>>,
-    inner: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Freezing<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        loop {
-            if let Some(thaws) = &mut self.thaws {
-                ready!(thaws.as_mut().poll(context));
-                self.thaws = None;
-            }
-            if let Poll::Ready(output) = self.inner.as_mut().poll(context) {
-                return Poll::Ready(output);
-            }
-            let stands_still = lock(&self.call.stands_still).take();
-            match stands_still {
-                Some(span) => self.thaws = Some(Box::pin(sleep(span))),
-                None => return Poll::Pending,
-            }
-        }
-    }
-}
 
 /// A process that runs the functions.
 #[derive(Clone)]
@@ -229,13 +172,13 @@ impl Functions {
     fn begin(&self, by: Caller) -> Arc<Call> {
         let (number, began) = (self.world.number(), self.world.now());
         self.world.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Arc::new(Call { number, by, began, killed: Notify::new(), stands_still: Mutex::default() })
+        Arc::new(Call::new(number, by, began))
     }
 
     /// Runs a function; `None` if it was killed, or has run for too long.
     async fn run<T>(&self, which: usize, call: &Arc<Call>, function: impl Future<Output = T>) -> Option<T> {
         let inner = Box::pin(CALL.scope(Arc::clone(call), function));
-        let running = pin!(Freezing { call: Arc::clone(call), thaws: None, inner });
+        let running = pin!(Freezing::new(Arc::clone(call), inner));
         tokio::select! {
             biased;
             () = call.killed.notified() => {

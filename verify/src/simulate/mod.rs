@@ -6,6 +6,8 @@
 //! | `chance` | a stream of decisions |
 //! | `plan` | what a seed chooses: the pool, the actors, the faults |
 //! | `world` | what everything in a run shares; virtual time |
+//! | `call` | one run of a function |
+//! | `connection` | where players meet game servers |
 //! | `engine` | the table behind the wire, and what it held a while ago |
 //! | `wire` | the SDK's HTTP connector, and what goes wrong on it |
 //! | `functions` | processes that run the functions; killed, frozen, their clocks apart |
@@ -13,9 +15,11 @@
 //! | `players` | players and parties |
 //! | `others` | schedule, event bus, operators, strangers |
 //! | `checks` | the invariants |
+//! | `injected` | bugs that no conditional write can have |
 //! | `finish` | what must be true once faults have stopped |
 //! | `flag` | waiting for something, in a fixed order |
 //! | `history` | what happened, line by line |
+//! | `run` | one seed, from its plan to its outcome |
 //! | `sweep` | many seeds at once, and what they came to |
 //!
 //! What is real: the handlers, the local gateway's events and authorizers in front of them, `shared`, the SDK with its
@@ -26,155 +30,25 @@
 //! stop, and what is left must come to rest: everybody who wants a slot gets one, every slot can be used, and an empty
 //! fleet goes away.
 
+mod call;
 mod chance;
 mod checks;
+mod connection;
 mod engine;
 mod finish;
 mod flag;
 mod functions;
 mod history;
+mod injected;
 mod others;
 mod plan;
 mod players;
+mod run;
 mod server;
 mod sweep;
 mod wire;
 mod world;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
-
-use ecs::{LocalEcs, Simulation};
-use shared::{
-    domain::{
-        PlayerId,
-        teeth::{Mistake, put_back},
-    },
-    table::create_table,
-};
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
-
 pub use checks::{Invariant, Violation};
+pub use run::{Outcome, run};
 pub use sweep::{Sweep, many, one, sweep};
-
-use chance::Chance;
-use functions::{Functions, table_client};
-use history::History;
-use others::Tokens;
-use plan::Plan;
-use players::{OTHER_POOL, Party, Player};
-use world::{POOL, TABLE, VirtualTime, World};
-
-/// What a run came to.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// The seed.
-    pub seed: u64,
-    /// What it chose, in words.
-    pub plan: String,
-    /// What did not hold.
-    pub violations: Vec<Violation>,
-    /// How often each invariant was looked at.
-    pub checked: BTreeMap<Invariant, u64>,
-    /// Calls of functions.
-    pub calls: u64,
-    /// Requests to AWS, and other things that have a number.
-    pub requests: u64,
-    /// Faults that struck, in words.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// What happened, if that was asked for.
-    pub history: String,
-}
-
-/// Runs a seed, with a mistake put back if that is wished.
-///
-/// # Errors
-/// The simulation itself cannot run: no runtime, or no engine.
-pub fn run(seed: u64, mistake: Option<Mistake>, keep_history: bool) -> Result<Outcome, String> {
-    let _mistake = put_back(mistake);
-    // The SDK takes the jitter of its retries from here.
-    fastrand::seed(seed);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let history = if keep_history { History::kept() } else { History::none() };
-    runtime.block_on(simulate(seed, history))
-}
-
-async fn simulate(seed: u64, history: History) -> Result<Outcome, String> {
-    let plan = Plan::of(&Chance::new(seed, 0));
-    let told = plan.to_string();
-    let world = World::new(plan, seed, history).map_err(|error| error.to_string())?;
-    let world = Arc::new(world);
-    world.tell(format_args!("seed {seed}: {told}"));
-    let client = table_client(&world, VirtualTime::new(world.begun, 0));
-    create_table(&client, TABLE).await.map_err(|error| error.to_string())?;
-    let functions = Functions::new(Arc::clone(&world)).ok_or("the pool's name is none")?;
-    let functions = Arc::new(functions);
-
-    let (starts, started) = mpsc::unbounded_channel();
-    let tokens = Arc::new(Tokens::default());
-    let ecs = local_ecs(&world, seed, starts);
-    let mut background = JoinSet::new();
-    background.spawn(others::deliver(Arc::clone(&functions), Arc::clone(&world), ecs.events()));
-    world.with_ecs(ecs);
-    background.spawn(server::host(Arc::clone(&functions), Arc::clone(&world), started, Arc::clone(&tokens)));
-    for pool in [POOL, OTHER_POOL] {
-        let settings = others::settings(&world, 1, world.plan.limits.headroom);
-        if !others::until_answered(&functions, "PUT", &format!("/pools/{pool}"), Some(settings)).await {
-            return Err(format!("the pool {pool} cannot be configured"));
-        }
-    }
-    world.calm(false);
-    background.spawn(others::schedule(Arc::clone(&functions), Arc::clone(&world)));
-    let operator = Chance::new(seed, 10);
-    background.spawn(others::operator(Arc::clone(&functions), Arc::clone(&world), operator));
-    let stranger = Chance::new(seed, 11);
-    background.spawn(others::stranger(Arc::clone(&functions), Arc::clone(&world), stranger, tokens));
-
-    let mut actors = JoinSet::new();
-    for number in 0..world.plan.players {
-        let Ok(id) = PlayerId::parse(&format!("p{number}")) else { continue };
-        let (world, functions, chance) = (Arc::clone(&world), Arc::clone(&functions), Chance::new(seed, 100 + number));
-        actors.spawn(Player { world, functions, chance, id }.live());
-    }
-    for number in 0..world.plan.parties {
-        let (world, functions, chance) =
-            (Arc::clone(&world), Arc::clone(&functions), Chance::new(seed, 1_000 + number));
-        actors.spawn(Party { world, functions, chance, number }.live());
-    }
-    sleep(Duration::from_secs(world.plan.chaos_seconds)).await;
-    world.tell(format_args!("faults stop"));
-    world.calm(true);
-    finish::come_to_rest(&functions, &world, actors, seed).await;
-
-    background.shutdown().await;
-    world::lock(&world.servers).clear();
-    let mut checks = world::lock(&world.checks);
-    let violations = std::mem::take(&mut checks.violations);
-    let faults = world.faults().into_iter().map(|(fault, count)| (fault.as_str(), count));
-    Ok(Outcome {
-        seed,
-        plan: told,
-        violations,
-        checked: std::mem::take(&mut checks.checked),
-        calls: world.calls.load(Ordering::Relaxed),
-        requests: world.number(),
-        faults: faults.collect(),
-        history: world.take_history(),
-    })
-}
-
-fn local_ecs(world: &World, seed: u64, starts: mpsc::UnboundedSender<ecs::SimulatedTask>) -> LocalEcs {
-    let (begun, bits) = (world.begun, Chance::new(seed, 20));
-    let simulation = Simulation {
-        now_ms: Arc::new(move || VirtualTime::new(begun, 0).ms()),
-        random: Arc::new(move || bits.bits()),
-        // Once the run is over nothing starts any more.
-        start: Arc::new(move |task| drop(starts.send(task))),
-    };
-    let nothing: [&str; 0] = [];
-    LocalEcs::new(ecs::Options { simulation: Some(simulation), ..ecs::Options::new(nothing) })
-}

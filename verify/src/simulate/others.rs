@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ::functions::{reconcile, task_stopped};
 use serde_json::{Value, json};
-use shared::domain::{PlayerId, ServerId, ServerState};
+use shared::{
+    Owmm,
+    domain::{PlayerId, ServerId, ServerState},
+};
 use tokio::{
     sync::{
         Mutex as Turn,
@@ -17,6 +20,7 @@ use super::{
     chance::Chance,
     checks::Caller,
     functions::{Effect, Functions},
+    injected::stop_lapsed,
     plan::Fault,
     players::OTHER_POOL,
     world::{POOL, World},
@@ -43,7 +47,11 @@ pub(super) async fn schedule(functions: Arc<Functions>, world: Arc<World>) {
 
 async fn reconcile(functions: &Functions) {
     // What it came to is in the table.
-    let _ = functions.operate(Caller::Schedule, |owmm| async move { reconcile::handle(&owmm).await.is_ok() }).await;
+    let reconcile = |owmm: Owmm| async move {
+        let stopped = stop_lapsed(owmm.table(), owmm.time()).await;
+        stopped.is_ok() && reconcile::handle(&owmm).await.is_ok()
+    };
+    let _ = functions.operate(Caller::Schedule, reconcile).await;
 }
 
 /// ECS's events find their way to the function: late, twice, or not at all.

@@ -155,7 +155,6 @@ impl Player {
         let server = lock(&self.world.servers).get(&ready.port).cloned();
         let Some(server) = server else { return Played::NotLetIn };
         let mut connection = server.connect(self.id.clone(), ready.ticket);
-        drop(server);
         let admitted = timeout(Duration::from_secs(30), &mut connection.admitted).await;
         if !matches!(admitted, Ok(Ok(true))) {
             return Played::NotLetIn;

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     chance::Chance,
     checks::{Caller, Invariant, LONGEST_GRACE_SECONDS},
+    connection::{Connection, Entrance},
     flag::Flag,
     functions::{Effect, Functions, Reply},
     others::Tokens,
@@ -56,22 +57,6 @@ pub(super) struct GameServer {
     cut_off: Range<u64>,
     roster: Mutex<Roster>,
     dead: Flag,
-}
-
-/// A player's side of a connection.
-pub(super) struct Connection {
-    /// Whether the player is let in; closed when the server dies.
-    pub(super) admitted: oneshot::Receiver<bool>,
-    /// A polite disconnect, with the seconds that the slot is to be held; dropped without one, the connection is lost.
-    pub(super) leave: oneshot::Sender<Option<u64>>,
-    dead: Flag,
-}
-
-impl Connection {
-    /// Waits for the end of the server.
-    pub(super) async fn over(&self) {
-        self.dead.wait().await;
-    }
 }
 
 /// Runs a process for every task that ECS starts.
@@ -204,7 +189,7 @@ impl GameServer {
 
     /// From its registration to its end: the exit code.
     async fn live(self: &Arc<Self>) -> i32 {
-        lock(&self.world.servers).insert(self.port, Arc::clone(self));
+        lock(&self.world.servers).insert(self.port, Arc::<Self>::clone(self));
         let hello = json!({ "address": "192.0.2.1", "port": self.port });
         let registered = self.until_answered("PUT", "", Some(hello)).await;
         if registered.status != 200 {
@@ -308,15 +293,6 @@ impl GameServer {
         self.world.check(|checks| checks.gone(self.world.now(), &self.id, player));
     }
 
-    /// A player connects.
-    pub(super) fn connect(self: &Arc<Self>, player: PlayerId, ticket: String) -> Connection {
-        let (admit, admitted) = oneshot::channel();
-        let (leave, left) = oneshot::channel();
-        let (server, dead) = (Arc::clone(self), self.dead.clone());
-        self.spawn(async move { server.serve(player, ticket, admit, left).await });
-        Connection { admitted, leave, dead }
-    }
-
     async fn serve(
         &self,
         player: PlayerId,
@@ -355,5 +331,15 @@ impl GameServer {
             self.world.check(|checks| checks.let_out(&self.id, &player));
             self.disconnect(&player, placement, grace).await;
         }
+    }
+}
+
+impl Entrance for GameServer {
+    fn connect(self: Arc<Self>, player: PlayerId, ticket: String) -> Connection {
+        let (admit, admitted) = oneshot::channel();
+        let (leave, left) = oneshot::channel();
+        let (server, dead) = (Arc::clone(&self), self.dead.clone());
+        self.spawn(async move { server.serve(player, ticket, admit, left).await });
+        Connection { admitted, leave, dead }
     }
 }

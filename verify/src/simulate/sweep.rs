@@ -9,9 +9,13 @@ use std::{
     time::Duration,
 };
 
-use shared::domain::teeth::Mistake;
+use shared::domain::bug::Bug;
 
-use super::{Invariant, Outcome, run, world::lock};
+use super::{
+    checks::Invariant,
+    run::{Outcome, run},
+    world::lock,
+};
 use crate::report::{Progress, Table, Verdict, grouped, print};
 
 /// Failing seeds that are told of one by one.
@@ -63,7 +67,7 @@ impl Sweep {
 }
 
 /// Runs `seeds` seeds from `first` on.
-pub fn sweep(first: u64, seeds: u64, mistake: Option<Mistake>, told: &mut Progress) -> Sweep {
+pub fn sweep(first: u64, seeds: u64, bug: Option<Bug>, told: &mut Progress) -> Sweep {
     let (next, sum) = (AtomicU64::new(first), Mutex::new(Sweep::default()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
@@ -72,7 +76,7 @@ pub fn sweep(first: u64, seeds: u64, mistake: Option<Mistake>, told: &mut Progre
             if seed >= first + seeds {
                 return;
             }
-            let outcome = run(seed, mistake, false);
+            let outcome = run(seed, bug, false);
             lock(&sum).add(seed, outcome);
         }
     };

@@ -21,11 +21,12 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
+    call::{CALL, Call},
     checks::Caller,
     engine::{self, STALE_MS},
-    functions::{CALL, Call},
+    injected::fresh_client_token,
     plan::Fault,
-    world::{TABLE, World, plain},
+    world::{TABLE, World, lock, plain},
 };
 
 /// The wire of one process of the functions.
@@ -70,7 +71,13 @@ type Answer = (u16, String);
 impl Sent {
     fn read(request: &HttpRequest) -> Option<Self> {
         let target = request.headers().get("x-amz-target")?.to_owned();
-        Some(Self { target, body: request.body().bytes()?.to_vec() })
+        let mut sent = Self { target, body: request.body().bytes()?.to_vec() };
+        if sent.operation() == "RunTask"
+            && let Some(body) = fresh_client_token(&sent.body, request.headers().get("amz-sdk-invocation-id"))
+        {
+            sent.body = body;
+        }
+        Some(sent)
     }
 
     fn operation(&self) -> &str {
@@ -252,7 +259,7 @@ async fn suffer(world: &Arc<World>, fault: Fault, sent: &Sent, by: &Caller, numb
         Fault::Stale => {
             sleep(world.chance.ms(1, 6)).await;
             let at = world.now_ms().saturating_sub(world.chance.within(1, STALE_MS));
-            let stale = super::world::lock(&world.engine).stale(sent.operation(), &sent.body, TABLE, at);
+            let stale = lock(&world.engine).stale(sent.operation(), &sent.body, TABLE, at);
             Some(stale.map_or_else(|| sent.apply(world, by, number), |body| (200, body)))
         }
         _ => None,

@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use super::{
     chance::Chance,
     checks::{Caller, Checks, Invariant},
+    connection::Entrance,
     engine::{Applied, Engine},
     history::History,
     plan::{Fault, Plan},
-    server::GameServer,
 };
 
 /// The table.
@@ -73,7 +73,7 @@ pub(super) struct World {
     pub(super) engine: Mutex<Engine>,
     pub(super) checks: Mutex<Checks>,
     /// Every game server whose process runs, by its port.
-    pub(super) servers: Mutex<BTreeMap<u16, Arc<GameServer>>>,
+    pub(super) servers: Mutex<BTreeMap<u16, Arc<dyn Entrance>>>,
     ecs: OnceLock<LocalEcs>,
     history: Mutex<History>,
     calm: AtomicBool,

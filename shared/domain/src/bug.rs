@@ -1,11 +1,13 @@
-//! Mistakes that designs of this kind make, to be put back on purpose: a check that does not find them proves nothing.
+//! Injected bugs: errors that designs of this kind make, switched on to show that the checks of `verify` find them.
 //!
-//! Owns the list and the switch. Where a mistake lives, the code asks [`has`], which without the cargo feature `teeth` is
-//! constantly false and leaves no trace in the program. The functions are never built with it; `verify` is.
+//! Owns the list and the switch. A bug of a conditional write sits in both faces of the write, `apply` and the table's
+//! expression, which ask [`injected`]; every other bug sits in `verify`, outside the product. Control flow of the product
+//! never asks. Without the cargo feature `injected-bugs`, `injected` is constantly false and leaves no trace in the program.
+//! The functions are never built with the feature; `verify` is.
 
-/// A mistake that can be put back.
+/// A bug that can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mistake {
+pub enum Bug {
     /// A second join of a connected player turns `connected` back into `reserved`.
     ReserveAgain,
     /// A release does not compare the placement.
@@ -26,7 +28,7 @@ pub enum Mistake {
     LapseStopsPlayers,
 }
 
-impl Mistake {
+impl Bug {
     /// Every one.
     pub const ALL: [Self; 9] = [
         Self::ReserveAgain,
@@ -56,45 +58,45 @@ impl Mistake {
     }
 }
 
-/// Whether this mistake has been put back.
-#[cfg(not(feature = "teeth"))]
-pub const fn has(_: Mistake) -> bool {
+/// Whether this bug is injected: never, without the feature.
+#[cfg(not(feature = "injected-bugs"))]
+pub const fn injected(_: Bug) -> bool {
     false
 }
 
-#[cfg(feature = "teeth")]
-pub use switch::{PutBack, has, put_back};
+#[cfg(feature = "injected-bugs")]
+pub use switch::{Injection, inject, injected};
 
-#[cfg(feature = "teeth")]
+#[cfg(feature = "injected-bugs")]
 mod switch {
     use std::{cell::Cell, marker::PhantomData};
 
-    use super::Mistake;
+    use super::Bug;
 
     thread_local! {
-        // A thread's own, so that tests side by side do not meet each other's mistakes.
-        static ON: Cell<Option<Mistake>> = const { Cell::new(None) };
+        // A thread's own, so that tests that run side by side do not inject into each other.
+        static ON: Cell<Option<Bug>> = const { Cell::new(None) };
     }
 
-    /// Whether this mistake has been put back on this thread.
-    pub fn has(mistake: Mistake) -> bool {
-        ON.get() == Some(mistake)
+    /// Whether this bug is injected on this thread.
+    pub fn injected(bug: Bug) -> bool {
+        ON.get() == Some(bug)
     }
 
-    /// Puts a mistake back on this thread, or none, until the answer is dropped.
+    /// Injects a bug on this thread, or none, until the returned guard is dropped.
     #[must_use]
-    pub fn put_back(mistake: Option<Mistake>) -> PutBack {
-        PutBack { before: ON.replace(mistake), of_this_thread: PhantomData }
+    pub fn inject(bug: Option<Bug>) -> Injection {
+        Injection { before: ON.replace(bug), of_this_thread: PhantomData }
     }
 
-    /// A mistake is in the code.
+    /// Guard of an injected bug: the drop restores what was injected before.
     #[derive(Debug)]
-    pub struct PutBack {
-        before: Option<Mistake>,
+    pub struct Injection {
+        before: Option<Bug>,
         of_this_thread: PhantomData<*const ()>,
     }
 
-    impl Drop for PutBack {
+    impl Drop for Injection {
         fn drop(&mut self) {
             ON.set(self.before);
         }

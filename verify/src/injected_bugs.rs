@@ -1,17 +1,18 @@
-//! Who finds which mistake.
+//! Which check finds which injected bug.
 //!
-//! Every mistake that designs of this kind make is put back ([`shared::domain::teeth`]), one at a time, and the checks are
-//! run as they always are, until one of them sees a law broken.
+//! Each of [`shared::domain::bug`] is injected, one at a time, and the checks run as they always do, until one of them sees a
+//! law broken.
 
-use shared::domain::teeth::Mistake;
+use shared::domain::bug::Bug;
+
+use ::model::{Size, explore, scopes};
 
 use crate::{
-    model::{Size, explore, scopes},
     report::{Progress, Table, Verdict, grouped, print},
     simulate,
 };
 
-/// How a mistake was found.
+/// How a bug was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The law that was broken.
@@ -20,12 +21,12 @@ pub struct Found {
     pub after: String,
 }
 
-/// Looks for a mistake with the model checker, in its small worlds.
-pub fn found_by_model(mistake: Mistake) -> Option<Found> {
+/// Looks for a bug with the model checker, in its small worlds.
+pub fn found_by_model(bug: Bug) -> Option<Found> {
     let mut states = 0;
     scopes(Size::Small).into_iter().find_map(|scope| {
         // One thread goes through the states in the same order each time.
-        let explored = explore(&scope.clone().with(Some(mistake)), 1, |_, _| {});
+        let explored = explore(&scope.clone().with(Some(bug)), 1, |_, _| {});
         states += explored.states;
         explored
             .broken
@@ -33,38 +34,38 @@ pub fn found_by_model(mistake: Mistake) -> Option<Found> {
     })
 }
 
-/// Looks for a mistake with the simulation, seed after seed.
-pub fn found_by_simulation(mistake: Mistake, seeds: u64) -> Option<Found> {
+/// Looks for a bug with the simulation, seed after seed.
+pub fn found_by_simulation(bug: Bug, seeds: u64) -> Option<Found> {
     (1..=seeds).find_map(|seed| {
-        let outcome = simulate::run(seed, Some(mistake), false).ok()?;
+        let outcome = simulate::run(seed, Some(bug), false).ok()?;
         let first = outcome.violations.first()?;
         Some(Found { law: first.invariant.as_str().to_owned(), after: format!("{seed} seeds") })
     })
 }
 
-/// Seeds that the simulation is given for each mistake.
+/// Seeds that the simulation runs for each bug.
 const SEEDS: u64 = 200;
 
-/// In how many seeds the simulation finds a mistake, and what it sees broken in the first.
-fn found_in_seeds(mistake: Mistake, progress: &mut Progress) -> Option<String> {
-    let failing = simulate::sweep(1, SEEDS, Some(mistake), progress).failing;
+/// In how many seeds the simulation finds a bug, and what it sees broken in the first.
+fn found_in_seeds(bug: Bug, progress: &mut Progress) -> Option<String> {
+    let failing = simulate::sweep(1, SEEDS, Some(bug), progress).failing;
     let (first, what) = failing.first()?;
     let law = what.split(':').next().unwrap_or_default();
     Some(format!("{law}, in {} of {SEEDS} seeds, {first} the first", failing.len()))
 }
 
-/// Puts each mistake back, and tells who found it.
+/// Injects each bug, and prints which checks found it.
 pub fn run() -> Verdict {
-    let mut table = Table::new(["mistake", "model", "simulation"]);
+    let mut table = Table::new(["bug", "model", "simulation"]);
     let mut missed = false;
     let mut progress = Progress::default();
-    for mistake in Mistake::ALL {
-        progress.say(|| mistake.as_str().to_owned());
-        let model = found_by_model(mistake).map(|it| format!("{}, {}", it.law, it.after));
-        let simulation = found_in_seeds(mistake, &mut progress);
+    for bug in Bug::ALL {
+        progress.say(|| bug.as_str().to_owned());
+        let model = found_by_model(bug).map(|it| format!("{}, {}", it.law, it.after));
+        let simulation = found_in_seeds(bug, &mut progress);
         missed |= model.is_none() && simulation.is_none();
         let told = |found: Option<String>| found.unwrap_or_else(|| "–".to_owned());
-        table.row([mistake.as_str().to_owned(), told(model), told(simulation)]);
+        table.row([bug.as_str().to_owned(), told(model), told(simulation)]);
     }
     drop(progress);
     print(&table);
@@ -76,48 +77,48 @@ pub fn run() -> Verdict {
 mod tests {
     use super::*;
 
-    fn breaks(mistake: Mistake, law: &str) {
-        let found = found_by_model(mistake).unwrap();
+    fn breaks(bug: Bug, law: &str) {
+        let found = found_by_model(bug).unwrap();
         assert!(found.law.starts_with(law), "{found:?}");
     }
 
     #[test]
     fn the_model_finds_a_second_join_that_turns_connected_back_into_reserved() {
-        breaks(Mistake::ReserveAgain, "I2");
+        breaks(Bug::ReserveAgain, "I2");
     }
 
     #[test]
     fn the_model_finds_a_release_that_does_not_compare_the_placement() {
-        breaks(Mistake::ReleaseAnyStamp, "I6");
+        breaks(Bug::ReleaseAnyStamp, "I6");
     }
 
     #[test]
     fn the_model_finds_a_registration_of_a_player_that_only_reads_the_seat() {
-        breaks(Mistake::ReadOnlySeat, "I2");
+        breaks(Bug::ReadOnlySeat, "I2");
     }
 
     #[test]
     fn the_model_finds_expired_claims_that_are_removed_without_their_exact_value() {
-        breaks(Mistake::EvictInexactly, "I2");
+        breaks(Bug::EvictInexactly, "I2");
     }
 
     #[test]
     fn the_model_finds_a_freed_slot_that_is_not_listed() {
-        breaks(Mistake::FreeUnlisted, "I3");
+        breaks(Bug::FreeUnlisted, "I3");
     }
 
     #[test]
     fn the_model_finds_a_server_that_is_started_on_an_empty_index() {
-        breaks(Mistake::LaunchOnEmptyIndex, "I4");
+        breaks(Bug::LaunchOnEmptyIndex, "I4");
     }
 
     #[test]
     fn the_model_finds_a_scale_in_that_checks_before_it_writes() {
-        breaks(Mistake::CheckedScaleIn, "I6");
+        breaks(Bug::CheckedScaleIn, "I6");
     }
 
     #[test]
     fn the_model_finds_a_lapsed_lease_that_stops_a_server_with_players() {
-        breaks(Mistake::LapseStopsPlayers, "I6");
+        breaks(Bug::LapseStopsPlayers, "I6");
     }
 }

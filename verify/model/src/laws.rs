@@ -1,10 +1,10 @@
 //! The invariants, as far as one state can break them.
 
-use shared::domain::{Assignment, Claim, Ledger, Seat, ServerState, teeth};
+use domain::{Claim, Ledger, Place, Seat, ServerState, bug};
 
 use super::{
-    scope::{Scope, TICK},
-    world::{Process, World, player_of, small},
+    scope::{Scope, TICK, player_of, small},
+    world::{Process, World},
 };
 
 /// A law: its name, and whether a state keeps it.
@@ -20,6 +20,11 @@ pub(super) const LAWS: [Law; 7] = [
     ("I6 kept word: a slot that was promised is held", kept_word),
     ("I6 kept word: nobody's server is ended under them", not_under_them),
 ];
+
+/// The names of all laws.
+pub fn laws() -> [&'static str; LAWS.len()] {
+    LAWS.map(|(name, _)| name)
+}
 
 /// Claims, and players inside, never exceed the capacity.
 fn capacity(_: &Scope, world: &World) -> bool {
@@ -39,7 +44,7 @@ fn one_place(_: &Scope, world: &World) -> bool {
         let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&claim);
         let seat = world.seats.get(usize::from(inside.player)).and_then(Option::as_deref);
         let seated =
-            matches!(seat, Some(Seat::Assigned(Assignment { server, claim: held, .. })) if *server == ledger.id && *held == claim);
+            matches!(seat, Some(Seat::Assigned(Place { server, claim: held, .. })) if *server == ledger.id && *held == claim);
         once && (stopped || claimed && seated)
     })
 }
@@ -61,7 +66,7 @@ fn nothing_stays(scope: &Scope, world: &World) -> bool {
     if !world.flights.is_empty() || !world.late.is_empty() {
         return true;
     }
-    let _in_the_code = teeth::put_back(scope.mistake);
+    let _in_the_code = bug::inject(scope.bug);
     let rest = world.settle(scope);
     let used = |n: u8, ledger: &Ledger| ledger.claims.keys().all(|id| has(&rest, n, small(player_of(id))));
     let slots = (0..).zip(&rest.ledgers).all(|(n, ledger)| {

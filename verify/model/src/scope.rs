@@ -2,9 +2,9 @@
 
 use std::{array::from_fn, sync::LazyLock};
 
-use shared::domain::{
+use domain::{
     Endpoint, Fill, Ledger, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerId, ServerState, Span, TaskPlacement,
-    Time, TokenHash, teeth::Mistake,
+    Time, TokenHash, bug::Bug,
 };
 
 /// One step of the clock. A reservation is over after two, so its end falls between any two other events.
@@ -66,8 +66,23 @@ pub struct Scope {
     pub left: Left,
     /// The pool.
     pub pool: Pool,
-    /// The mistake that is in the code.
-    pub mistake: Option<Mistake>,
+    /// The bug that is injected.
+    pub bug: Option<Bug>,
+}
+
+/// A count in the model; there are only a few of anything.
+pub(super) fn small(n: usize) -> u8 {
+    u8::try_from(n).unwrap_or(u8::MAX)
+}
+
+/// The number in a player's id, as [`Scope::player`] has made it.
+pub(super) fn player_of(id: &PlayerId) -> usize {
+    id.as_str().trim_start_matches('p').parse().unwrap_or(usize::MAX)
+}
+
+/// The number in a server's id, as [`Scope::server`] has made it.
+pub(super) fn server_of(id: &ServerId) -> usize {
+    id.as_str().trim_start_matches('s').parse().unwrap_or(usize::MAX)
 }
 
 /// The time before the first tick.
@@ -106,7 +121,7 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
 
 /// Names that are written here are well formed.
 #[allow(clippy::expect_used, reason = "a constant of this file, not input")]
-fn named<T>(name: Result<T, shared::domain::BadId>) -> T {
+fn named<T>(name: Result<T, domain::BadId>) -> T {
     name.expect("a name")
 }
 
@@ -152,15 +167,15 @@ impl Scope {
         Endpoint { address: "a".into(), port: 1 }
     }
 
-    /// The same world with a mistake in the code.
-    pub fn with(mut self, mistake: Option<Mistake>) -> Self {
-        self.mistake = mistake;
+    /// The same world with a bug injected.
+    pub fn with(mut self, bug: Option<Bug>) -> Self {
+        self.bug = bug;
         self
     }
 }
 
 /// How far to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// Seconds: for every change.
     Small,
@@ -180,7 +195,7 @@ pub fn scopes(size: Size) -> Vec<Scope> {
         ready,
         left,
         pool: pool(capacity, 2),
-        mistake: None,
+        bug: None,
     };
     let none = Left::default();
     let moves = Left { joins: n(2, 3), arrivals: 2, leaves: 1, ticks: 2, ..none };

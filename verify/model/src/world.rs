@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use shared::domain::{
-    Answer, CancelReservation, Claim, Connect, Disconnect, Effect, Frontier, FrontierWrite, Hint, Join, Ledger,
-    LedgerWrite, NoSlot, Party, Placement, PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket,
-    Registration, Release, Repair, Reply, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskStatus, Time,
-    teeth::{self, Mistake},
+use domain::{
+    Answer, CancelReservation, Claim, Effect, Frontier, FrontierWrite, Hint, Join, Ledger, LedgerWrite, NoSlot, Party,
+    PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket, Registration, Release, Repair, Reply,
+    Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskStatus, Time,
 };
 
 use super::{
-    call::{To, token},
+    call::{Call, Inside, Late, Promise, To, token},
+    injected::repair,
     kept::Kept,
-    scope::{BEGIN, Left, PLAYERS, SERVERS, Scope, TICK},
+    scope::{BEGIN, Left, PLAYERS, SERVERS, Scope, TICK, player_of, server_of, small},
 };
 
 /// Turns that one question to the frontier takes at the most, as in the functions.
@@ -39,59 +39,6 @@ pub enum Process {
     Dead,
 }
 
-/// A player is inside a server: both writes have been answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Inside {
-    pub server: u8,
-    pub player: u8,
-    pub placement: Placement,
-}
-
-/// What a player was told last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Promise {
-    pub server: u8,
-    pub placement: Placement,
-    /// Until when the slot is held.
-    pub until: Time,
-    /// Whether there was an address to go to, and a ticket.
-    pub ready: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Call {
-    Join {
-        player: u8,
-        join: Box<Join>,
-    },
-    Party(Party),
-    Connect {
-        server: u8,
-        player: u8,
-        ticket: PresentedTicket,
-        awaited: bool,
-        connect: Connect,
-    },
-    Disconnect {
-        server: u8,
-        player: u8,
-        placement: Placement,
-        grace: Option<Span>,
-        awaited: bool,
-        disconnect: Disconnect,
-    },
-    CancelReservation {
-        player: u8,
-        cancel: CancelReservation,
-    },
-    Release {
-        player: u8,
-        release: Release,
-    },
-    /// One write, and nothing follows.
-    Write,
-}
-
 /// Where a call stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum At {
@@ -113,13 +60,6 @@ pub enum At {
 pub struct Flight {
     pub call: Call,
     pub at: At,
-}
-
-/// A request that has been sent twice, and lands again some time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Late {
-    Ledger(ServerId, LedgerWrite),
-    Seat(PlayerId, SeatWrite),
 }
 
 /// A state of the world.
@@ -175,25 +115,12 @@ pub struct Step {
     pub to: World,
 }
 
-pub(super) fn small(n: usize) -> u8 {
-    u8::try_from(n).unwrap_or(u8::MAX)
-}
-
 /// The one more of something that is counted; `None` if it may not happen any more.
 fn spend(left: &World, of: fn(&mut Left) -> &mut u8) -> Option<World> {
     let mut world = left.clone();
     let count = of(&mut world.left);
     *count = count.checked_sub(1)?;
     Some(world)
-}
-
-/// The number of a player, and of a server: the scope has named them.
-pub(super) fn player_of(id: &PlayerId) -> usize {
-    id.as_str().trim_start_matches('p').parse().unwrap_or(usize::MAX)
-}
-
-pub(super) fn server_of(id: &ServerId) -> usize {
-    id.as_str().trim_start_matches('s').parse().unwrap_or(usize::MAX)
 }
 
 impl World {
@@ -513,7 +440,7 @@ impl World {
             if let Some(world) = spend(self, |left| &mut left.looks) {
                 let pool = self.pool(scope);
                 let task_status = if process == Process::Dead { TaskStatus::Stopped } else { TaskStatus::Alive };
-                let write = match ledger.next_repair(&pool, task_status, now) {
+                let write = match repair(ledger, &pool, task_status, now) {
                     Repair::Write(write) => Some(write),
                     Repair::Stop(reason) => Some(ledger.stop_for(reason, now)),
                     Repair::None | Repair::CountOut | Repair::Launch | Repair::NextAttempt => None,
@@ -628,6 +555,7 @@ impl World {
     fn flight(&self, scope: &Scope, n: usize, steps: &mut Vec<Step>) {
         let Some(flight) = self.flights.get(n) else { return };
         let n8 = small(n);
+        let up = |server| self.process(server) == Process::Up;
         let landed = |world: &Self| {
             let mut world = world.clone();
             world.flights.remove(n);
@@ -637,12 +565,12 @@ impl World {
         if let Some(world) = spend(self, |left| &mut left.crashes) {
             let what = What::IsKilled { flight: n8 };
             let world = landed(&world);
-            match flight.call.again(self) {
+            match flight.call.again(up) {
                 Some(again) => world.begin(scope, again, what, steps),
                 None => steps.push(Step { what, to: world }),
             }
         }
-        if let Some(again) = flight.call.again(self)
+        if let Some(again) = flight.call.again(up)
             && let Some(world) = spend(self, |left| &mut left.repeats)
         {
             let mut world = landed(&world);
@@ -712,12 +640,7 @@ impl World {
 
     /// Takes slots of the frontier, or goes on to start a server.
     fn take(mut self, scope: &Scope, call: Call, slots: u32, turn: u8, what: What, steps: &mut Vec<Step>) {
-        let taken = if teeth::has(Mistake::LaunchOnEmptyIndex) {
-            Err(self.frontier.clone())
-        } else {
-            self.write_frontier(&FrontierWrite::Take { slots })
-        };
-        match taken {
+        match self.write_frontier(&FrontierWrite::Take { slots }) {
             Ok(frontier) => self.proceed(scope, call, Reply::SlotsTaken(TakenSlots::On(frontier.server)), what, steps),
             Err(seen) => {
                 self.fly(call, At::Rolling { slots, seen, turn });
@@ -789,7 +712,7 @@ impl World {
                 let dead = world.process(n) == Process::Dead;
                 let task_status = if dead { TaskStatus::Stopped } else { TaskStatus::Alive };
                 let Some(image) = world.ledger(n) else { break };
-                let write = match image.next_repair(&pool, task_status, now) {
+                let write = match repair(image, &pool, task_status, now) {
                     Repair::Write(write) => write,
                     Repair::Stop(reason) => image.stop_for(reason, now),
                     _ => break,

@@ -1,14 +1,73 @@
 //! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
 
-use shared::domain::{
-    Claim, Connect, Connected, Disconnect, Effect, Joined, Ledger, PartyJoined, Placement, PlayerId, PresentedTicket,
-    Protocol, Reply, Span, Step, Time, TokenHash,
+use domain::{
+    CancelReservation, Claim, Connect, Connected, Disconnect, Effect, Join, Joined, Ledger, LedgerWrite, Party,
+    PartyJoined, Placement, PlayerId, PresentedTicket, Protocol, Release, Reply, SeatWrite, ServerId, Span, Step, Time,
+    TokenHash,
 };
 
-use super::{
-    scope::Scope,
-    world::{Call, Inside, Late, Process, Promise, World, player_of, server_of, small},
-};
+use super::scope::{Scope, player_of, server_of, small};
+
+/// A player is inside a server: both writes have been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Inside {
+    pub server: u8,
+    pub player: u8,
+    pub placement: Placement,
+}
+
+/// What a player was told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Promise {
+    pub server: u8,
+    pub placement: Placement,
+    /// Until when the slot is held.
+    pub until: Time,
+    /// Whether there was an address to go to, and a ticket.
+    pub ready: bool,
+}
+
+/// A call of a player, a server or an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    Join {
+        player: u8,
+        join: Box<Join>,
+    },
+    Party(Party),
+    Connect {
+        server: u8,
+        player: u8,
+        ticket: PresentedTicket,
+        awaited: bool,
+        connect: Connect,
+    },
+    Disconnect {
+        server: u8,
+        player: u8,
+        placement: Placement,
+        grace: Option<Span>,
+        awaited: bool,
+        disconnect: Disconnect,
+    },
+    CancelReservation {
+        player: u8,
+        cancel: CancelReservation,
+    },
+    Release {
+        player: u8,
+        release: Release,
+    },
+    /// One write, and nothing follows.
+    Write,
+}
+
+/// A request that has been sent twice, and lands again some time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Late {
+    Ledger(ServerId, LedgerWrite),
+    Seat(PlayerId, SeatWrite),
+}
 
 /// What a call comes to next.
 pub enum To {
@@ -71,15 +130,13 @@ impl Call {
         }
     }
 
-    /// The same call from its start, if somebody waits for its answer and will repeat it.
-    pub fn again(&self, world: &World) -> Option<Self> {
+    /// The same call from its start, if somebody waits for its answer and will repeat it: a server whose process is `up`.
+    pub fn again(&self, up: impl Fn(u8) -> bool) -> Option<Self> {
         match self {
-            Self::Connect { server, player, ticket, awaited: true, .. } if world.process(*server) == Process::Up => {
+            Self::Connect { server, player, ticket, awaited: true, .. } if up(*server) => {
                 Some(Self::connect(*server, *player, *ticket))
             }
-            Self::Disconnect { server, player, placement, grace, awaited: true, .. }
-                if world.process(*server) == Process::Up =>
-            {
+            Self::Disconnect { server, player, placement, grace, awaited: true, .. } if up(*server) => {
                 Some(Self::disconnect(*server, *player, *placement, *grace))
             }
             _ => None,
