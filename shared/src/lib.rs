@@ -14,21 +14,19 @@
 //!
 //! [`Owmm`] puts them together: one method an operation, which is what a function's handler calls.
 
+mod app;
 pub mod clock;
 pub mod config;
-pub use domain;
 pub mod hints;
 pub mod http;
 pub mod launching;
 pub mod metrics;
-mod owmm;
-mod reconcile;
 pub mod table;
 pub mod telemetry;
 pub mod ticket;
 
-pub use owmm::{
-    Failure, Heartbeat, JoinOutcome, LaunchOutcome, Owmm, PartyOutcome, PlayerView, Registered, ServerOutcome, Slot,
-    UnknownPlayer,
+pub use app::{
+    Failure, Heartbeat, JoinOutcome, LaunchOutcome, Owmm, PartyOutcome, PlayerView, Reconciled, Registered,
+    ServerOutcome, Slot, UnknownPlayer,
 };
-pub use reconcile::Reconciled;
+pub use domain;

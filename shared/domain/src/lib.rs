@@ -13,39 +13,32 @@
 //!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
 //!   told any more.
 pub mod bug;
-mod connect;
-mod disconnect;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod fixtures;
 mod ids;
-mod join;
 mod ledger;
-mod party;
 mod pool;
 mod pool_status;
-mod protocol;
-mod release;
+mod protocols;
 mod repair;
 mod seat;
 mod time;
 
-pub use connect::{Connect, Connected, PresentedTicket};
-pub use disconnect::{CancelReservation, Disconnect, Disconnected};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
-pub use join::{Join, Joined, NoSlot, Placed};
 pub use ledger::{
     Claim, Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, REPEAT_CALL_AFTER,
     Rank, Registration, ServerState, StopBy, fill,
 };
-pub use party::{Party, PartyJoined, Together};
 pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
 pub use pool_status::{
     Frontier, FrontierWrite, MAX_FREED, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, UNTIL_RESUMED,
     pause_after,
 };
-pub use protocol::{Answer, Effect, Hint, Protocol, Reply, Step, TakenSlots};
-pub use release::{Release, Released};
+pub use protocols::{
+    Answer, CancelReservation, Connect, Connected, Disconnect, Disconnected, Effect, Hint, Join, Joined, NoSlot, Party,
+    PartyJoined, Placed, PresentedTicket, Protocol, Release, Released, Reply, Step, TakenSlots, Together,
+};
 pub use repair::{Repair, StopReason, TaskStatus, is_mass_lapse, servers_wanted};
 pub use seat::{Assignment, ExpectedSeat, Seat, SeatWrite};
 pub use time::{Placement, Span, Time};

@@ -139,6 +139,7 @@ impl From<Failure> for Problem {
             Failure::Table(TableError::Busy(why)) => Self::busy(why),
             Failure::UnknownPool(pool) => Self::new(Code::UnknownPool, format!("No pool is called `{pool}`.")),
             Failure::Table(TableError::Broken(why)) => Self::internal(why),
+            Failure::Protocol(_) => Self::internal(failure.to_string()),
             Failure::Ticket(why) => Self::internal(why.to_string()),
         }
     }

@@ -101,6 +101,7 @@ fn step<P: Protocol>(protocol: &mut P, now: Time, reply: Reply, done: impl FnOnc
     match protocol.next(now, reply) {
         Step::Effect(effect) => To::Effect(effect),
         Step::Done(outcome) => done(outcome),
+        Step::ProtocolError => unreachable!("the model gave a protocol a reply that does not match its effect"),
     }
 }
 
@@ -116,18 +117,6 @@ impl Call {
         let (id, about) = (Scope::server(server), Scope::player(player));
         let disconnect = Disconnect::new(token(), id, about, Some(placement), grace);
         Self::Disconnect { server, player, placement, grace, awaited: true, disconnect }
-    }
-
-    /// The player whose seat the call is about, if it is one player's.
-    pub fn player(&self) -> Option<PlayerId> {
-        match self {
-            Self::Join { player, .. }
-            | Self::Connect { player, .. }
-            | Self::Disconnect { player, .. }
-            | Self::CancelReservation { player, .. }
-            | Self::Release { player, .. } => Some(Scope::player(*player)),
-            Self::Party(_) | Self::Write => None,
-        }
     }
 
     /// The same call from its start, if somebody waits for its answer and will repeat it: a server whose process is `up`.
@@ -156,9 +145,9 @@ impl Call {
             Self::Join { player, .. } => format!("p{player} joins"),
             Self::Party(_) => "the party joins".to_owned(),
             Self::Connect { server, player, .. } => format!("s{server} registers p{player}"),
-            Self::Disconnect { server, player, .. } => format!("s{server} says disconnect to p{player}"),
-            Self::CancelReservation { player, .. } => format!("p{player} gives up"),
-            Self::Release { player, .. } => format!("p{player} is dismissed"),
+            Self::Disconnect { server, player, .. } => format!("s{server} disconnects p{player}"),
+            Self::CancelReservation { player, .. } => format!("p{player} cancels"),
+            Self::Release { player, .. } => format!("an operator releases p{player}"),
             Self::Write => "a write".to_owned(),
         }
     }
@@ -197,10 +186,10 @@ impl Call {
 
 impl Late {
     /// The write that a question is, if it is one.
-    pub fn of(call: &Call, effect: &Effect) -> Option<Self> {
+    pub fn of(effect: &Effect) -> Option<Self> {
         match effect {
             Effect::WriteLedger(server, write) => Some(Self::Ledger(server.clone(), write.clone())),
-            Effect::WriteSeat(write) => Some(Self::Seat(call.player()?, write.clone())),
+            Effect::WriteSeat(player, write) => Some(Self::Seat(player.clone(), write.clone())),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! The invariants, as far as one state can break them.
 
-use domain::{Claim, Ledger, Place, Seat, ServerState, bug};
+use domain::{Assignment, Claim, Ledger, Seat, ServerState, bug};
 
 use super::{
     scope::{Scope, TICK, player_of, small},
@@ -44,7 +44,7 @@ fn one_place(_: &Scope, world: &World) -> bool {
         let claimed = ledger.claims.get(&Scope::player(inside.player)) == Some(&claim);
         let seat = world.seats.get(usize::from(inside.player)).and_then(Option::as_deref);
         let seated =
-            matches!(seat, Some(Seat::Assigned(Place { server, claim: held, .. })) if *server == ledger.id && *held == claim);
+            matches!(seat, Some(Seat::Assigned(Assignment { server, claim: held, .. })) if *server == ledger.id && *held == claim);
         once && (stopped || claimed && seated)
     })
 }

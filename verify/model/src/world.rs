@@ -582,7 +582,7 @@ impl World {
         let goes = What::Goes { flight: n8 };
         match &flight.at {
             At::Asked(effect) => {
-                if let Some(late) = Late::of(&flight.call, effect) {
+                if let Some(late) = Late::of(effect) {
                     if let Some(mut world) = spend(self, |left| &mut left.faults) {
                         world.apply(&late);
                         steps.push(Step { what: What::GoesAndAnswerIsLost { flight: n8 }, to: world });
@@ -653,14 +653,12 @@ impl World {
     fn asked(mut self, scope: &Scope, call: Call, effect: &Effect, what: What, steps: &mut Vec<Step>) {
         let reply = match effect {
             Effect::WriteLedger(server, write) => Reply::LedgerWritten(self.write_ledger(server, write)),
-            Effect::WriteSeat(write) => Reply::SeatWritten(
-                call.player().map_or(Answer::Refused(None), |player| self.write_seat(&player, write)),
-            ),
-            Effect::ReadSeat => Reply::SeatRead(call.player().and_then(|player| self.seat(&player))),
+            Effect::WriteSeat(player, write) => Reply::SeatWritten(self.write_seat(player, write)),
+            Effect::ReadSeat(player) => Reply::SeatRead(self.seat(player)),
             Effect::ReadLedger(server) => {
                 Reply::LedgerRead(self.ledgers.get(server_of(server)).map(|ledger| Ledger::clone(ledger)))
             }
-            Effect::UsedUp(server) => {
+            Effect::UsedUp { server, .. } => {
                 self.used_up(server);
                 Reply::Done
             }
@@ -668,8 +666,8 @@ impl World {
                 self.give_back(ledger);
                 Reply::Done
             }
-            Effect::TakeSlots { slots, may_start: true } => return self.take(scope, call, *slots, 1, what, steps),
-            Effect::TakeSlots { slots, may_start: false } => {
+            Effect::TakeSlots { slots, may_start: true, .. } => return self.take(scope, call, *slots, 1, what, steps),
+            Effect::TakeSlots { slots, may_start: false, .. } => {
                 match self.write_frontier(&FrontierWrite::Take { slots: *slots }) {
                     Ok(frontier) => Reply::SlotsTaken(TakenSlots::On(frontier.server)),
                     Err(_) => Reply::SlotsTaken(TakenSlots::UsedUp),

@@ -10,10 +10,8 @@
 //!    ledger), the player can be inside nowhere, and the seat is made void: the second half of a disconnect, bound to the
 //!    exact placement.
 
-use super::{
-    Answer, Assignment, CancelReservation, Claim, Effect, Ledger, Placement, PlayerId, Protocol, Reply, Seat,
-    SeatWrite, ServerId, ServerState, Step, Time,
-};
+use super::{Answer, CancelReservation, Effect, Protocol, Reply, Step};
+use crate::{Assignment, Claim, Ledger, Placement, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time};
 
 /// How a release ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,10 +76,11 @@ impl Release {
                 self.stage = Stage::Cancelling { placement, cancel };
                 Step::Effect(effect)
             }
-            // Which does not say whether the server was faster.
+            Step::ProtocolError => Step::ProtocolError,
+            // Which does not tell whether the server was faster.
             Step::Done(()) => {
                 self.stage = Stage::ReadingAgain { placement };
-                Step::Effect(Effect::ReadSeat)
+                Step::Effect(Effect::ReadSeat(self.player.clone()))
             }
         }
     }
@@ -94,7 +93,7 @@ impl Protocol for Release {
         match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
             (Stage::Start, Reply::Start) => {
                 self.stage = Stage::Reading;
-                Step::Effect(Effect::ReadSeat)
+                Step::Effect(Effect::ReadSeat(self.player.clone()))
             }
             (Stage::Reading, Reply::SeatRead(None)) => Step::Done(Released::Unknown),
             (Stage::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) => match place.claim {
@@ -121,7 +120,7 @@ impl Protocol for Release {
                 }
                 let write = SeatWrite::Vacate { server: place.server.clone(), claim: place.claim };
                 self.stage = Stage::Voiding(place);
-                Step::Effect(Effect::WriteSeat(write))
+                Step::Effect(Effect::WriteSeat(self.player.clone(), write))
             }
             (Stage::Voiding(_), Reply::SeatWritten(Answer::Written(_))) => Step::Done(Released::Free),
             // That placement was over before; whatever stands now is another one.
@@ -129,7 +128,7 @@ impl Protocol for Release {
                 let same = matches!(seat, Some(Seat::Assigned(at)) if at.claim.placement() == place.claim.placement());
                 Step::Done(if same { Released::Busy } else { Released::Free })
             }
-            _ => Step::Done(Released::Busy),
+            _ => Step::ProtocolError,
         }
     }
 }
@@ -145,7 +144,7 @@ mod tests {
     /// A release of a player whose seat is this, up to the second question.
     fn begun(seat: Option<Seat>) -> (Release, Step<Released>) {
         let mut releasing = Release::new(player("a"));
-        assert_eq!(releasing.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeat));
+        assert_eq!(releasing.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeat(player("a"))));
         let next = releasing.next(NOW, Reply::SeatRead(seat));
         (releasing, next)
     }
@@ -169,17 +168,16 @@ mod tests {
         ];
         for (case, seat, end) in after {
             let (mut releasing, next) = begun(Some(reservation.clone()));
-            assert_eq!(next, Step::Effect(Effect::ReadSeat), "as the player would");
+            assert_eq!(next, Step::Effect(Effect::ReadSeat(player("a"))), "as the player would");
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
             let next = releasing.next(NOW, Reply::SeatRead(Some(reservation.clone())));
-            assert_eq!(next, Step::Effect(Effect::WriteSeat(void)));
-            let (player, claim) = (player("a"), reserved(1_000));
-            let release = LedgerWrite::Free { by: None, player, claim, ready: true };
+            assert_eq!(next, Step::Effect(Effect::WriteSeat(player("a"), void)));
+            let release = LedgerWrite::Free { by: None, player: player("a"), claim: reserved(1_000), ready: true };
             let next = releasing.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
             assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)));
             assert_eq!(
                 releasing.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))),
-                Step::Effect(Effect::ReadSeat)
+                Step::Effect(Effect::ReadSeat(player("a")))
             );
             assert_eq!(releasing.next(NOW, Reply::SeatRead(seat)), end, "{case}");
         }
@@ -218,7 +216,7 @@ mod tests {
                 let (mut releasing, _) = begun(Some(seat("s", connected(1_000))));
                 let void = SeatWrite::Vacate { server: server("s"), claim: connected(1_000) };
                 let next = releasing.next(NOW, Reply::LedgerRead(ledger.clone()));
-                assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{case}");
+                assert_eq!(next, Step::Effect(Effect::WriteSeat(player("a"), void)), "{case}");
                 assert_eq!(releasing.next(NOW, Reply::SeatWritten(answer)), Step::Done(end), "{case}, {outcome}");
             }
         }

@@ -3,10 +3,8 @@
 //! The player is let in only when both took. If the ledger refuses, nothing has happened. If the seat refuses, the claim
 //! is released again, by its exact placement; so nothing ever has to be undone on the seat.
 
-use super::{
-    Answer, Claim, Effect, Ledger, LedgerWrite, Placement, PlayerId, Protocol, Reply, Seat, SeatWrite, ServerId,
-    ServerState, Step, Time, TokenHash,
-};
+use super::{Answer, Effect, Protocol, Reply, Step};
+use crate::{Claim, Ledger, LedgerWrite, Placement, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time, TokenHash};
 
 /// What a valid ticket says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,7 +112,10 @@ impl Protocol for Connect {
             (Stage::OnLedger(placement), Reply::LedgerWritten(Answer::Written(ledger))) => {
                 self.ready = ledger.state == ServerState::Ready;
                 self.stage = Stage::OnSeat(placement);
-                Step::Effect(Effect::WriteSeat(SeatWrite::Connect { server: self.server.clone(), placement }))
+                Step::Effect(Effect::WriteSeat(
+                    self.player.clone(),
+                    SeatWrite::Connect { server: self.server.clone(), placement },
+                ))
             }
             (Stage::OnLedger(_), Reply::LedgerWritten(Answer::Refused(image))) => {
                 Step::Done(self.why_not(image.as_ref()))
@@ -135,7 +136,7 @@ impl Protocol for Connect {
                 self.undo(placement, outcome)
             }
             (Stage::Undoing(_, outcome), Reply::LedgerWritten(_)) => Step::Done(outcome),
-            _ => Step::Done(Connected::NoClaim),
+            _ => Step::ProtocolError,
         }
     }
 }
@@ -169,7 +170,10 @@ mod tests {
         assert_eq!(connect.next(NOW, Reply::Start), on_ledger(true));
         let written = Answer::Written(ready(&[("a", connected(1_000))]));
         let on_seat = SeatWrite::Connect { server: server("s"), placement: placement(1_000) };
-        assert_eq!(connect.next(NOW, Reply::LedgerWritten(written)), Step::Effect(Effect::WriteSeat(on_seat)));
+        assert_eq!(
+            connect.next(NOW, Reply::LedgerWritten(written)),
+            Step::Effect(Effect::WriteSeat(player("a"), on_seat))
+        );
         let written = Answer::Written(seat("s", connected(1_000)));
         assert_eq!(connect.next(NOW, Reply::SeatWritten(written)), Step::Done(Connected::Inside(placement(1_000))));
     }

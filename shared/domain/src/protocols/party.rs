@@ -16,9 +16,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Answer, Claim, Effect, ExpectedSeat, Hint, Ledger, LedgerWrite, NoSlot, Placement, PlayerId, PoolName, Protocol,
-    Reply, Seat, SeatWrite, ServerId, Span, Step, TakenSlots, Time, join::Tries,
+use super::{Answer, Effect, Hint, NoSlot, Protocol, Reply, Step, TakenSlots, search::Search};
+use crate::{
+    Claim, ExpectedSeat, Ledger, LedgerWrite, Placement, PlayerId, PoolName, Seat, SeatWrite, ServerId, Span, Time,
 };
 
 /// Everybody's slots.
@@ -66,9 +66,11 @@ enum Stage {
     Looking(Vec<ServerId>),
     Finding,
     TakingSlots,
+    /// So many seats are being written.
     Seating {
         server: ServerId,
         from_frontier: bool,
+        seats: usize,
     },
     Claiming(ServerId),
     Unlisting(ServerId),
@@ -81,10 +83,8 @@ enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Party {
     members: Vec<Member>,
-    pool: PoolName,
-    /// Slots of the pool's servers, until a ledger says otherwise.
-    capacity: u32,
-    late_after: Span,
+    /// The search for a server with room.
+    search: Search,
     /// The ledgers that the seats name, as they were seen.
     seen: BTreeMap<ServerId, Ledger>,
     /// This placement, once the seats carry it.
@@ -95,9 +95,6 @@ pub struct Party {
     slots_on: Option<ServerId>,
     /// Seats that put them apart, as they were last seen.
     apart: Vec<Option<Seat>>,
-    used_up: bool,
-    tried: Vec<ServerId>,
-    tries: Tries,
     stage: Stage,
 }
 
@@ -106,17 +103,12 @@ impl Party {
     pub fn new(players: Vec<PlayerId>, pool: PoolName, capacity: u32, heartbeat: Span) -> Self {
         Self {
             members: players.into_iter().map(|player| Member { player, seat: None, sits: None }).collect(),
-            pool,
-            capacity,
-            late_after: heartbeat.times(2),
+            search: Search::new(pool, capacity, heartbeat),
             seen: BTreeMap::new(),
             placement: None,
             seated: None,
             slots_on: None,
             apart: Vec::new(),
-            used_up: false,
-            tried: Vec::new(),
-            tries: Tries::ALL,
             stage: Stage::Start,
         }
     }
@@ -157,7 +149,7 @@ impl Party {
 
     /// Another call was faster; begins anew, a bounded number of times.
     fn raced(&mut self) -> Step<PartyJoined> {
-        if self.tries.race() { self.read_seats() } else { Self::no(NoSlot::Busy) }
+        if self.search.tries.race() { self.read_seats() } else { Self::no(NoSlot::Busy) }
     }
 
     fn on_seats(&mut self, seats: Vec<Option<Seat>>, now: Time) -> Step<PartyJoined> {
@@ -205,13 +197,13 @@ impl Party {
             }
             return self.raced();
         }
-        let Some(ledger) = self.seen.get(&home).filter(|ledger| ledger.pool == self.pool).cloned() else {
+        let Some(ledger) = self.seen.get(&home).filter(|ledger| ledger.pool == self.search.pool).cloned() else {
             return self.who(|member| member.sits.is_some());
         };
         if self.slots() == 0 {
             return self.placed(ledger, now);
         }
-        if self.members.len() > self.capacity.max(ledger.capacity) as usize {
+        if self.members.len() > self.search.capacity.max(ledger.capacity) as usize {
             return Step::Done(PartyJoined::TooLarge);
         }
         if self.room_on(&ledger, now) { self.sit(home, false, now) } else { self.who(|member| member.sits.is_some()) }
@@ -224,7 +216,7 @@ impl Party {
     fn begun(&self, now: Time) -> Option<(Placement, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
             Some(Seat::Assigned(place)) if !place.claim.is_connected() => {
-                let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.pool)?;
+                let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.search.pool)?;
                 let unclaimed =
                     ledger.claims.get(&member.player).is_none_or(|held| held.placement() < place.claim.placement());
                 let open = unclaimed && !ledger.is_over(place.claim, now) && self.room_on(ledger, now);
@@ -254,20 +246,17 @@ impl Party {
     }
 
     fn find(&mut self) -> Step<PartyJoined> {
-        if self.slots() > self.capacity {
+        if self.slots() > self.search.capacity {
             return Step::Done(PartyJoined::TooLarge);
         }
-        let (tried, fresh, listed) = (self.tried.clone(), self.used_up, self.tries.may_use_index());
-        let slots = self.slots();
-        self.effect(Stage::Finding, Effect::Find { slots, tried, listed, fresh })
+        let find = self.search.find(self.slots());
+        self.effect(Stage::Finding, find)
     }
 
     fn take_slots(&mut self) -> Step<PartyJoined> {
-        if !self.tries.frontier() {
-            return Self::no(NoSlot::Busy);
-        }
-        let (slots, may_start) = (self.slots(), std::mem::take(&mut self.used_up));
-        self.effect(Stage::TakingSlots, Effect::TakeSlots { slots, may_start })
+        let Some(may_start) = self.search.turn() else { return Self::no(NoSlot::Busy) };
+        let take = self.search.take_slots(self.slots(), may_start);
+        self.effect(Stage::TakingSlots, take)
     }
 
     /// Writes the seats of all who stand, with one new placement.
@@ -291,14 +280,14 @@ impl Party {
                 }
                 Some(Seat::Vacant(_)) | None => ExpectedSeat::Vacant,
             };
-            let write = SeatWrite::Assign { from, server: server.clone(), pool: self.pool.clone(), placement };
+            let write = SeatWrite::Assign { from, server: server.clone(), pool: self.search.pool.clone(), placement };
             (member.player.clone(), write)
         });
         let writes = writes.collect::<Vec<_>>();
         if writes.is_empty() {
             return self.on_seated(server, from_frontier, Vec::new(), now);
         }
-        self.effect(Stage::Seating { server, from_frontier }, Effect::WriteSeats(writes))
+        self.effect(Stage::Seating { server, from_frontier, seats: writes.len() }, Effect::WriteSeats(writes))
     }
 
     fn on_seated(
@@ -337,9 +326,9 @@ impl Party {
             players: self.standing().map(|member| (member.player.clone(), held(&member.player))).collect(),
             placement,
             now,
-            seen_by: now + self.late_after,
+            seen_by: self.search.seen_by(now),
             evict: seen.map(|ledger| self.evictable(ledger, now)).unwrap_or_default(),
-            capacity: seen.map_or(self.capacity, |ledger| ledger.capacity),
+            capacity: seen.map_or(self.search.capacity, |ledger| ledger.capacity),
         };
         self.effect(Stage::Claiming(server.clone()), Effect::WriteLedger(server, write))
     }
@@ -362,7 +351,7 @@ impl Party {
         }
         if self.room_on(&ledger, now) {
             self.seen.insert(server.clone(), ledger);
-            return if self.tries.race() { self.claim(server, now) } else { Self::no(NoSlot::Busy) };
+            return if self.search.tries.race() { self.claim(server, now) } else { Self::no(NoSlot::Busy) };
         }
         if self.home().is_some() {
             return self.who(|member| member.sits.is_some());
@@ -371,7 +360,7 @@ impl Party {
             return self.sit(other, false, now);
         }
         if !ledger.takes_claims(now) {
-            self.tries.gone();
+            self.search.tries.gone();
             if let Some(write) = ledger.listing_fix(now) {
                 return self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write));
             }
@@ -381,13 +370,13 @@ impl Party {
             return self.move_on(server);
         }
         // Room for some, which others may have.
-        self.tried.push(server);
+        self.search.tried.push(server);
         self.find()
     }
 
     fn move_on(&mut self, server: ServerId) -> Step<PartyJoined> {
-        self.tried.push(server.clone());
-        self.effect(Stage::MovingOn, Effect::UsedUp(server))
+        let used_up = self.search.without_room(server);
+        self.effect(Stage::MovingOn, used_up)
     }
 
     fn placed(&mut self, ledger: Ledger, now: Time) -> Step<PartyJoined> {
@@ -409,12 +398,12 @@ impl Party {
     fn on_hint(&mut self, hint: Hint, now: Time) -> Step<PartyJoined> {
         match hint {
             Hint::Listed(server) => {
-                self.tries.listed();
-                self.used_up = false;
+                self.search.tries.listed();
+                self.search.used_up = false;
                 self.sit(server, false, now)
             }
             // The seats first, so that of two calls about the same party only one takes slots.
-            Hint::Frontier(server) if !self.used_up && self.seated.is_none() => self.sit(server, true, now),
+            Hint::Frontier(server) if !self.search.used_up && self.seated.is_none() => self.sit(server, true, now),
             Hint::Frontier(_) | Hint::Unknown => self.take_slots(),
         }
     }
@@ -426,7 +415,9 @@ impl Protocol for Party {
     fn next(&mut self, now: Time, reply: Reply) -> Step<PartyJoined> {
         match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
             (Stage::Start, Reply::Start) => self.read_seats(),
-            (Stage::ReadingSeats, Reply::SeatsRead(seats)) => self.on_seats(seats, now),
+            (Stage::ReadingSeats, Reply::SeatsRead(seats)) if seats.len() == self.members.len() => {
+                self.on_seats(seats, now)
+            }
             (Stage::Looking(mut named), Reply::LedgerRead(ledger)) => {
                 named.pop();
                 self.seen.extend(ledger.map(|ledger| (ledger.id.clone(), ledger)));
@@ -445,11 +436,13 @@ impl Protocol for Party {
                 }
             }
             (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::UsedUp)) => {
-                self.used_up = true;
+                self.search.used_up = true;
                 self.find()
             }
             (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::No(reason))) => Self::no(reason),
-            (Stage::Seating { server, from_frontier }, Reply::SeatsWritten(answers)) => {
+            (Stage::Seating { server, from_frontier, seats }, Reply::SeatsWritten(answers))
+                if answers.len() == seats =>
+            {
                 self.on_seated(server, from_frontier, answers, now)
             }
             (Stage::Claiming(_), Reply::LedgerWritten(Answer::Written(ledger))) => self.placed(ledger, now),
@@ -463,8 +456,7 @@ impl Protocol for Party {
             (Stage::Unlisting(server), Reply::LedgerWritten(_)) => self.move_on(server),
             (Stage::MovingOn, Reply::Done) => self.find(),
             (Stage::Finishing(together), Reply::LedgerWritten(_)) => Step::Done(PartyJoined::Placed(together)),
-            // An answer to another question: a mistake of the caller, never a reason to promise a slot.
-            _ => Self::no(NoSlot::Busy),
+            _ => Step::ProtocolError,
         }
     }
 }
@@ -575,7 +567,7 @@ mod tests {
             assert!(matches!(next, Step::Effect(Effect::WriteLedger(..))), "{next:?}");
             party.next(NOW, Reply::LedgerWritten(Answer::Refused(image(claim))))
         };
-        let used_up = Step::Effect(Effect::UsedUp(server("s")));
+        let used_up = Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") });
         assert_eq!(refused(&|_| None), used_up, "no ledger");
         assert_eq!(refused(&|_| Some(draining(&[]))), used_up, "draining");
         assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up, "full");
@@ -611,7 +603,7 @@ mod tests {
         let refused = Reply::LedgerWritten(Answer::Refused(None));
         assert_eq!(sits(&claiming("t").0.next(NOW, refused.clone())).len(), 2, "the seats move to it");
         let (mut party, _) = claiming("s");
-        assert_eq!(party.next(NOW, refused), Step::Effect(Effect::UsedUp(server("s"))));
+        assert_eq!(party.next(NOW, refused), Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") }));
         assert!(matches!(party.next(NOW, Reply::Done), Step::Effect(Effect::Find { .. })));
     }
 
@@ -637,7 +629,7 @@ mod tests {
         assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "it takes players after all: {next:?}");
         assert_eq!(
             party.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
-            Step::Effect(Effect::UsedUp(server("s")))
+            Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") })
         );
     }
 
@@ -660,7 +652,7 @@ mod tests {
 
     #[test]
     fn seats_come_before_a_frontiers_slots_and_a_used_up_frontier_before_a_new_server() {
-        let take = |may_start| Step::Effect(Effect::TakeSlots { slots: 2, may_start });
+        let take = |may_start| Step::Effect(Effect::TakeSlots { pool: pool("p"), slots: 2, may_start });
         let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
         assert_eq!(party.next(NOW, Reply::Found(Hint::Unknown)), take(false));
         let next = party.next(NOW, Reply::SlotsTaken(TakenSlots::UsedUp));

@@ -1,12 +1,13 @@
-//! The end of a placement: the server's disconnect for a player, and a player cancelling a reservation.
+//! A server disconnects a player: the end of a connected placement.
 //!
-//! a disconnect goes first to the ledger, then to the seat, each for the exact placement only, so a late one cannot touch a
-//! player who has come back since. With a grace period it is the other way round (the seat and then the ledger get a new
-//! placement, reserved), because the seat decides which placement that is.
+//! The ledger is written first, then the seat, each for the exact placement only, so a late call cannot touch a player who has
+//! come back since. With a grace period it is the other way round: the seat and then the ledger get a new placement, reserved,
+//! because the seat decides which placement that is.
 
-use super::{
-    Answer, Assignment, Claim, Effect, Ledger, LedgerWrite, Placement, PlayerId, Protocol, Reply, Seat, SeatWrite,
-    ServerId, ServerState, Span, Step, Time, TokenHash,
+use super::{Answer, Effect, Protocol, Reply, Step};
+use crate::{
+    Assignment, Claim, Ledger, LedgerWrite, Placement, PlayerId, Seat, SeatWrite, ServerId, ServerState, Span, Time,
+    TokenHash,
 };
 
 /// How a disconnect ends.
@@ -74,7 +75,7 @@ impl Disconnect {
     fn void(&mut self, placement: Placement) -> Step<Disconnected> {
         self.stage = Stage::Voiding;
         let (server, claim) = (self.server.clone(), Claim::Connected(placement));
-        Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server, claim }))
+        Step::Effect(Effect::WriteSeat(self.player.clone(), SeatWrite::Vacate { server, claim }))
     }
 
     fn refusal(&self, image: Option<&Ledger>) -> Option<Disconnected> {
@@ -101,7 +102,7 @@ impl Disconnect {
                 let to = Placement::next(now + grace - ledger.reservation, Some(from));
                 self.stage = Stage::KeepingSeat { from, reservation: ledger.reservation, ready };
                 let server = self.server.clone();
-                Step::Effect(Effect::WriteSeat(SeatWrite::KeepForReconnect { server, from, to }))
+                Step::Effect(Effect::WriteSeat(self.player.clone(), SeatWrite::KeepForReconnect { server, from, to }))
             }
             (Some(claim @ Claim::Reserved(_)), Some(_)) => {
                 Step::Done(Disconnected::KeptUntil(ledger.expires(claim).unwrap_or(now)))
@@ -163,77 +164,7 @@ impl Protocol for Disconnect {
             (Stage::KeepingClaim { to, reservation }, Reply::LedgerWritten(_)) => {
                 Step::Done(Disconnected::KeptUntil(to.time() + reservation))
             }
-            _ => Step::Done(Disconnected::Busy),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Cancelling {
-    Start,
-    Reading,
-    Voiding(ServerId, Claim),
-    Releasing { server: ServerId, claim: Claim, ready: bool },
-    GivingBack,
-    Over,
-}
-
-/// The protocol of a player who cancels a reservation. The seat is vacanted first: it decides whether the player was
-/// faster than the server that is registering them. A connected player leaves through the server, not through here.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CancelReservation {
-    player: PlayerId,
-    stage: Cancelling,
-}
-
-impl CancelReservation {
-    /// `player` gives up what is reserved for them, if anything.
-    pub const fn new(player: PlayerId) -> Self {
-        Self { player, stage: Cancelling::Start }
-    }
-
-    fn release(&mut self, server: ServerId, claim: Claim, ready: bool) -> Step<()> {
-        let write = LedgerWrite::Free { by: None, player: self.player.clone(), claim, ready };
-        self.stage = Cancelling::Releasing { server: server.clone(), claim, ready };
-        Step::Effect(Effect::WriteLedger(server, write))
-    }
-}
-
-impl Protocol for CancelReservation {
-    type Outcome = ();
-
-    fn next(&mut self, _now: Time, reply: Reply) -> Step<()> {
-        match (std::mem::replace(&mut self.stage, Cancelling::Over), reply) {
-            (Cancelling::Start, Reply::Start) => {
-                self.stage = Cancelling::Reading;
-                Step::Effect(Effect::ReadSeat)
-            }
-            (Cancelling::Reading, Reply::SeatRead(Some(Seat::Assigned(place)))) if !place.claim.is_connected() => {
-                self.stage = Cancelling::Voiding(place.server.clone(), place.claim);
-                Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server: place.server, claim: place.claim }))
-            }
-            (Cancelling::Voiding(server, claim), Reply::SeatWritten(Answer::Written(_))) => {
-                self.release(server, claim, true)
-            }
-            // The frontier has counted this slot as given away; without this nobody could have it before the server is up.
-            (Cancelling::Releasing { .. }, Reply::LedgerWritten(Answer::Written(ledger)))
-                if ledger.state == ServerState::Starting =>
-            {
-                self.stage = Cancelling::GivingBack;
-                Step::Effect(Effect::GiveBack(Box::new(ledger)))
-            }
-            (
-                Cancelling::Releasing { server, claim, ready: true },
-                Reply::LedgerWritten(Answer::Refused(Some(ledger))),
-            ) => {
-                let held = ledger.claims.get(&self.player) == Some(&claim);
-                if held && ledger.state != ServerState::Ready {
-                    self.release(server, claim, false)
-                } else {
-                    Step::Done(())
-                }
-            }
-            _ => Step::Done(()),
+            _ => Step::ProtocolError,
         }
     }
 }
@@ -255,7 +186,7 @@ mod tests {
     }
 
     fn void(of: i64) -> Step<Disconnected> {
-        Step::Effect(Effect::WriteSeat(SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
+        Step::Effect(Effect::WriteSeat(player("a"), SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
     }
 
     fn not_ours() -> Ledger {
@@ -310,7 +241,10 @@ mod tests {
         let ledger = ready(&[("a", connected(1_000))]);
         let to = Placement::new((NOW + GRACE - ledger.reservation).0).unwrap();
         let write = SeatWrite::KeepForReconnect { server: server("s"), from: placement(1_000), to };
-        assert_eq!(disconnect.next(NOW, Reply::LedgerRead(Some(ledger))), Step::Effect(Effect::WriteSeat(write)));
+        assert_eq!(
+            disconnect.next(NOW, Reply::LedgerRead(Some(ledger))),
+            Step::Effect(Effect::WriteSeat(player("a"), write))
+        );
         disconnect
     }
 

@@ -13,70 +13,14 @@
 //! A player with a reservation in another pool than the one asked for cancels that reservation first: whatever the answer is then,
 //! nothing is held twice, and 503 means that nothing is held.
 //!
-//! Everything is bounded ([`Tries`]): three servers of the index, then six turns at the frontier, then
+//! Everything is bounded (`search::Tries`): three servers of the index, then six turns at the frontier, then
 //! [`NoSlot::Busy`].
 
-use super::{
-    Answer, Assignment, Claim, Effect, ExpectedSeat, Hint, Ledger, LedgerWrite, Placement, PlayerId, PoolName,
-    Protocol, Reply, Seat, SeatWrite, ServerId, ServerState, Span, Step, TakenSlots, Time,
+use super::{Answer, Effect, Hint, NoSlot, Protocol, Reply, Step, TakenSlots, search::Search};
+use crate::{
+    Assignment, Claim, ExpectedSeat, Ledger, LedgerWrite, Placement, PlayerId, PoolName, Seat, SeatWrite, ServerId,
+    ServerState, Span, Time,
 };
-
-/// What one request may still try: everything is bounded, and where it ends the caller asks again.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Tries {
-    /// Servers of the index that turn out to be full.
-    listed: u8,
-    /// Servers of the index that take nobody: they are taken out of it, and do not count as the others do.
-    gone: u8,
-    /// Turns at the frontier; starting a server takes two.
-    frontier: u8,
-    /// Times that another call about the same player or slot was faster.
-    races: u8,
-}
-
-impl Tries {
-    pub(super) const ALL: Self = Self { listed: 3, gone: 8, frontier: 6, races: 6 };
-
-    pub(super) const fn may_use_index(&self) -> bool {
-        self.listed > 0
-    }
-
-    pub(super) const fn listed(&mut self) {
-        self.listed = self.listed.saturating_sub(1);
-    }
-
-    /// The server of the index that was just tried takes nobody.
-    pub(super) const fn gone(&mut self) {
-        if let Some(left) = self.gone.checked_sub(1) {
-            (self.gone, self.listed) = (left, self.listed + 1);
-        }
-    }
-
-    /// Whether there is another turn at the frontier.
-    pub(super) const fn frontier(&mut self) -> bool {
-        let left = self.frontier.checked_sub(1);
-        self.frontier = self.frontier.saturating_sub(1);
-        left.is_some()
-    }
-
-    /// Whether this may be begun anew once more.
-    pub(super) const fn race(&mut self) -> bool {
-        let left = self.races.checked_sub(1);
-        self.races = self.races.saturating_sub(1);
-        left.is_some()
-    }
-}
-
-/// Why there is no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NoSlot {
-    /// As many servers live as the pool allows, and none has room.
-    PoolFull,
-    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this time.
-    LaunchPaused(Time),
-    /// The tries that one request has are used up. Nothing is held.
-    Busy,
-}
 
 /// A slot that is the player's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -137,12 +81,8 @@ pub struct Join {
     player: PlayerId,
     /// The pool that was asked for; without one a player who is placed anywhere stays there.
     asked: Option<PoolName>,
-    /// The pool in which a new slot is looked for.
-    pool: PoolName,
-    /// Slots of the pool's servers.
-    capacity: u32,
-    /// A claim is late when the server's last heartbeat is more than this after it.
-    late_after: Span,
+    /// The search for a server with room.
+    search: Search,
     /// What the seat is believed to be.
     seat: ExpectedSeat,
     /// Whether it is this very call that has written the seat. Of many calls about one player only that one may take a
@@ -152,10 +92,6 @@ pub struct Join {
     last: Option<Placement>,
     /// A frontier has given a slot on this server, and no claim stands for it yet.
     taken: Option<ServerId>,
-    /// The frontier was seen used up: the index is asked anew before a server is started.
-    used_up: bool,
-    tried: Vec<ServerId>,
-    tries: Tries,
     stage: Stage,
 }
 
@@ -166,16 +102,11 @@ impl Join {
         Self {
             player,
             asked,
-            pool,
-            capacity,
-            late_after: heartbeat.times(2),
+            search: Search::new(pool, capacity, heartbeat),
             seat: ExpectedSeat::Vacant,
             mine: false,
             last: None,
             taken: None,
-            used_up: false,
-            tried: Vec::new(),
-            tries: Tries::ALL,
             stage: Stage::Start,
         }
     }
@@ -190,23 +121,21 @@ impl Join {
     }
 
     fn find(&mut self) -> Step<Joined> {
-        let (tried, fresh) = (self.tried.clone(), self.used_up);
-        self.effect(Stage::Finding, Effect::Find { slots: 1, tried, listed: self.tries.may_use_index(), fresh })
+        let find = self.search.find(1);
+        self.effect(Stage::Finding, find)
     }
 
     fn read_seat(&mut self) -> Step<Joined> {
-        self.effect(Stage::ReadingSeat { no_name: false }, Effect::ReadSeat)
+        self.effect(Stage::ReadingSeat { no_name: false }, Effect::ReadSeat(self.player.clone()))
     }
 
     fn take_slot(&mut self, now: Time) -> Step<Joined> {
-        if !self.tries.frontier() {
-            return Self::no(NoSlot::Busy);
-        }
-        let may_start = std::mem::take(&mut self.used_up);
+        let Some(may_start) = self.search.turn() else { return Self::no(NoSlot::Busy) };
         if let Some(server) = self.taken.clone() {
             return self.on_slot(server, now);
         }
-        self.effect(Stage::TakingSlot, Effect::TakeSlots { slots: 1, may_start })
+        let take = self.search.take_slots(1, may_start);
+        self.effect(Stage::TakingSlot, take)
     }
 
     /// A frontier has given a slot on `server`.
@@ -223,14 +152,14 @@ impl Join {
 
     /// Writes the seat with a new placement that names `server`, of the pool in which a slot is looked for.
     fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
-        self.sit_in(self.pool.clone(), server, from_frontier, now)
+        self.sit_in(self.search.pool.clone(), server, from_frontier, now)
     }
 
     fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
         let placement = Placement::next(now, self.last);
         self.last = Some(placement);
         let write = SeatWrite::Assign { from: self.seat.clone(), server: server.clone(), pool, placement };
-        self.effect(Stage::Seating { server, from_frontier }, Effect::WriteSeat(write))
+        self.effect(Stage::Seating { server, from_frontier }, Effect::WriteSeat(self.player.clone(), write))
     }
 
     /// The seat carries this claim for this server; nothing else does yet.
@@ -241,7 +170,7 @@ impl Join {
     }
 
     fn claim(&mut self, server: ServerId, placement: Placement, now: Time) -> Step<Joined> {
-        let seen_by = now + self.late_after;
+        let seen_by = self.search.seen_by(now);
         let write = LedgerWrite::Claim { player: self.player.clone(), placement, now, seen_by };
         self.effect(
             Stage::Claiming { server: server.clone(), placement, anew: false },
@@ -252,7 +181,7 @@ impl Join {
     /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many, which
     /// only the claim itself can tell.
     fn claim_slot(&mut self, server: ServerId, placement: Placement, now: Time) -> Step<Joined> {
-        self.claim_anew(server, self.capacity, Vec::new(), placement, now)
+        self.claim_anew(server, self.search.capacity, Vec::new(), placement, now)
     }
 
     fn claim_evicting(&mut self, ledger: &Ledger, placement: Placement, now: Time) -> Step<Joined> {
@@ -268,7 +197,7 @@ impl Join {
         now: Time,
     ) -> Step<Joined> {
         let players = vec![(self.player.clone(), None)];
-        let seen_by = now + self.late_after;
+        let seen_by = self.search.seen_by(now);
         let write = LedgerWrite::ClaimExactly { players, placement, now, seen_by, evict, capacity };
         self.effect(
             Stage::Claiming { server: server.clone(), placement, anew: true },
@@ -278,12 +207,12 @@ impl Join {
 
     /// Another call was faster; starts over at `next`, a bounded number of times.
     fn raced(&mut self, next: impl FnOnce(&mut Self) -> Step<Joined>) -> Step<Joined> {
-        if self.tries.race() { next(self) } else { Self::no(NoSlot::Busy) }
+        if self.search.tries.race() { next(self) } else { Self::no(NoSlot::Busy) }
     }
 
     /// The server takes nobody: what lists it is mended on the way.
     fn turned_away(&mut self, ledger: &Ledger, now: Time) -> Step<Joined> {
-        self.tries.gone();
+        self.search.tries.gone();
         let server = ledger.id.clone();
         match ledger.listing_fix(now) {
             Some(write) => self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write)),
@@ -293,8 +222,8 @@ impl Join {
 
     fn move_on(&mut self, server: ServerId) -> Step<Joined> {
         self.taken.take_if(|taken| *taken == server);
-        self.tried.push(server.clone());
-        self.effect(Stage::MovingOn, Effect::UsedUp(server))
+        let used_up = self.search.without_room(server);
+        self.effect(Stage::MovingOn, used_up)
     }
 
     fn look(&mut self, place: Assignment) -> Step<Joined> {
@@ -339,11 +268,11 @@ impl Join {
     fn on_hint(&mut self, hint: Hint, now: Time) -> Step<Joined> {
         match hint {
             Hint::Listed(server) => {
-                self.tries.listed();
-                self.used_up = false;
+                self.search.tries.listed();
+                self.search.used_up = false;
                 self.sit(server, false, now)
             }
-            _ if self.used_up => self.take_slot(now),
+            _ if self.search.used_up => self.take_slot(now),
             _ if self.mine => self.take_slot(now),
             Hint::Frontier(server) => self.sit(server, true, now),
             // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
@@ -353,7 +282,9 @@ impl Join {
                     let server = server.clone();
                     self.sit(server, true, now)
                 }
-                ExpectedSeat::Vacant => self.effect(Stage::ReadingSeat { no_name: true }, Effect::ReadSeat),
+                ExpectedSeat::Vacant => {
+                    self.effect(Stage::ReadingSeat { no_name: true }, Effect::ReadSeat(self.player.clone()))
+                }
             },
         }
     }
@@ -387,7 +318,7 @@ impl Join {
                     let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
                     let release = LedgerWrite::Free { by: None, player, claim, ready };
                     let void = SeatWrite::Vacate { server: place.server.clone(), claim };
-                    self.effect(Stage::Leaving(place.server, release), Effect::WriteSeat(void))
+                    self.effect(Stage::Leaving(place.server, release), Effect::WriteSeat(self.player.clone(), void))
                 }
                 None => self.find(),
             };
@@ -483,7 +414,7 @@ impl Join {
             (Stage::Looking(place), Reply::LedgerRead(ledger)) => self.on_standing(place, ledger, now),
             (Stage::TakingSlot, Reply::SlotsTaken(TakenSlots::On(server))) => self.on_slot(server, now),
             (Stage::TakingSlot, Reply::SlotsTaken(TakenSlots::UsedUp)) => {
-                self.used_up = true;
+                self.search.used_up = true;
                 self.find()
             }
             (Stage::TakingSlot, Reply::SlotsTaken(TakenSlots::No(reason))) => Self::no(reason),
@@ -499,7 +430,7 @@ impl Join {
             // Another claim has just changed the fill level again, and its write came first.
             (Stage::Finishing(placed), Reply::LedgerWritten(Answer::Refused(Some(image)))) => {
                 match image.listing_fix(now).filter(|_| image.is_full()) {
-                    Some(write) if self.tries.race() => {
+                    Some(write) if self.search.tries.race() => {
                         let server = placed.ledger.id.clone();
                         self.effect(Stage::Finishing(placed), Effect::WriteLedger(server, write))
                     }
@@ -520,8 +451,7 @@ impl Join {
             (Stage::Freed, Reply::LedgerWritten(_)) => self.find(),
             (Stage::Returning(outcome), Reply::LedgerRead(ledger)) => self.on_left_over(ledger, outcome),
             (Stage::Returned(outcome), Reply::Done) => Step::Done(*outcome),
-            // An answer to another question: a mistake of the caller, never a reason to promise a slot.
-            _ => Self::no(NoSlot::Busy),
+            _ => Step::ProtocolError,
         }
     }
 }
@@ -563,23 +493,14 @@ mod tests {
     fn claiming() -> (Join, Placement) {
         let mut join = join(None);
         assert!(is_find(&join.next(NOW, Reply::Start)));
-        assert_eq!(join.next(NOW, Reply::Found(Hint::Unknown)), Step::Effect(Effect::ReadSeat));
-        let take = Step::Effect(Effect::TakeSlots { slots: 1, may_start: false });
+        assert_eq!(join.next(NOW, Reply::Found(Hint::Unknown)), Step::Effect(Effect::ReadSeat(player("a"))));
+        let take = Step::Effect(Effect::TakeSlots { pool: pool("p"), slots: 1, may_start: false });
         assert_eq!(join.next(NOW, Reply::SeatRead(None)), take);
         let next = join.next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))));
-        let Step::Effect(Effect::WriteSeat(SeatWrite::Assign { placement, .. })) = next else { panic!("{next:?}") };
+        let Step::Effect(Effect::WriteSeat(_, SeatWrite::Assign { placement, .. })) = next else { panic!("{next:?}") };
         let next = join.next(NOW, Reply::SeatWritten(Answer::Written(seat("s", Claim::Reserved(placement)))));
         assert!(matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::ClaimExactly { .. }))), "{next:?}");
         (join, placement)
-    }
-
-    #[test]
-    fn a_server_of_the_index_that_takes_nobody_costs_no_try() {
-        let mut tries = Tries::ALL;
-        tries.listed();
-        tries.listed();
-        tries.gone();
-        assert_eq!((tries.listed, tries.gone), (2, 7));
     }
 
     #[test]
@@ -587,11 +508,11 @@ mod tests {
         let (mut join, _) = claiming();
         assert_eq!(
             join.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
-            Step::Effect(Effect::UsedUp(server("s")))
+            Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") })
         );
         assert!(is_find(&join.next(NOW, Reply::Done)));
         let next = join.next(NOW, Reply::Found(Hint::Frontier(server("another"))));
-        assert_eq!(next, Step::Effect(Effect::TakeSlots { slots: 1, may_start: false }));
+        assert_eq!(next, Step::Effect(Effect::TakeSlots { pool: pool("p"), slots: 1, may_start: false }));
         let next = join.next(NOW, Reply::SlotsTaken(TakenSlots::No(NoSlot::PoolFull)));
         assert_eq!(next, Step::Done(Joined::No(NoSlot::PoolFull)));
     }
@@ -626,7 +547,7 @@ mod tests {
             join.next(NOW, Reply::SeatWritten(Answer::Written(seat("s", Claim::Reserved(placement)))));
             let took = Ledger { capacity: 1, ..ready(&[("a", Claim::Reserved(placement))]) };
             let next = join.next(now, Reply::LedgerWritten(Answer::Refused(Some(took))));
-            assert_eq!(next == Step::Effect(Effect::ReadSeat), over, "{case}: {next:?}");
+            assert_eq!(next == Step::Effect(Effect::ReadSeat(player("a"))), over, "{case}: {next:?}");
             assert_eq!(matches!(next, Step::Done(Joined::Placed(_))), !over, "{case}: {next:?}");
         }
     }
@@ -635,7 +556,7 @@ mod tests {
     fn an_older_claim_on_a_server_that_takes_nobody_is_left_behind() {
         let (mut join, _) = claiming();
         let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(draining(&[("a", reserved(1_000))])))));
-        assert_eq!(next, Step::Effect(Effect::UsedUp(server("s"))));
+        assert_eq!(next, Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") }));
     }
 
     #[test]
@@ -652,8 +573,12 @@ mod tests {
                 "{case}: {next:?}"
             );
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(image))));
-            assert_eq!(next == Step::Effect(Effect::ReadSeat), beaten, "{case}: {next:?}");
-            assert_eq!(next == Step::Effect(Effect::UsedUp(server("s"))), !beaten, "{case}: {next:?}");
+            assert_eq!(next == Step::Effect(Effect::ReadSeat(player("a"))), beaten, "{case}: {next:?}");
+            assert_eq!(
+                next == Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") }),
+                !beaten,
+                "{case}: {next:?}"
+            );
         }
     }
 
@@ -662,7 +587,7 @@ mod tests {
         let mut join = join(Some("q"));
         assert!(is_find(&join.next(NOW, Reply::Start)));
         let next = join.next(NOW, Reply::Found(Hint::Listed(server("t"))));
-        assert!(matches!(next, Step::Effect(Effect::WriteSeat(_))), "{next:?}");
+        assert!(matches!(next, Step::Effect(Effect::WriteSeat(..))), "{next:?}");
         let next = join.next(NOW, Reply::SeatWritten(Answer::Refused(Some(seat("s", claim)))));
         assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
         let next = join.next(NOW, Reply::LedgerRead(Some(ledger)));
@@ -677,7 +602,7 @@ mod tests {
         ] {
             let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
             let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
-            assert_eq!(next, Step::Effect(Effect::WriteSeat(void)), "{case}");
+            assert_eq!(next, Step::Effect(Effect::WriteSeat(player("a"), void)), "{case}");
             let (player, claim) = (player("a"), reserved(1_000));
             let release = LedgerWrite::Free { by: None, player, claim, ready: is_ready };
             let next = join.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
