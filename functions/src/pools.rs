@@ -7,8 +7,8 @@ use lambda_http::{RequestExt, http::StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use shared::{
-    Owmm,
-    domain::{Bound, Pool, PoolLimits, PoolName, PoolStatus, Rollout, Span, TaskPlacement, Time, UNTIL_RESUMED},
+    Owmm, Pool, TaskSettings,
+    domain::{Bound, PoolLimits, PoolName, PoolStatus, Rollout, Span, Time, UNTIL_RESUMED},
     http::{
         Body, Code, Method, Problem, Request, Response, answer, json, json_body, method_not_allowed, object, operator,
         path, present, resource, timestamp,
@@ -48,10 +48,10 @@ pub struct Params {
     #[serde(default)]
     rollout: Rollout,
     #[serde(default, deserialize_with = "task")]
-    task: Option<TaskPlacement>,
+    task: Option<TaskSettings>,
 }
 
-fn task<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TaskPlacement>, D::Error> {
+fn task<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TaskSettings>, D::Error> {
     object(deserializer).map(Some)
 }
 
@@ -76,7 +76,7 @@ impl Params {
     ///
     /// # Errors
     /// A value is out of range; the error names it.
-    pub fn parse(self, name: PoolName, task: Option<TaskPlacement>) -> Result<Pool, String> {
+    pub fn parse(self, name: PoolName, task: Option<TaskSettings>) -> Result<Pool, String> {
         let count = |bound: Bound, value| bound.count(value);
         let span = |bound: Bound, value| bound.count(value).map(Span::seconds);
         let limits = PoolLimits {

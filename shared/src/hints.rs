@@ -13,7 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     clock::Rng,
-    domain::{Frontier, Ledger, Pool, PoolName, Rank, ServerId, ServerState, Span, Time},
+    domain::{Frontier, Ledger, PoolName, Rank, ServerId, ServerState, Span, Time},
+    pool::Pool,
     table::{Table, TableError},
 };
 
@@ -421,7 +422,8 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::domain::{Claim, Fill, Placement, PlayerId, PoolLimits, Rollout, TaskPlacement, TokenHash};
+    use crate::domain::{Claim, Fill, Placement, PlayerId, PoolLimits, Rollout, TokenHash};
+    use crate::pool::TaskSettings;
 
     const NOW: Time = Time(2_000_000);
     const TICK: Span = Span(1);
@@ -436,7 +438,7 @@ mod tests {
 
     /// A pool of build 1.
     fn pool(capacity: u32, rollout: Rollout) -> Pool {
-        let task = TaskPlacement {
+        let task = TaskSettings {
             cluster: "games".to_owned(),
             task_definition: "game:1".to_owned(),
             container: "game".to_owned(),

@@ -28,9 +28,10 @@ use aws_sdk_ecs::{
 use crate::{
     clock::{Clock, Rng},
     domain::{
-        Answer, Due, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, Pool, PoolName, PoolStatus, PoolStatusWrite,
-        REPEAT_CALL_AFTER, ServerId, Span, TaskPlacement, TaskStatus, Time, TokenHash, pause_after,
+        Answer, Due, Frontier, Launch, Ledger, LedgerWrite, NoLaunch, PoolName, PoolStatus, PoolStatusWrite,
+        REPEAT_CALL_AFTER, ServerId, Span, TaskStatus, Time, TokenHash, pause_after,
     },
+    pool::{Pool, TaskSettings},
     table::{Advanced, Table, TableError},
     telemetry::causes,
 };
@@ -336,7 +337,7 @@ impl Launcher {
     }
 
     async fn run_task(&self, ledger: &Ledger, launch: &Launch) -> Called {
-        let task: TaskPlacement = match serde_json::from_str(&launch.spec) {
+        let task: TaskSettings = match serde_json::from_str(&launch.spec) {
             Ok(task) => task,
             Err(error) => return Called::Refused(format!("the task's parameters cannot be read: {error}")),
         };
@@ -421,7 +422,7 @@ fn cluster_of(task: &str) -> Option<&str> {
 }
 
 /// What a server finds in its environment.
-fn environment(ledger: &Ledger, launch: &Launch, task: &TaskPlacement) -> Vec<KeyValuePair> {
+fn environment(ledger: &Ledger, launch: &Launch, task: &TaskSettings) -> Vec<KeyValuePair> {
     let pairs = [
         ("OWMM_URL", task.url.clone()),
         ("OWMM_SERVER_ID", ledger.id.to_string()),

@@ -21,6 +21,7 @@ pub mod hints;
 pub mod http;
 pub mod launching;
 pub mod metrics;
+pub mod pool;
 pub mod table;
 pub mod telemetry;
 pub mod ticket;
@@ -30,3 +31,4 @@ pub use app::{
     ServerOutcome, Slot, UnknownPlayer,
 };
 pub use domain;
+pub use pool::{Pool, TaskSettings};

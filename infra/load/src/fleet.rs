@@ -12,11 +12,11 @@ use aws_sdk_dynamodb::{
 };
 use local::{Options, Stack, stack};
 use shared::{
-    Owmm,
+    Owmm, Pool,
     clock::{Clock, Rng},
     domain::{
-        Claim, Endpoint, Fill, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, Rollout,
-        ServerState, Span, Time, TokenHash,
+        Claim, Endpoint, Fill, Ledger, Placement, PlayerId, PoolLimits, PoolName, PoolStatus, Rollout, ServerState,
+        Span, Time, TokenHash,
     },
     table::{items, keys},
 };

@@ -10,10 +10,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor},
 };
-use shared::{
-    domain::{Pool, PoolName, TaskPlacement},
-    http::parse_object,
-};
+use shared::{Pool, TaskSettings, domain::PoolName, http::parse_object};
 
 use crate::error::Error;
 
@@ -65,7 +62,7 @@ impl<'de> DeserializeSeed<'de> for Document {
 ///
 /// # Errors
 /// The file cannot be read, or a value is not as it must be; the error names file, pool and field.
-pub(crate) fn read(file: &Path, task: &TaskPlacement) -> Result<Vec<Pool>, Error> {
+pub(crate) fn read(file: &Path, task: &TaskSettings) -> Result<Vec<Pool>, Error> {
     let wrong = |problem: String| Error::Pools(file.to_owned(), problem);
     let bytes = std::fs::read(file).map_err(|error| wrong(format!("the file cannot be read: {error}")))?;
     let Pools(pools) = parse_object(&bytes).map_err(|bad| wrong(bad.of("the file")))?;
@@ -81,7 +78,7 @@ pub(crate) fn read(file: &Path, task: &TaskPlacement) -> Result<Vec<Pool>, Error
 mod tests {
     use super::*;
 
-    fn task() -> TaskPlacement {
+    fn task() -> TaskSettings {
         let task =
             r#"{"cluster": "default", "taskDefinition": "demo:1", "container": "game", "url": "http://127.0.0.1"}"#;
         serde_json::from_str(task).unwrap()

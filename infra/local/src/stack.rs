@@ -7,10 +7,10 @@ use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 use ecs::LocalEcs;
 use serde_json::Value;
 use shared::{
-    Owmm,
+    Owmm, Pool, TaskSettings,
     clock::{Clock, Rng},
     config::{Config, assemble, timeouts},
-    domain::{Pool, PoolLimits, PoolName, Rollout, TaskPlacement},
+    domain::{PoolLimits, PoolName, Rollout},
     table::create_table,
     telemetry::Meter,
 };
@@ -182,7 +182,7 @@ impl Stack {
             environment: task_environment(),
             ..ecs::Options::new(options.game_server)
         };
-        let task = TaskPlacement {
+        let task = TaskSettings {
             cluster: ecs_options.cluster.clone(),
             task_definition: "demo-game-server:1".into(),
             container: "game-server".into(),

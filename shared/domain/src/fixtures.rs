@@ -1,8 +1,8 @@
 //! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
 
 use super::{
-    Assignment, Claim, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolName, Rollout, Seat, ServerId,
-    ServerState, Span, TaskPlacement, Time, TokenHash,
+    Assignment, Claim, Launch, Ledger, Placement, PlayerId, PoolLimits, PoolName, Seat, ServerId, ServerState, Span,
+    Time, TokenHash,
 };
 
 /// The time of a test.
@@ -92,27 +92,4 @@ pub(super) fn draining(claims: &[(&str, Claim)]) -> Ledger {
 
 pub(super) fn stopped() -> Ledger {
     Ledger { state: ServerState::Stopped, ..ready(&[]) }
-}
-
-/// The pool as operators have configured it.
-pub(super) fn configured() -> Pool {
-    Pool {
-        name: pool("p"),
-        limits: PoolLimits::DEFAULT,
-        task: TaskPlacement {
-            cluster: "games".to_owned(),
-            task_definition: "game-server:7".to_owned(),
-            container: "game".to_owned(),
-            subnets: Vec::new(),
-            security_groups: Vec::new(),
-            assign_public_ip: false,
-            launch_type: None,
-            url: "https://owmm.example".to_owned(),
-        },
-        version: 0,
-        build: 0,
-        rollout: Rollout::Lazy,
-        shards: 1,
-        previous_clusters: Vec::new(),
-    }
 }

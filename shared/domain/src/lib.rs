@@ -6,7 +6,7 @@
 //!
 //! Three kinds of things live here:
 //!
-//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`], [`Pool`]): an item of the table as it was seen;
+//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`]): an item of the table as it was seen;
 //! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
 //!   make of it; `shared::table` renders the same value as a DynamoDB expression;
 //! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`CancelReservation`], [`Release`]): a placement's life as state machines. Each is told
@@ -30,7 +30,7 @@ pub use ledger::{
     Claim, Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, REPEAT_CALL_AFTER,
     Rank, Registration, ServerState, StopBy, fill,
 };
-pub use pool::{Bound, Pool, PoolLimits, Rollout, TaskPlacement};
+pub use pool::{Bound, PoolBuild, PoolLimits, Rollout};
 pub use pool_status::{
     Frontier, FrontierWrite, MAX_FREED, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, UNTIL_RESUMED,
     pause_after,

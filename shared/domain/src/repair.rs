@@ -1,6 +1,6 @@
 //! What a server needs from somebody who looks after it, decided from its ledger and what ECS says of its task.
 
-use super::{Ledger, LedgerWrite, Pool, PoolLimits, ServerState, Span, StopBy, Time};
+use super::{Ledger, LedgerWrite, PoolBuild, PoolLimits, ServerState, Span, StopBy, Time};
 
 /// Servers whose leases may have lapsed at once before nothing is believed any more: five, or a fifth, whichever is
 /// more. Beyond that it is the table or the network that is ill, not the servers.
@@ -94,7 +94,7 @@ impl Ledger {
     }
 
     /// What it needs.
-    pub fn next_repair(&self, pool: &Pool, task: TaskStatus, now: Time) -> Repair {
+    pub fn next_repair(&self, pool: PoolBuild, task: TaskStatus, now: Time) -> Repair {
         match (self.state, task) {
             (ServerState::Stopped, _) => return Repair::CountOut,
             (ServerState::Starting, TaskStatus::Stopped) => return Repair::NextAttempt,
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use crate::{
         Fill, Rollout, fill,
-        fixtures::{NOW, TICK, configured, connected, draining, launch, ready, reserved, starting, states, stopped},
+        fixtures::{NOW, TICK, connected, draining, launch, ready, reserved, starting, states, stopped},
     };
 
     const ALL: [TaskStatus; 4] = [TaskStatus::Alive, TaskStatus::Stopped, TaskStatus::Missing, TaskStatus::Unknown];
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn next_repair(ledger: &Ledger, task: TaskStatus, now: Time) -> Repair {
-        ledger.next_repair(&configured(), task, now)
+        ledger.next_repair(PoolBuild { number: 0, rollout: Rollout::Lazy }, task, now)
     }
 
     #[test]
@@ -288,16 +288,16 @@ mod tests {
 
     #[test]
     fn an_old_build_drains_if_its_pool_says_so() {
-        let pool = Pool { build: 1, rollout: Rollout::Drain, ..configured() };
+        let pool = PoolBuild { number: 1, rollout: Rollout::Drain };
         let drain = Repair::Write(LedgerWrite::Retire);
-        assert_eq!(in_order().next_repair(&pool, TaskStatus::Alive, NOW), drain);
+        assert_eq!(in_order().next_repair(pool, TaskStatus::Alive, NOW), drain);
         assert_eq!(
-            in_order().next_repair(&Pool { rollout: Rollout::Lazy, ..pool.clone() }, TaskStatus::Alive, NOW),
+            in_order().next_repair(PoolBuild { rollout: Rollout::Lazy, ..pool }, TaskStatus::Alive, NOW),
             Repair::None
         );
-        assert_eq!(Ledger { build: 1, ..in_order() }.next_repair(&pool, TaskStatus::Alive, NOW), Repair::None);
+        assert_eq!(Ledger { build: 1, ..in_order() }.next_repair(pool, TaskStatus::Alive, NOW), Repair::None);
         let going = draining(&[("a", connected(1_000))]);
-        assert_eq!(going.next_repair(&pool, TaskStatus::Alive, NOW), Repair::None, "it drains already");
+        assert_eq!(going.next_repair(pool, TaskStatus::Alive, NOW), Repair::None, "it drains already");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use futures_util::future::join_all;
 
 use super::{Failure, Owmm};
 use crate::{
-    domain::{Answer, Effect, Pool, PoolName, Protocol, Reply, Step, Time},
+    domain::{Answer, Effect, PoolName, Protocol, Reply, Step, Time},
     hints::{InFlight, Permit},
+    pool::Pool,
 };
 
 /// What one request carries from effect to effect.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{Failure, Owmm, RACE_JITTER, driver::Run};
 use crate::{
-    domain::{Answer, Frontier, FrontierWrite, Hint, Ledger, MAX_FREED, NoLaunch, NoSlot, Pool, ServerId, TakenSlots},
+    domain::{Answer, Frontier, FrontierWrite, Hint, Ledger, MAX_FREED, NoLaunch, NoSlot, ServerId, TakenSlots},
     hints::Permit,
+    pool::Pool,
 };
 
 /// Turns that one question to a frontier takes at the most before the request starts over.

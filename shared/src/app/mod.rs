@@ -28,10 +28,11 @@ pub use self::{
 };
 use crate::{
     clock::{Clock, Rng},
-    domain::{Pool, PoolName, Span, Time},
+    domain::{PoolName, Span, Time},
     hints::Hints,
     launching::Launcher,
     metrics::Outcome,
+    pool::Pool,
     table::{Table, TableError},
 };
 

@@ -3,9 +3,9 @@
 use super::{Failure, OPERATOR_RETRIES, Owmm, RACE_JITTER};
 use crate::{
     domain::{
-        Answer, FrontierWrite, NoLaunch, Pool, PoolName, PoolStatus, PoolStatusWrite, ServerId, Span, Time,
-        UNTIL_RESUMED,
+        Answer, FrontierWrite, NoLaunch, PoolName, PoolStatus, PoolStatusWrite, ServerId, Span, Time, UNTIL_RESUMED,
     },
+    pool::Pool,
     table::TableError,
 };
 

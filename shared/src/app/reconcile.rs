@@ -22,11 +22,12 @@ use futures_util::{StreamExt, stream};
 use crate::{
     Failure, Owmm,
     domain::{
-        Answer, Ledger, LedgerWrite, Pool, PoolStatus, PoolStatusWrite, Repair, ServerId, ServerState, Span,
-        StopReason, TaskStatus, is_mass_lapse, servers_wanted,
+        Answer, Ledger, LedgerWrite, PoolStatus, PoolStatusWrite, Repair, ServerId, ServerState, Span, StopReason,
+        TaskStatus, is_mass_lapse, servers_wanted,
     },
     launching::OurTask,
     metrics::{self, Outcome, Record},
+    pool::Pool,
 };
 
 /// Servers that one look at a pool starts ahead at the most; the next look starts more.
@@ -325,7 +326,7 @@ impl Owmm {
                 }),
                 None => TaskStatus::Unknown,
             };
-            let repair = ledger.next_repair(pool, task_status, now);
+            let repair = ledger.next_repair(pool.current(), task_status, now);
             seen.attempts.push((ledger.id.clone(), ledger.attempt));
             let lapsed = ledger.has_lapsed(now);
             seen.report.lapsed += usize::from(lapsed);

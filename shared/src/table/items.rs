@@ -7,9 +7,10 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
 use super::keys::{self, Attributes};
 use crate::domain::{
-    Assignment, Claim, Endpoint, Frontier, Launch, Ledger, PlayerId, Pool, PoolLimits, PoolName, PoolStatus, Rank,
-    Rollout, Seat, ServerId, ServerState, Span, Time, TokenHash,
+    Assignment, Claim, Endpoint, Frontier, Launch, Ledger, PlayerId, PoolLimits, PoolName, PoolStatus, Rank, Rollout,
+    Seat, ServerId, ServerState, Span, Time, TokenHash,
 };
+use crate::pool::Pool;
 
 /// An item of the table that is not as this version of OWMM writes it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

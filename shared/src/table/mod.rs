@@ -26,9 +26,10 @@ pub use items::Malformed;
 pub use schema::create_table;
 
 use crate::domain::{
-    Answer, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, Pool, PoolName, PoolStatus,
-    PoolStatusWrite, Rank, Seat, SeatWrite, ServerId, Time,
+    Answer, Frontier, FrontierWrite, Ledger, LedgerWrite, NoLaunch, PlayerId, PoolName, PoolStatus, PoolStatusWrite,
+    Rank, Seat, SeatWrite, ServerId, Time,
 };
+use crate::pool::Pool;
 use crate::telemetry::causes;
 use keys::Attributes;
 

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use shared::Pool;
 use shared::domain::{
-    Claim, LedgerWrite, Placement, PlayerId, Pool, PoolStatusWrite, Seat, ServerId, ServerState, Span, TokenHash,
+    Claim, LedgerWrite, Placement, PlayerId, PoolStatusWrite, Seat, ServerId, ServerState, Span, TokenHash,
 };
 
 use crate::support::{Reply, World, limits, settings};

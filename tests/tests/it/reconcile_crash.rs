@@ -28,12 +28,12 @@ use aws_smithy_types::body::SdkBody;
 use ecs::LocalEcs;
 use local::engine::Engine;
 use shared::{
-    Owmm, Reconciled,
+    Owmm, Pool, Reconciled, TaskSettings,
     clock::{Clock, Rng},
     config::{Config, assemble, timeouts},
     domain::{
-        Claim, Endpoint, Fill, Frontier, Launch, Ledger, Placement, PlayerId, Pool, PoolLimits, PoolStatus, Rollout,
-        ServerId, ServerState, Span, TaskPlacement, Time, TokenHash,
+        Claim, Endpoint, Fill, Frontier, Launch, Ledger, Placement, PlayerId, PoolLimits, PoolStatus, Rollout,
+        ServerId, ServerState, Span, Time, TokenHash,
     },
     table::{create_table, items, keys},
 };
@@ -277,7 +277,7 @@ pub(crate) fn id(name: &str) -> ServerId {
 }
 
 pub(crate) fn a_pool(name: &str, headroom: u32) -> Pool {
-    let task = TaskPlacement {
+    let task = TaskSettings {
         cluster: "default".into(),
         task_definition: "game:2".into(),
         container: "game".into(),

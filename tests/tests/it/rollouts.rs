@@ -90,8 +90,7 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     // A server of the new build, asked for ahead of demand.
     let pool = crate::support::pool("default");
     let (config, status) = world.stack.owmm().pool_and_status(&pool).await.unwrap();
-    let headroom =
-        shared::domain::Pool { limits: shared::domain::PoolLimits { headroom: 4, ..config.limits }, ..config };
+    let headroom = shared::Pool { limits: shared::domain::PoolLimits { headroom: 4, ..config.limits }, ..config };
     assert_eq!(status.live, 1);
     world.stack.owmm().configure(headroom).await.unwrap();
     world.reconcile().await;

@@ -2,8 +2,8 @@
 //! until a test turns it, so every limit is met exactly.
 
 use shared::{
-    JoinOutcome, Owmm, Slot,
-    domain::{Fill, Ledger, PlayerId, Pool, PoolLimits, Rollout, ServerId, Span},
+    JoinOutcome, Owmm, Pool, Slot,
+    domain::{Fill, Ledger, PlayerId, PoolLimits, Rollout, ServerId, Span},
     table::items,
 };
 

@@ -3,8 +3,7 @@
 use std::{array::from_fn, sync::LazyLock};
 
 use domain::{
-    Endpoint, Fill, Ledger, PlayerId, Pool, PoolLimits, PoolName, Rollout, ServerId, ServerState, Span, TaskPlacement,
-    Time, TokenHash, bug::Bug,
+    Endpoint, Fill, Ledger, PlayerId, PoolLimits, PoolName, ServerId, ServerState, Span, Time, TokenHash, bug::Bug,
 };
 
 /// One step of the clock. A reservation is over after two, so its end falls between any two other events.
@@ -88,6 +87,13 @@ pub(super) fn server_of(id: &ServerId) -> usize {
 /// The time before the first tick.
 pub(super) const BEGIN: Time = Time(1_000);
 
+/// The pool of a world.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub name: PoolName,
+    pub limits: PoolLimits,
+}
+
 fn pool(capacity: u32, max_servers: u32) -> Pool {
     Pool {
         name: named(PoolName::parse("pool")),
@@ -101,21 +107,6 @@ fn pool(capacity: u32, max_servers: u32) -> Pool {
             launch: TICK.times(100),
             lease: TICK.times(50),
         },
-        task: TaskPlacement {
-            cluster: "c".into(),
-            task_definition: "build:1".into(),
-            container: "server".into(),
-            launch_type: None,
-            subnets: Vec::new(),
-            security_groups: Vec::new(),
-            assign_public_ip: false,
-            url: "http://owmm".into(),
-        },
-        version: 0,
-        build: 0,
-        rollout: Rollout::Drain,
-        shards: 1,
-        previous_clusters: Vec::new(),
     }
 }
 

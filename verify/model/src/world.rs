@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use domain::{
     Answer, CancelReservation, Claim, Effect, Frontier, FrontierWrite, Hint, Join, Ledger, LedgerWrite, NoSlot, Party,
-    PlayerId, Pool, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket, Registration, Release, Repair, Reply,
-    Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskStatus, Time,
+    PlayerId, PoolBuild, PoolLimits, PoolStatus, PoolStatusWrite, PresentedTicket, Registration, Release, Repair,
+    Reply, Rollout, Seat, SeatWrite, ServerId, ServerState, Span, TakenSlots, TaskStatus, Time,
 };
 
 use super::{
@@ -160,9 +160,9 @@ impl World {
         self.processes.get(usize::from(server)).copied().unwrap_or(Process::Dead)
     }
 
-    /// The pool as it is configured now.
-    fn pool(&self, scope: &Scope) -> Pool {
-        Pool { build: self.build, ..scope.pool.clone() }
+    /// The pool's current build, whose servers alone take players.
+    const fn current(&self) -> PoolBuild {
+        PoolBuild { number: self.build, rollout: Rollout::Drain }
     }
 
     fn seat(&self, player: &PlayerId) -> Option<Seat> {
@@ -273,14 +273,14 @@ impl World {
     }
 
     /// Where there may be room: every answer that the index and a warm function could give.
-    fn hints(&self, scope: &Scope, tried: &[ServerId], listed: bool, fresh: bool) -> Vec<(Hint, bool)> {
+    fn hints(&self, tried: &[ServerId], listed: bool, fresh: bool) -> Vec<(Hint, bool)> {
         let mut hints = Vec::new();
         let stale = self.left.stales > 0;
         let mut seen_some = false;
         if listed {
-            let pool = self.pool(scope);
+            let current = self.current();
             for ledger in self.ledgers.iter().filter(|ledger| !tried.contains(&ledger.id)) {
-                if ledger.listed.is_some() && pool.takes(ledger.build) {
+                if ledger.listed.is_some() && current.takes(ledger.build) {
                     seen_some = true;
                     hints.push((Hint::Listed(ledger.id.clone()), false));
                 } else if stale && ledger.ready_at.is_some() {
@@ -438,15 +438,16 @@ impl World {
                 steps.push(Step { what: What::ServerBeats { server }, to: world });
             }
             if let Some(world) = spend(self, |left| &mut left.looks) {
-                let pool = self.pool(scope);
+                let current = self.current();
                 let task_status = if process == Process::Dead { TaskStatus::Stopped } else { TaskStatus::Alive };
-                let write = match repair(ledger, &pool, task_status, now) {
+                let write = match repair(ledger, current, task_status, now) {
                     Repair::Write(write) => Some(write),
                     Repair::Stop(reason) => Some(ledger.stop_for(reason, now)),
                     Repair::None | Repair::CountOut | Repair::Launch | Repair::NextAttempt => None,
                 };
                 let write = write.map(|write| (write, What::ReconcileLooks { server }));
-                let idle = ledger.scale_in(pool.limits.idle, now).map(|write| (write, What::ScaleInLooks { server }));
+                let idle =
+                    ledger.scale_in(scope.pool.limits.idle, now).map(|write| (write, What::ScaleInLooks { server }));
                 for (write, what) in write.into_iter().chain(idle) {
                     let mut world = world.clone();
                     world.send(ledger.id.clone(), write);
@@ -517,7 +518,7 @@ impl World {
     fn proceed(mut self, scope: &Scope, mut call: Call, reply: Reply, what: What, steps: &mut Vec<Step>) {
         match call.next(self.now(), reply) {
             To::Effect(Effect::Find { tried, listed, fresh, .. }) => {
-                for (hint, stale) in self.hints(scope, &tried, listed, fresh) {
+                for (hint, stale) in self.hints(&tried, listed, fresh) {
                     let mut world = self.clone();
                     world.left.stales -= u8::from(stale);
                     world.proceed(scope, call.clone(), Reply::Found(hint), what, steps);
@@ -697,7 +698,7 @@ impl World {
             }
         }
         world.tick = FAR;
-        let (now, pool) = (world.now(), world.pool(scope));
+        let (now, current) = (world.now(), world.current());
         for (n, ledger) in (0..).zip(&self.ledgers) {
             if world.process(n) == Process::Up
                 && let Answer::Written(beaten) =
@@ -710,7 +711,7 @@ impl World {
                 let dead = world.process(n) == Process::Dead;
                 let task_status = if dead { TaskStatus::Stopped } else { TaskStatus::Alive };
                 let Some(image) = world.ledger(n) else { break };
-                let write = match repair(image, &pool, task_status, now) {
+                let write = match repair(image, current, task_status, now) {
                     Repair::Write(write) => write,
                     Repair::Stop(reason) => image.stop_for(reason, now),
                     _ => break,

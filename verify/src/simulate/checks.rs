@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use serde_json::Value;
 use shared::{
+    Pool,
     domain::{
-        Claim, Frontier, Ledger, Placement, PlayerId, Pool, PoolStatus, Seat, ServerId, ServerState, Span, Time,
-        TokenHash,
+        Claim, Frontier, Ledger, Placement, PlayerId, PoolStatus, Seat, ServerId, ServerState, Span, Time, TokenHash,
     },
     table::{
         items,

@@ -33,7 +33,7 @@ pub(super) async fn stop_lapsed(table: &Table, now: Time) -> Result<(), TableErr
         // The pools of a simulation have fewer servers than a page.
         let (roster, _) = table.roster(&pool.name, None).await?;
         for ledger in table.ledgers(&roster).await? {
-            if let Some(stop) = ::model::stops_although_connected(&ledger, &pool, TaskStatus::Alive, now) {
+            if let Some(stop) = ::model::stops_although_connected(&ledger, pool.current(), TaskStatus::Alive, now) {
                 table.write_ledger(&ledger.id, &stop).await?;
             }
         }
