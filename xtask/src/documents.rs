@@ -116,7 +116,8 @@ fn start_stack() -> Result<Background, Failure> {
     };
     owmm(&["launch", "default", "--at-least", "1", "--yes"])?;
     let start = Instant::now();
-    while !owmm(&["servers", "--json"])?.contains("\"state\":\"ready\"") {
+    // However the document is laid out.
+    while !owmm(&["servers", "--json"])?.replace(char::is_whitespace, "").contains("\"state\":\"ready\"") {
         if start.elapsed() > STACK_WITHIN {
             return Err(Failure::new(format!("the stack's first server was not ready within {STACK_WITHIN:?}")));
         }

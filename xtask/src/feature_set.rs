@@ -20,6 +20,9 @@ const BUILDS: &[(&str, &[&str])] = &[
     ("cargo test --workspace", &["--edges", "normal,build,dev", "--workspace"]),
 ];
 
+/// What is built after `cargo run`, to see that nothing is compiled again.
+const AFTER_RUN: [&str; 9] = ["cargo", "build", "--locked", "-p", "load", "-p", "verify", "-p", "cli"];
+
 /// Crates that only operators' credentials need: no deployed function may have them.
 const OF_OPERATORS: &[&str] = &["aws-sdk-sso", "aws-sdk-ssooidc"];
 
@@ -44,7 +47,21 @@ pub(crate) fn check() -> Outcome {
         )));
     }
     println!("{} builds ask each third-party crate for the same features", builds.len());
-    functions_stay_small()
+    functions_stay_small()?;
+    // And so it is: what cargo makes of it depends on more than features.
+    let known = builds.first().map(|(_, units)| units.keys().cloned().collect()).unwrap_or_default();
+    shell::run(&["cargo", "build", "--locked"])?;
+    let again = compiled_again(&known, &shell::stderr_of(&AFTER_RUN)?);
+    if again.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("after `cargo build`, `{}` compiled again: {}", AFTER_RUN.join(" "), again.join(", "))))
+}
+
+/// The third-party crates that cargo says it compiles, of those that were built before. New ones are compiled once.
+fn compiled_again(known: &BTreeSet<String>, lines: &[String]) -> Vec<String> {
+    let compiled = lines.iter().filter_map(|line| line.trim_start().strip_prefix("Compiling "));
+    compiled.filter(|it| known.contains(*it)).map(str::to_owned).collect()
 }
 
 /// The functions must not get the features of the tools: they depend on nothing that asks for them.
@@ -58,7 +75,7 @@ fn functions_stay_small() -> Outcome {
 }
 
 fn tree(arguments: &[&str]) -> Result<String, Failure> {
-    let mut line = vec!["cargo", "tree", "--locked", "--prefix", "none", "--no-dedupe", "--format", "{p}|{f}"];
+    let mut line = vec!["cargo", "tree", "--locked", "--prefix", "none", "--format", "{p}|{f}"];
     line.extend(arguments);
     shell::stdout_of(&line)
 }
@@ -67,7 +84,8 @@ fn tree(arguments: &[&str]) -> Result<String, Failure> {
 fn units(tree: &str) -> Units {
     let mut units = Units::new();
     for line in tree.lines() {
-        let Some((package, features)) = line.split_once('|') else { continue };
+        // ` (*)` ends a line whose dependencies were listed before.
+        let Some((package, features)) = line.trim_end_matches(" (*)").split_once('|') else { continue };
         let package = package.trim_end_matches(" (proc-macro)");
         if !package.contains('(') {
             units.entry(package.to_owned()).or_default().insert(features.to_owned());
@@ -113,14 +131,20 @@ fn difference(one: &str, ours: &BTreeSet<String>, other: &str, theirs: &BTreeSet
 mod tests {
     use super::*;
 
-    const RUN: &str =
-        "local v0.1.0 (/x)|\ntokio v1.54.1|macros,rt\nsyn v2.0.1|full\nserde_derive v1.0.0 (proc-macro)|\n";
+    const RUN: &str = "local v0.1.0 (/x)|\ntokio v1.54.1|macros,rt\ntokio v1.54.1|macros,rt (*)\nsyn v2.0.1|full\nserde_derive v1.0.0 (proc-macro)|\n";
 
     #[test]
     fn a_feature_that_one_build_alone_has_is_named_with_that_build() {
         let other = RUN.replace("macros,rt", "macros,rt,test-util");
         let found = differences(&[("cargo run", units(RUN)), ("cargo build -p verify", units(&other))]);
         assert_eq!(found, ["tokio v1.54.1: only `cargo build -p verify` has test-util"]);
+    }
+
+    #[test]
+    fn only_crates_that_were_built_before_are_compiled_again() {
+        let known = units(RUN).into_keys().collect();
+        let lines = ["   Compiling tokio v1.54.1", "   Compiling stateright v0.31.0", "   Compiling local v0.1.0 (/x)"];
+        assert_eq!(compiled_again(&known, &lines.map(str::to_owned)), ["tokio v1.54.1"]);
     }
 
     #[test]

@@ -106,6 +106,24 @@ pub(crate) fn stdout_of(line: &[&str]) -> Result<String, Failure> {
     }
 }
 
+/// Prints and runs a command line; returns the lines of its stderr, which are printed as they come.
+pub(crate) fn stderr_of(line: &[&str]) -> Result<Vec<String>, Failure> {
+    let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("an empty command line"))?;
+    let shown = shown(line, &[]);
+    println!("$ {shown}");
+    let mut child = command(program).args(arguments).stderr(Stdio::piped()).spawn()?;
+    let mut lines = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).lines() {
+            let line = line?;
+            eprintln!("{line}");
+            lines.push(line);
+        }
+    }
+    let status = child.wait()?;
+    if status.success() { Ok(lines) } else { Err(Failure(format!("`{shown}`: {}", ended(status)))) }
+}
+
 /// How a process ended, in words.
 pub(crate) fn ended(status: ExitStatus) -> String {
     status.code().map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
