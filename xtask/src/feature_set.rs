@@ -23,8 +23,8 @@ const BUILDS: &[(&str, &[&str])] = &[
 /// What is built after `cargo run`, to see that nothing is compiled again.
 const AFTER_RUN: [&str; 9] = ["cargo", "build", "--locked", "-p", "load", "-p", "verify", "-p", "cli"];
 
-/// Crates that only operators' credentials need: no deployed function may have them.
-const OF_OPERATORS: &[&str] = &["aws-sdk-sso", "aws-sdk-ssooidc"];
+/// Crates that only tools need: no deployed function may have them.
+const OF_TOOLS: &[&str] = &["aws-sdk-sso", "aws-sdk-ssooidc", "clap", "feature-set"];
 
 /// For each third-party crate and version, the feature sets that a build compiles it with: as a library for programs,
 /// and perhaps another one for build scripts and macros.
@@ -64,14 +64,28 @@ fn compiled_again(known: &BTreeSet<String>, lines: &[String]) -> Vec<String> {
     compiled.filter(|it| known.contains(*it)).map(str::to_owned).collect()
 }
 
-/// The functions must not get the features of the tools: they depend on nothing that asks for them.
+/// The deployed programs must not get the features of the tools: nothing that they are built from asks for them.
 fn functions_stay_small() -> Outcome {
-    let tree = tree(&["--edges", "normal,build", "-p", "shared"])?;
-    let found: Vec<&str> = OF_OPERATORS.iter().copied().filter(|it| tree.contains(&format!("{it} v"))).collect();
-    if found.is_empty() && !tree.contains("feature-set v") {
+    let manifest = shell::read("Cargo.toml")?;
+    let tools = not_deployed(&manifest);
+    let mut arguments = vec!["--edges", "normal,build", "--workspace"];
+    for tool in &tools {
+        arguments.extend(["--exclude", tool]);
+    }
+    let tree = tree(&arguments)?;
+    let found: Vec<&str> = OF_TOOLS.iter().copied().filter(|it| tree.contains(&format!("{it} v"))).collect();
+    if !tools.is_empty() && found.is_empty() {
+        println!("the deployed functions have none of {}", OF_TOOLS.join(", "));
         return Ok(());
     }
-    Err(Failure::new(format!("`shared`, which every function is built with, depends on {found:?} or on `feature-set`")))
+    Err(Failure::new(format!("the deployed functions depend on {}", found.join(", "))))
+}
+
+/// The members that `cargo lambda build` leaves out, as the root Cargo.toml lists them.
+fn not_deployed(manifest: &str) -> Vec<&str> {
+    let section = manifest.split("[workspace.metadata.lambda.build]").nth(1).unwrap_or_default();
+    let list = section.split("exclude = [").nth(1).and_then(|it| it.split(']').next()).unwrap_or_default();
+    list.split(',').map(|it| it.trim().trim_matches('"')).filter(|it| !it.is_empty()).collect()
 }
 
 fn tree(arguments: &[&str]) -> Result<String, Failure> {
@@ -138,6 +152,12 @@ mod tests {
         let other = RUN.replace("macros,rt", "macros,rt,test-util");
         let found = differences(&[("cargo run", units(RUN)), ("cargo build -p verify", units(&other))]);
         assert_eq!(found, ["tokio v1.54.1: only `cargo build -p verify` has test-util"]);
+    }
+
+    #[test]
+    fn the_members_that_are_not_deployed_are_read_from_the_manifest() {
+        let manifest = "exclude = [\"fuzz\"]\n[workspace.metadata.lambda.build]\nexclude = [\"cli\", \"demo\"]\n";
+        assert_eq!(not_deployed(manifest), ["cli", "demo"]);
     }
 
     #[test]

@@ -89,8 +89,9 @@ fn lines_with<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> +
     let found = text.match_indices(word).filter(move |&(at, _)| {
         let before = text.get(..at).and_then(|it| it.chars().next_back());
         let after = text.get(at + word.len()..).and_then(|it| it.chars().next());
-        let continues = is_letter(before) && is_letter(word.chars().next());
-        !continues && !(is_letter(after) && is_letter(word.chars().next_back()))
+        let goes_back = is_letter(before) && is_letter(word.chars().next());
+        let goes_on = is_letter(after) && is_letter(word.chars().next_back());
+        !goes_back && !goes_on
     });
     found.map(|(at, _)| text.get(..at).unwrap_or_default().matches('\n').count() + 1)
 }
