@@ -618,6 +618,14 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_that_only_re_exports_what_its_child_defines_does_not_import_it() {
+        let parent = "mod a; pub use a::A; pub struct P;";
+        let sources =
+            [("src/lib.rs", "mod p;"), ("src/p.rs", parent), ("src/p/a.rs", "use super::P; pub struct A(P);")];
+        assert_eq!(cycles_of(&sources), Vec::<String>::new());
+    }
+
+    #[test]
     fn declarations_visibility_tests_comments_and_strings_are_no_imports() {
         let found = cycles_of(&[
             ("src/lib.rs", "mod a;\nmod b;"),
