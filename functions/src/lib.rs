@@ -35,6 +35,9 @@ use shared::{
     http::{Body, Request, Response},
 };
 
+/// Answer to a call over HTTP: a refusal is a response too.
+pub type Answer = Result<Response<Body>, Infallible>;
+
 /// A handler's work on one event.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -42,7 +45,7 @@ pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[derive(Clone, Copy, Debug)]
 pub enum Handler {
     /// Routes of the HTTP API.
-    Http(for<'a> fn(&'a Owmm, Request) -> Work<'a, Result<Response<Body>, Infallible>>),
+    Http(for<'a> fn(&'a Owmm, Request) -> Work<'a, Answer>),
     /// The EventBridge schedule.
     Schedule(for<'a> fn(&'a Owmm) -> Work<'a, Result<Reconciled, Failure>>),
     /// The EventBridge rule on `ECS Task State Change`.
