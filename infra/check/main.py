@@ -241,9 +241,11 @@ def services(log, _):
 
 def watch(log, _):
     """cargo lambda serves the functions behind the local gateway: each answer comes from a program that it has started."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    # Kept until the stack is up, or its gateway may get this very port and call itself.
+    free = socket.create_server(("127.0.0.1", 0))
+    port = free.getsockname()[1]
     with local_stack(log.file, "--functions", f"http://127.0.0.1:{port}") as stack:
+        free.close()
         environment = stack.environment() | {"AWS_REGION": "eu-central-1"}
         command = ["cargo", "lambda", "watch", "--wait", "--ignore-changes", "-A", "127.0.0.1", "-P", str(port)]
         with running(log, command, environment):
