@@ -112,7 +112,7 @@ mod tests {
     fn what_is_no_ticket_is_refused() {
         let (key, server, player, placement) = ids();
         for text in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", &"x".repeat(3_000)] {
-            assert_eq!(read(&key, &server, &player, text), Err(BadTicket));
+            assert_eq!(read(&key, &server, &player, text), Err(BadTicket), "{text}");
         }
         let claims =
             Claims { sub: player.to_string(), aud: server.to_string(), exp: 1, jti: placement.get().to_string() };

@@ -213,8 +213,8 @@ mod tests {
             (refused, json!({"refused": {"code": "no_claim", "detail": "none"}})),
             (ServerLine::Echo(json!("hi")), json!({"echo": "hi"})),
         ] {
-            assert_eq!(serde_json::to_value(&line).unwrap(), form);
-            assert_eq!(serde_json::from_value::<ServerLine>(form).unwrap(), line);
+            assert_eq!(serde_json::to_value(&line).unwrap(), form, "{line:?}");
+            assert_eq!(serde_json::from_value::<ServerLine>(form.clone()).unwrap(), line, "{form}");
         }
     }
 

@@ -214,16 +214,18 @@ async fn the_same_token_with_other_parameters_is_a_conflict_that_names_the_tasks
     let first = run().overrides(environment("A", "1")).send().await.unwrap();
     let network = aws_sdk_ecs::types::NetworkConfiguration::builder().build();
     let others = [
-        run(),
-        run().overrides(environment("A", "2")),
-        run().overrides(environment("A", "1")).count(2),
-        run().overrides(environment("A", "1")).network_configuration(network),
+        ("no overrides", run()),
+        ("another value", run().overrides(environment("A", "2"))),
+        ("another count", run().overrides(environment("A", "1")).count(2)),
+        ("a network", run().overrides(environment("A", "1")).network_configuration(network)),
     ];
-    for other in others {
+    for (case, other) in others {
         let error = other.send().await.unwrap_err();
-        assert_eq!(error.raw_response().unwrap().status().as_u16(), 400);
-        let RunTaskError::ConflictException(conflict) = error.into_service_error() else { panic!("no conflict") };
-        assert_eq!(conflict.resource_ids(), arns(first.tasks()));
+        assert_eq!(error.raw_response().unwrap().status().as_u16(), 400, "{case}");
+        let RunTaskError::ConflictException(conflict) = error.into_service_error() else {
+            panic!("{case}: no conflict")
+        };
+        assert_eq!(conflict.resource_ids(), arns(first.tasks()), "{case}");
     }
     stack.ecs.shutdown().await;
 }
@@ -285,8 +287,12 @@ async fn an_event_has_the_shape_of_eventbridge() {
     assert_eq!(event["version"], "0");
     assert_eq!(event["resources"], serde_json::json!([arn]));
     assert_eq!(event["detail"]["taskArn"], *arn);
-    for time in [&event["time"], &event["detail"]["createdAt"], &event["detail"]["updatedAt"]] {
-        assert!(time.as_str().unwrap().starts_with("20"));
+    for (case, time) in [
+        ("time", &event["time"]),
+        ("createdAt", &event["detail"]["createdAt"]),
+        ("updatedAt", &event["detail"]["updatedAt"]),
+    ] {
+        assert!(time.as_str().unwrap().starts_with("20"), "{case}: {time}");
     }
 }
 
@@ -312,13 +318,13 @@ async fn the_overrides_environment_reaches_the_process_and_everything_is_echoed(
 
 #[tokio::test]
 async fn a_command_that_cannot_be_started_fails_the_task() {
-    for command in [vec!["/no/such/program"], vec![]] {
+    for (case, command) in [("no such program", vec!["/no/such/program"]), ("no command", vec![])] {
         let mut stack = Stack::new(Options::new(command)).await;
         let task = stack.run_to_end().await;
-        assert_eq!(task.stop_code(), Some(&TaskStopCode::TaskFailedToStart));
-        assert!(task.stopped_reason().unwrap().starts_with("CannotStartContainerError"));
-        assert_eq!((task.started_at(), task.containers()[0].exit_code()), (None, None));
-        assert_eq!(stack.started(), 0);
+        assert_eq!(task.stop_code(), Some(&TaskStopCode::TaskFailedToStart), "{case}");
+        assert!(task.stopped_reason().unwrap().starts_with("CannotStartContainerError"), "{case}");
+        assert_eq!((task.started_at(), task.containers()[0].exit_code()), (None, None), "{case}");
+        assert_eq!(stack.started(), 0, "{case}");
     }
 }
 
@@ -555,8 +561,12 @@ async fn tasks_are_listed_by_family_starter_launch_type_and_desired_status() {
     assert_eq!(list().started_by("me").send().await.unwrap().task_arns(), game);
     assert_eq!(list().started_by("you").send().await.unwrap().task_arns().len(), 0);
     assert_eq!(list().desired_status(DesiredStatus::Pending).send().await.unwrap().task_arns().len(), 0);
-    for refused in [list().started_by("me").family("game"), list().max_results(101), list().next_token("x")] {
-        assert_eq!(code(&refused.send().await.unwrap_err()), "InvalidParameterException");
+    for (case, refused) in [
+        ("two filters that exclude each other", list().started_by("me").family("game")),
+        ("a page that is too long", list().max_results(101)),
+        ("a token that ECS did not give", list().next_token("x")),
+    ] {
+        assert_eq!(code(&refused.send().await.unwrap_err()), "InvalidParameterException", "{case}");
     }
     stack.client.stop_task().task(&game[0]).send().await.unwrap();
     assert_eq!(list().desired_status(DesiredStatus::Stopped).send().await.unwrap().task_arns(), game);
@@ -593,8 +603,8 @@ async fn a_cluster_is_named_by_its_name_or_its_arn() {
     let arn = "arn:aws:ecs:local:000000000000:cluster/games";
     for cluster in ["games", arn] {
         let task = stack.run().cluster(cluster).send().await.unwrap().tasks()[0].clone();
-        assert_eq!(task.cluster_arn(), Some(arn));
-        assert!(task.task_arn().unwrap().starts_with("arn:aws:ecs:local:000000000000:task/games/"));
+        assert_eq!(task.cluster_arn(), Some(arn), "{cluster}");
+        assert!(task.task_arn().unwrap().starts_with("arn:aws:ecs:local:000000000000:task/games/"), "{cluster}");
     }
     assert_eq!(code(&stack.run().send().await.unwrap_err()), "ClusterNotFoundException");
     assert_eq!(stack.client.list_clusters().send().await.unwrap().cluster_arns(), [arn]);

@@ -291,7 +291,7 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
         [("--capacity", "0"), ("--capacity", "1001"), ("--concurrent-launches", "0"), ("--max-servers", "0")]
     {
         let text = refused(&["--once", "--port", "0", option, value]).await;
-        assert!(text.contains(option), "{text}");
+        assert!(text.contains(option), "{option} {value}: {text}");
     }
 }
 

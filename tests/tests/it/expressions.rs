@@ -123,8 +123,11 @@ fn register(by: TokenHash, capacity: Option<u32>) -> LedgerWrite {
     LedgerWrite::Register { by, registration, now: NOW }
 }
 
+/// A write on a ledger, and what the ledger has that its condition is about.
+type LedgerCase = (String, Ledger, LedgerWrite);
+
 /// Each condition's every clause, met and broken.
-fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
+fn ledger_cases() -> Vec<LedgerCase> {
     use ServerState::{Draining, Ready, Starting, Stopped};
     let full = [("b", connected(1)), ("c", reserved(2)), ("d", reserved(3))];
     let other = TokenHash::of("other");
@@ -133,128 +136,178 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
     let second = Ledger { attempt: 2, ..starting(&[]) };
     let with_task = Ledger { task: Some("arn".into()), ..starting(&[]) };
     let every = |write: &LedgerWrite| {
-        ServerState::ALL.map(|state| (ledger(state, &[("a", reserved(5)), ("b", connected(6))]), write.clone()))
+        ServerState::ALL.map(|state| {
+            let image = ledger(state, &[("a", reserved(5)), ("b", connected(6))]);
+            (format!("in state {}", state.as_str()), image, write.clone())
+        })
     };
+    let reservation =
+        |by| LedgerWrite::KeepForReconnect { by, player: player("a"), from: placement(5), to: placement(7) };
     let mut cases = vec![
-        (ready(&[]), claim("a", 9)),
-        (starting(&full[..2]), claim("a", 9)),
-        (lapsed.clone(), claim("a", 9)),
-        (beaten_since.clone(), claim("a", 9)),
-        (Ledger { seen: Some(NOW + Span(20_000)), ..beaten_since }, claim("a", 9)),
-        (Ledger { lease_until: Some(NOW), ..lapsed }, claim("a", 9)),
-        (ready(&full), claim("a", 9)),
-        (ready(&full), claim("d", 9)),
-        (ready(&full), claim("d", 3)),
-        (ready(&full), claim("d", 2)),
-        (ready(&full), claim("b", 9)),
-        (ready(&full), claim("b", 1)),
-        (ready(&[("b", connected(20))]), claim("b", 9)),
-        (ready(&full), evicting("a", &[("c", reserved(2)), ("d", reserved(3))], 3)),
-        (ready(&full), evicting("a", &[("c", reserved(2))], 3)),
-        (starting(&full), evicting("a", &[("c", reserved(2))], 3)),
-        (ledger(Draining, &full), evicting("a", &[("c", reserved(2))], 3)),
-        (ready(&full), evicting("a", &[("c", reserved(4))], 3)),
-        (ready(&full), evicting("a", &[("c", connected(2))], 3)),
-        (ready(&full), evicting("a", &[("e", reserved(2))], 3)),
-        (ready(&full), evicting("a", &[("c", reserved(2))], 4)),
-        (ready(&full), evicting("d", &[("c", reserved(2))], 3)),
-        (Ledger { capacity: 2, ..ready(&full) }, evicting("a", &[("c", reserved(2))], 2)),
-        (ready(&[("a", reserved(5))]), connect(hash(), 5, true)),
-        (ready(&[("a", connected(5))]), connect(hash(), 5, true)),
-        (ready(&[("a", connected(5))]), connect(hash(), 5, false)),
-        (ready(&[("a", reserved(5))]), connect(hash(), 5, false)),
-        (ready(&[("a", reserved(6))]), connect(hash(), 5, true)),
-        (ready(&[]), connect(hash(), 5, true)),
-        (ready(&[("a", reserved(5))]), connect(other, 5, true)),
-        (ready(&[("a", connected(5))]), release(Some(hash()), connected(5), true)),
-        (listed(Some(0), ready(&[("a", connected(5))])), release(Some(hash()), connected(5), true)),
-        (ready(&[("a", reserved(5))]), release(Some(hash()), connected(5), true)),
-        (ready(&[("a", connected(6))]), release(Some(hash()), connected(5), true)),
-        (ready(&[]), release(Some(hash()), connected(5), true)),
-        (ready(&[("a", connected(5))]), release(Some(other), connected(5), true)),
-        (ready(&[("a", connected(5))]), release(Some(hash()), connected(5), false)),
-        (ledger(Draining, &[("a", connected(5))]), release(Some(hash()), connected(5), false)),
-        (ledger(Draining, &[("a", connected(5))]), release(Some(hash()), connected(5), true)),
-        (ready(&[("a", reserved(5))]), release(None, reserved(5), true)),
-        (ready(&[("a", connected(5))]), release(None, reserved(5), true)),
-        (starting(&[("a", reserved(5))]), release(None, reserved(5), false)),
-        (starting(&[]), register(other, None)),
-        (starting(&full), register(hash(), Some(3))),
-        (starting(&full), register(hash(), Some(2))),
-        (ready(&[("b", connected(1))]), together(&[("a", None), ("c", None)], &[], 3)),
-        (ready(&full[..2]), together(&[("a", None), ("e", None)], &[], 3)),
-        (ready(&full), together(&[("a", None), ("d", Some(reserved(3)))], &[("c", reserved(2))], 3)),
-        (ready(&full), together(&[("a", None), ("d", None)], &[("c", reserved(2))], 3)),
-        (ready(&full), together(&[("c", Some(reserved(2))), ("d", Some(reserved(3)))], &[], 3)),
-        (ready(&full), together(&[("c", Some(reserved(2))), ("d", Some(reserved(4)))], &[], 3)),
-        (starting(&[]), together(&[("a", None), ("c", None), ("d", None), ("e", None)], &[], 3)),
-        (listed(Some(1), ready(&[])), list(Some(1), Fill::TOP)),
-        (listed(Some(1), ready(&[])), list(Some(0), Fill::TOP)),
-        (listed(Some(1), ready(&[])), list(None, Fill::TOP)),
-        (ready(&[]), list(None, Fill::EMPTY)),
-        (Ledger { build: 2, ..ready(&[]) }, list(None, Fill::EMPTY)),
-        (Ledger { build: 0, ..listed(Some(1), ready(&[])) }, list(Some(1), Fill::EMPTY)),
-        (ready(&[]), list(Some(1), Fill::EMPTY)),
-        (ledger(Draining, &[]), list(None, Fill::EMPTY)),
-        (listed(Some(2), ready(&full)), unlist(Fill::TOP)),
-        (Ledger { build: 2, ..listed(Some(2), ready(&full)) }, unlist(Fill::TOP)),
-        (listed(Some(2), ready(&full[1..])), unlist(Fill::TOP)),
-        (listed(Some(2), Ledger { lease_until: Some(NOW), ..ready(&[]) }), unlist(Fill::TOP)),
-        (listed(Some(2), Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) }), unlist(Fill::TOP)),
-        (listed(Some(1), ready(&full)), unlist(Fill::TOP)),
-        (ready(&full), unlist(Fill::TOP)),
-        (listed(Some(2), ledger(Draining, &[])), unlist(Fill::TOP)),
-        (with_task, LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
-        (starting(&[]), LedgerWrite::Recall { attempt: 1, was: Time(501), call_at: Time(900) }),
-        (second.clone(), LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
-        (second.clone(), LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() }),
-        (second.clone(), LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() }),
-        (second, LedgerWrite::AbandonLaunch { failed: 1, now: NOW }),
-        (ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
-        (ready(&full), LedgerWrite::Heartbeat { by: other, now: NOW }),
-        (Ledger { seen: Some(NOW + Span(1)), ..ready(&full) }, LedgerWrite::Heartbeat { by: hash(), now: NOW }),
-        (Ledger { requested_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW, drain_by: None }),
-        (Ledger { requested_at: Some(NOW), ..ready(&full) }, LedgerWrite::Drain { at: NOW + Span(1), drain_by: None }),
+        ("an empty ready server", ready(&[]), claim("a", 9)),
+        ("a starting server with a slot", starting(&full[..2]), claim("a", 9)),
+        ("the lease is over", lapsed.clone(), claim("a", 9)),
+        ("beaten after the write's view ends", beaten_since.clone(), claim("a", 9)),
+        ("beaten as the write's view ends", Ledger { seen: Some(NOW + Span(20_000)), ..beaten_since }, claim("a", 9)),
+        ("the lease ends now", Ledger { lease_until: Some(NOW), ..lapsed }, claim("a", 9)),
+        ("full of others", ready(&full), claim("a", 9)),
+        ("full, an older reservation of the player", ready(&full), claim("d", 9)),
+        ("full, the same reservation", ready(&full), claim("d", 3)),
+        ("full, a newer reservation", ready(&full), claim("d", 2)),
+        ("full, an older connection", ready(&full), claim("b", 9)),
+        ("full, the same connection", ready(&full), claim("b", 1)),
+        ("a newer connection", ready(&[("b", connected(20))]), claim("b", 9)),
+        ("two to evict", ready(&full), evicting("a", &[("c", reserved(2)), ("d", reserved(3))], 3)),
+        ("one to evict, ready", ready(&full), evicting("a", &[("c", reserved(2))], 3)),
+        ("one to evict, starting", starting(&full), evicting("a", &[("c", reserved(2))], 3)),
+        ("one to evict, draining", ledger(Draining, &full), evicting("a", &[("c", reserved(2))], 3)),
+        ("the one to evict has another placement", ready(&full), evicting("a", &[("c", reserved(4))], 3)),
+        ("the one to evict was seen connected", ready(&full), evicting("a", &[("c", connected(2))], 3)),
+        ("the one to evict is not there", ready(&full), evicting("a", &[("e", reserved(2))], 3)),
+        ("another capacity was seen", ready(&full), evicting("a", &[("c", reserved(2))], 4)),
+        ("the player has a claim that was not seen", ready(&full), evicting("d", &[("c", reserved(2))], 3)),
+        ("more claims than capacity", Ledger { capacity: 2, ..ready(&full) }, evicting("a", &[("c", reserved(2))], 2)),
+        ("reserved", ready(&[("a", reserved(5))]), connect(hash(), 5, true)),
+        ("connected already", ready(&[("a", connected(5))]), connect(hash(), 5, true)),
+        ("connected already, late ticket", ready(&[("a", connected(5))]), connect(hash(), 5, false)),
+        ("reserved, late ticket", ready(&[("a", reserved(5))]), connect(hash(), 5, false)),
+        ("reserved under another placement", ready(&[("a", reserved(6))]), connect(hash(), 5, true)),
+        ("no claim", ready(&[]), connect(hash(), 5, true)),
+        ("another token", ready(&[("a", reserved(5))]), connect(other, 5, true)),
+        ("connected, ready", ready(&[("a", connected(5))]), release(Some(hash()), connected(5), true)),
         (
-            ready(&[("a", connected(5))]),
-            LedgerWrite::KeepForReconnect { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
+            "connected, ready and listed",
+            listed(Some(0), ready(&[("a", connected(5))])),
+            release(Some(hash()), connected(5), true),
         ),
         (
+            "reserved where a connection may be released",
             ready(&[("a", reserved(5))]),
-            LedgerWrite::KeepForReconnect { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
+            release(Some(hash()), connected(5), true),
+        ),
+        ("connected under another placement", ready(&[("a", connected(6))]), release(Some(hash()), connected(5), true)),
+        ("no claim", ready(&[]), release(Some(hash()), connected(5), true)),
+        ("another token", ready(&[("a", connected(5))]), release(Some(other), connected(5), true)),
+        ("ready, seen draining", ready(&[("a", connected(5))]), release(Some(hash()), connected(5), false)),
+        (
+            "draining, seen draining",
+            ledger(Draining, &[("a", connected(5))]),
+            release(Some(hash()), connected(5), false),
+        ),
+        ("draining, seen ready", ledger(Draining, &[("a", connected(5))]), release(Some(hash()), connected(5), true)),
+        ("a reservation, by nobody's token", ready(&[("a", reserved(5))]), release(None, reserved(5), true)),
+        ("connected where a reservation was seen", ready(&[("a", connected(5))]), release(None, reserved(5), true)),
+        ("a reservation on a starting server", starting(&[("a", reserved(5))]), release(None, reserved(5), false)),
+        ("another token", starting(&[]), register(other, None)),
+        ("as many waiting as the capacity", starting(&full), register(hash(), Some(3))),
+        ("more waiting than the capacity", starting(&full), register(hash(), Some(2))),
+        ("room for two", ready(&[("b", connected(1))]), together(&[("a", None), ("c", None)], &[], 3)),
+        ("room for one of two", ready(&full[..2]), together(&[("a", None), ("e", None)], &[], 3)),
+        (
+            "one evicts and one renews",
+            ready(&full),
+            together(&[("a", None), ("d", Some(reserved(3)))], &[("c", reserved(2))], 3),
         ),
         (
-            ready(&[("a", connected(6))]),
-            LedgerWrite::KeepForReconnect { by: hash(), player: player("a"), from: placement(5), to: placement(7) },
+            "one has a claim that was not seen",
+            ready(&full),
+            together(&[("a", None), ("d", None)], &[("c", reserved(2))], 3),
+        ),
+        ("both renew", ready(&full), together(&[("c", Some(reserved(2))), ("d", Some(reserved(3)))], &[], 3)),
+        (
+            "one of two has another placement",
+            ready(&full),
+            together(&[("c", Some(reserved(2))), ("d", Some(reserved(4)))], &[], 3),
         ),
         (
-            ready(&[("a", connected(5))]),
-            LedgerWrite::KeepForReconnect { by: other, player: player("a"), from: placement(5), to: placement(7) },
+            "more than the capacity",
+            starting(&[]),
+            together(&[("a", None), ("c", None), ("d", None), ("e", None)], &[], 3),
         ),
+        ("listed as it was seen", listed(Some(1), ready(&[])), list(Some(1), Fill::TOP)),
+        ("listed otherwise", listed(Some(1), ready(&[])), list(Some(0), Fill::TOP)),
+        ("listed, seen unlisted", listed(Some(1), ready(&[])), list(None, Fill::TOP)),
+        ("unlisted, seen unlisted", ready(&[]), list(None, Fill::EMPTY)),
+        ("a newer build, unlisted", Ledger { build: 2, ..ready(&[]) }, list(None, Fill::EMPTY)),
+        ("an older build, listed", Ledger { build: 0, ..listed(Some(1), ready(&[])) }, list(Some(1), Fill::EMPTY)),
+        ("unlisted, seen listed", ready(&[]), list(Some(1), Fill::EMPTY)),
+        ("draining", ledger(Draining, &[]), list(None, Fill::EMPTY)),
+        ("full", listed(Some(2), ready(&full)), unlist(Fill::TOP)),
+        ("full, a newer build", Ledger { build: 2, ..listed(Some(2), ready(&full)) }, unlist(Fill::TOP)),
+        ("a slot is free", listed(Some(2), ready(&full[1..])), unlist(Fill::TOP)),
+        (
+            "empty, the lease ends now",
+            listed(Some(2), Ledger { lease_until: Some(NOW), ..ready(&[]) }),
+            unlist(Fill::TOP),
+        ),
+        (
+            "empty, the lease is over",
+            listed(Some(2), Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) }),
+            unlist(Fill::TOP),
+        ),
+        ("full, listed otherwise", listed(Some(1), ready(&full)), unlist(Fill::TOP)),
+        ("full, not listed", ready(&full), unlist(Fill::TOP)),
+        ("draining", listed(Some(2), ledger(Draining, &[])), unlist(Fill::TOP)),
+        ("the task is on record", with_task, LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
+        ("due at another time", starting(&[]), LedgerWrite::Recall { attempt: 1, was: Time(501), call_at: Time(900) }),
+        ("the next attempt", second.clone(), LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
+        ("the next attempt", second.clone(), LedgerWrite::TaskStarted { attempt: 1, task: "arn".into() }),
+        (
+            "the next attempt",
+            second.clone(),
+            LedgerWrite::NextAttempt { failed: 1, token_hash: other, launch: launch() },
+        ),
+        ("the next attempt", second, LedgerWrite::AbandonLaunch { failed: 1, now: NOW }),
+        ("another token", ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
+        ("another token", ready(&full), LedgerWrite::Heartbeat { by: other, now: NOW }),
+        (
+            "beaten later",
+            Ledger { seen: Some(NOW + Span(1)), ..ready(&full) },
+            LedgerWrite::Heartbeat { by: hash(), now: NOW },
+        ),
+        (
+            "drained at the same time",
+            Ledger { requested_at: Some(NOW), ..ready(&full) },
+            LedgerWrite::Drain { at: NOW, drain_by: None },
+        ),
+        (
+            "drained earlier",
+            Ledger { requested_at: Some(NOW), ..ready(&full) },
+            LedgerWrite::Drain { at: NOW + Span(1), drain_by: None },
+        ),
+        ("connected", ready(&[("a", connected(5))]), hold(hash())),
+        ("reserved", ready(&[("a", reserved(5))]), hold(hash())),
+        ("connected under another placement", ready(&[("a", connected(6))]), hold(hash())),
+        ("another token", ready(&[("a", connected(5))]), hold(other)),
     ];
     let idle = |since: i64| Ledger { idle_since: Some(Time(since)), ..ready(&[]) };
     let sweep = |evict: &[(&str, Claim)], ready| LedgerWrite::Sweep {
         evict: evict.iter().map(|(name, claim)| (player(name), *claim)).collect(),
         ready,
     };
+    let by_five = LedgerWrite::DrainIdle { idle_by: Time(5) };
     cases.extend([
-        (idle(5), claim("a", 9)),
-        (Ledger { idle_since: Some(Time(5)), ..ready(&full) }, evicting("a", &[("c", reserved(2))], 3)),
-        (ready(&[]), LedgerWrite::Idle { now: NOW }),
-        (idle(5), LedgerWrite::Idle { now: NOW }),
-        (ready(&full), LedgerWrite::Idle { now: NOW }),
-        (ledger(Draining, &[]), LedgerWrite::Idle { now: NOW }),
-        (listed(Some(0), idle(5)), LedgerWrite::DrainIdle { idle_by: Time(5) }),
-        (idle(6), LedgerWrite::DrainIdle { idle_by: Time(5) }),
-        (ready(&[]), LedgerWrite::DrainIdle { idle_by: Time(5) }),
-        (Ledger { idle_since: Some(Time(5)), ..ready(&full) }, LedgerWrite::DrainIdle { idle_by: Time(5) }),
-        (Ledger { idle_since: Some(Time(5)), ..ledger(Draining, &[]) }, LedgerWrite::DrainIdle { idle_by: Time(5) }),
-        (ready(&full), sweep(&[("c", reserved(2)), ("d", reserved(3))], true)),
-        (ready(&full), sweep(&[("c", connected(2))], true)),
-        (ready(&full), sweep(&[("c", reserved(2)), ("x", reserved(3))], true)),
-        (ready(&full), sweep(&[("c", reserved(2))], false)),
-        (ledger(Draining, &full), sweep(&[("c", reserved(2))], false)),
-        (ledger(Draining, &full), sweep(&[("c", reserved(2))], true)),
+        ("noted as empty", idle(5), claim("a", 9)),
+        (
+            "noted as empty, one to evict",
+            Ledger { idle_since: Some(Time(5)), ..ready(&full) },
+            evicting("a", &[("c", reserved(2))], 3),
+        ),
+        ("empty", ready(&[]), LedgerWrite::Idle { now: NOW }),
+        ("noted already", idle(5), LedgerWrite::Idle { now: NOW }),
+        ("with claims", ready(&full), LedgerWrite::Idle { now: NOW }),
+        ("draining", ledger(Draining, &[]), LedgerWrite::Idle { now: NOW }),
+        ("empty for long enough", listed(Some(0), idle(5)), by_five.clone()),
+        ("empty for too short a time", idle(6), by_five.clone()),
+        ("not noted as empty", ready(&[]), by_five.clone()),
+        ("with claims", Ledger { idle_since: Some(Time(5)), ..ready(&full) }, by_five.clone()),
+        ("draining", Ledger { idle_since: Some(Time(5)), ..ledger(Draining, &[]) }, by_five),
+        ("ready, two to evict", ready(&full), sweep(&[("c", reserved(2)), ("d", reserved(3))], true)),
+        ("the one to evict was seen connected", ready(&full), sweep(&[("c", connected(2))], true)),
+        ("one of two is not there", ready(&full), sweep(&[("c", reserved(2)), ("x", reserved(3))], true)),
+        ("ready, seen draining", ready(&full), sweep(&[("c", reserved(2))], false)),
+        ("draining, seen draining", ledger(Draining, &full), sweep(&[("c", reserved(2))], false)),
+        ("draining, seen ready", ledger(Draining, &full), sweep(&[("c", reserved(2))], true)),
     ]);
     let silent = |attempt, silent_since, claims: Option<&[(&str, Claim)]>| LedgerWrite::StopSilent {
         attempt,
@@ -264,15 +317,17 @@ fn ledger_cases() -> Vec<(Ledger, LedgerWrite)> {
     };
     let later = NOW + Span(30_001);
     cases.extend([
-        (listed(Some(2), ready(&full)), silent(1, later, None)),
-        (ready(&full), silent(1, later, Some(&full))),
-        (ready(&[]), silent(1, later, Some(&[]))),
-        (ready(&full), silent(1, later, Some(&full[..2]))),
-        (ready(&[("a", connected(5))]), silent(1, later, Some(&[("a", reserved(5))]))),
-        (ready(&[]), silent(1, NOW + Span(30_000), Some(&[]))),
-        (ready(&[]), silent(2, later, Some(&[]))),
-        (Ledger { lease_until: Some(later), ..ready(&[]) }, silent(1, later, None)),
+        ("full, whatever its claims", listed(Some(2), ready(&full)), silent(1, later, None)),
+        ("full as it was seen", ready(&full), silent(1, later, Some(&full))),
+        ("empty as it was seen", ready(&[]), silent(1, later, Some(&[]))),
+        ("one claim more than was seen", ready(&full), silent(1, later, Some(&full[..2]))),
+        ("connected, seen reserved", ready(&[("a", connected(5))]), silent(1, later, Some(&[("a", reserved(5))]))),
+        ("the lease ends as the silence begins", ready(&[]), silent(1, NOW + Span(30_000), Some(&[]))),
+        ("another attempt", ready(&[]), silent(2, later, Some(&[]))),
+        ("beaten since", Ledger { lease_until: Some(later), ..ready(&[]) }, silent(1, later, None)),
     ]);
+    let mut cases =
+        cases.into_iter().map(|(case, image, write)| (case.to_owned(), image, write)).collect::<Vec<LedgerCase>>();
     cases.extend(every(&silent(1, later, Some(&[("a", reserved(5)), ("b", connected(6))]))));
     assert_eq!(ServerState::ALL, [Starting, Ready, Draining, Stopped]);
     for write in [
@@ -336,24 +391,26 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();
-    for (image, write) in ledger_cases() {
+    for (case, image, write) in ledger_cases() {
+        let case = format!("{case}: {write:?} on {image:?}");
         put(&world, items::write_ledger(&image)).await;
         let expected = write.apply(Some(&image));
         seen.note(&write, expected.is_some());
         let answer = table.write_ledger(&image.id, &write).await.unwrap();
         match expected {
-            Some(new) => assert_eq!(answer, Answer::Written(new.clone()), "{write:?} on {image:?}"),
-            None => assert_eq!(answer, Answer::Refused(Some(image.clone())), "{write:?} on {image:?}"),
+            Some(new) => assert_eq!(answer, Answer::Written(new), "{case}"),
+            None => assert_eq!(answer, Answer::Refused(Some(image.clone())), "{case}"),
         }
         // Applied twice it comes to the same item, and so does a repeat of the SDK whose first answer was lost.
         let once = table.ledger(&image.id).await.unwrap().unwrap();
         table.write_ledger(&image.id, &write).await.unwrap();
-        assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "{write:?} is not safe twice");
+        assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "not safe twice: {case}");
     }
     seen.both(20);
     // A ledger that is not there refuses everything, and is not there afterwards either.
-    for (_, write) in ledger_cases() {
-        assert_eq!(table.write_ledger(&id("nobody"), &write).await.unwrap(), Answer::Refused(None), "{write:?}");
+    for (case, _, write) in ledger_cases() {
+        let answer = table.write_ledger(&id("nobody"), &write).await.unwrap();
+        assert_eq!(answer, Answer::Refused(None), "{case}: {write:?} on no ledger");
     }
     world.end().await;
 }
@@ -363,11 +420,15 @@ async fn a_connected_claim_is_not_reserved_again_under_its_placement() {
     // Said in so many words, as below.
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
-    for stands in [connected(9), connected(10), reserved(10)] {
+    for (case, stands) in [
+        ("the same connection", connected(9)),
+        ("a newer connection", connected(10)),
+        ("a newer reservation", reserved(10)),
+    ] {
         let image = ready(&[("a", stands)]);
         put(&world, items::write_ledger(&image)).await;
         let answer = table.write_ledger(&image.id, &claim("a", 9)).await.unwrap();
-        assert_eq!(answer, Answer::Refused(Some(image)), "{stands:?}");
+        assert_eq!(answer, Answer::Refused(Some(image)), "{case}");
     }
     world.end().await;
 }
@@ -378,14 +439,15 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let seen = [("b", reserved(1)), ("c", reserved(2)), ("d", reserved(3))];
-    for now in [connected(2), reserved(7)] {
+    for (case, now) in [("connected by now", connected(2)), ("reserved anew", reserved(7))] {
         let image = ready(&[("b", reserved(1)), ("c", now), ("d", reserved(3))]);
         put(&world, items::write_ledger(&image)).await;
         for write in [
             evicting("a", &seen, 3),
             LedgerWrite::Sweep { evict: seen.iter().map(|(it, claim)| (player(it), *claim)).collect(), ready: true },
         ] {
-            assert_eq!(table.write_ledger(&image.id, &write).await.unwrap(), Answer::Refused(Some(image.clone())));
+            let answer = table.write_ledger(&image.id, &write).await.unwrap();
+            assert_eq!(answer, Answer::Refused(Some(image.clone())), "{case}: {write:?}");
         }
     }
     world.end().await;
@@ -398,14 +460,14 @@ async fn every_write_on_a_seat_does_what_apply_says() {
     let at =
         |server: &str, claim: Claim| Some(Seat::Assigned(Assignment { server: id(server), pool: pool("p"), claim }));
     let seats = [
-        None,
-        Some(Seat::Vacant(placement(4))),
-        Some(Seat::Vacant(placement(9))),
-        at("s1", reserved(5)),
-        at("s1", connected(5)),
-        at("s1", reserved(6)),
-        at("s2", reserved(5)),
-        at("s2", connected(5)),
+        ("no seat", None),
+        ("void, older", Some(Seat::Vacant(placement(4)))),
+        ("void, the same placement", Some(Seat::Vacant(placement(9)))),
+        ("reserved there", at("s1", reserved(5))),
+        ("connected there", at("s1", connected(5))),
+        ("reserved there under another placement", at("s1", reserved(6))),
+        ("reserved elsewhere", at("s2", reserved(5))),
+        ("connected elsewhere", at("s2", connected(5))),
     ];
     let place =
         |from: ExpectedSeat| SeatWrite::Assign { from, server: id("s3"), pool: pool("p"), placement: placement(9) };
@@ -420,7 +482,7 @@ async fn every_write_on_a_seat_does_what_apply_says() {
     ];
     let alice = player("alice");
     let mut seen = Seen::default();
-    for seat in &seats {
+    for (case, seat) in &seats {
         for write in &writes {
             remove(&world, keys::seat(&alice)).await;
             if let Some(seat) = seat {
@@ -430,12 +492,12 @@ async fn every_write_on_a_seat_does_what_apply_says() {
             seen.note(write, expected.is_some());
             let answer = table.write_seat(&alice, write).await.unwrap();
             match expected {
-                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {seat:?}"),
-                None => assert_eq!(answer, Answer::Refused(seat.clone()), "{write:?} on {seat:?}"),
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{case}: {write:?}"),
+                None => assert_eq!(answer, Answer::Refused(seat.clone()), "{case}: {write:?}"),
             }
             let once = table.seat(&alice).await.unwrap();
             table.write_seat(&alice, write).await.unwrap();
-            assert_eq!(table.seat(&alice).await.unwrap(), once, "{write:?} is not safe twice");
+            assert_eq!(table.seat(&alice).await.unwrap(), once, "{case}: {write:?} is not safe twice");
         }
     }
     seen.both(4);
@@ -473,16 +535,16 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     let names = (0..MAX_FREED).map(|n| format!("spare{n}")).collect::<Vec<_>>();
     let names = names.iter().map(String::as_str).collect::<Vec<_>>();
     let frontiers = [
-        None,
-        Some(new("s1", 2)),
-        Some(new("s1", 1)),
-        Some(new("s1", 0)),
-        Some(new("s2", 0)),
-        Some(with("s1", 0, &["s2"])),
-        Some(with("s1", 0, &["s2", "s3"])),
-        Some(with("s1", 0, &names)),
+        ("no frontier", None),
+        ("two slots left", Some(new("s1", 2))),
+        ("one slot left", Some(new("s1", 1))),
+        ("used up", Some(new("s1", 0))),
+        ("another server, used up", Some(new("s2", 0))),
+        ("one spare server", Some(with("s1", 0, &["s2"]))),
+        ("two spare servers", Some(with("s1", 0, &["s2", "s3"]))),
+        ("as many spare servers as it remembers", Some(with("s1", 0, &names))),
     ];
-    for frontier in frontiers {
+    for (case, frontier) in frontiers {
         for write in [
             FrontierWrite::Take { slots: 1 },
             FrontierWrite::Take { slots: 2 },
@@ -505,41 +567,56 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             seen.note(&write, expected.is_some());
             let answer = table.write_frontier(&name, 0, &write).await.unwrap();
             match expected {
-                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {frontier:?}"),
-                None => assert_eq!(answer, Answer::Refused(frontier.clone()), "{write:?} on {frontier:?}"),
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{case}: {write:?}"),
+                None => assert_eq!(answer, Answer::Refused(frontier.clone()), "{case}: {write:?}"),
             }
         }
     }
     seen.both(7);
     let mut seen = Seen::default();
     let statuses = [
-        None,
-        Some(PoolStatus { live: 2, failures: 0, backoff_until: None, ..PoolStatus::default() }),
-        Some(PoolStatus { live: 0, failures: 0, backoff_until: None, ..PoolStatus::default() }),
-        Some(PoolStatus { live: 1, changes: 3, failures: 2, backoff_until: Some(NOW), ..PoolStatus::default() }),
-        Some(PoolStatus { live: 1, failures: 3, backoff_until: Some(NOW + Span(1)), ..PoolStatus::default() }),
-        Some(PoolStatus {
-            live: 1,
-            failures: 1,
-            paused_until: Some(UNTIL_RESUMED),
-            requested_at: Some(NOW),
-            ..PoolStatus::default()
-        }),
-        Some(PoolStatus {
-            live: 1,
-            paused_until: Some(NOW),
-            requested_at: Some(NOW - Span(1)),
-            ..PoolStatus::default()
-        }),
-        Some(PoolStatus {
-            live: 1,
-            failures: 2,
-            backoff_until: Some(NOW),
-            requested_at: Some(NOW + Span(1)),
-            ..PoolStatus::default()
-        }),
+        ("nothing was ever started", None),
+        ("two servers", Some(PoolStatus { live: 2, ..PoolStatus::default() })),
+        ("no server", Some(PoolStatus::default())),
+        (
+            "a pause for failures that is over",
+            Some(PoolStatus { live: 1, changes: 3, failures: 2, backoff_until: Some(NOW), ..PoolStatus::default() }),
+        ),
+        (
+            "paused for failures",
+            Some(PoolStatus { live: 1, failures: 3, backoff_until: Some(NOW + Span(1)), ..PoolStatus::default() }),
+        ),
+        (
+            "paused by an operator until it is resumed",
+            Some(PoolStatus {
+                live: 1,
+                failures: 1,
+                paused_until: Some(UNTIL_RESUMED),
+                requested_at: Some(NOW),
+                ..PoolStatus::default()
+            }),
+        ),
+        (
+            "an operator's pause that is over",
+            Some(PoolStatus {
+                live: 1,
+                paused_until: Some(NOW),
+                requested_at: Some(NOW - Span(1)),
+                ..PoolStatus::default()
+            }),
+        ),
+        (
+            "a later word of an operator",
+            Some(PoolStatus {
+                live: 1,
+                failures: 2,
+                backoff_until: Some(NOW),
+                requested_at: Some(NOW + Span(1)),
+                ..PoolStatus::default()
+            }),
+        ),
     ];
-    for status in statuses {
+    for (case, status) in statuses {
         for write in [
             PoolStatusWrite::Started { max_servers: 2, now: NOW },
             PoolStatusWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW },
@@ -562,8 +639,8 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             seen.note(&write, expected.is_some());
             let answer = table.write_pool_status(&name, &write).await.unwrap();
             match expected {
-                Some(new) => assert_eq!(answer, Answer::Written(new), "{write:?} on {status:?}"),
-                None => assert_eq!(answer, Answer::Refused(status.clone()), "{write:?} on {status:?}"),
+                Some(new) => assert_eq!(answer, Answer::Written(new), "{case}: {write:?}"),
+                None => assert_eq!(answer, Answer::Refused(status.clone()), "{case}: {write:?}"),
             }
         }
     }

@@ -220,11 +220,11 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
     let older = [of(last, 1), of(middle, 1), of(first, 2), of(middle, 2)];
     let all = [of(last, 1), of(first, 2), of(middle, 2), of(last, 2)];
     let status = PoolStatusWrite::Started { max_servers: 100, now: owmm.time() }.apply(None).unwrap();
-    for (image, events, state, attempt, live) in [
-        (&up, older.clone(), ServerState::Ready, 2, 1),
-        (&up, all.clone(), ServerState::Stopped, 2, 0),
-        (&starting, older, ServerState::Starting, 2, 1),
-        (&starting, all, ServerState::Starting, 3, 1),
+    for (case, image, events, state, attempt, live) in [
+        ("a ready server, its older attempt", &up, older.clone(), ServerState::Ready, 2, 1),
+        ("a ready server, its attempt", &up, all.clone(), ServerState::Stopped, 2, 0),
+        ("a starting server, its older attempt", &starting, older, ServerState::Starting, 2, 1),
+        ("a starting server, its attempt", &starting, all, ServerState::Starting, 3, 1),
     ] {
         for order in orders(&events) {
             put(shared::table::items::write_ledger(image)).await;
@@ -235,8 +235,8 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
                 task_stopped::handle(owmm, serde_json::from_value(event.clone()).unwrap()).await.unwrap();
             }
             let after = world.ledger(&server.id).await;
-            assert_eq!((after.state, after.attempt), (state, attempt), "{order:#?}");
-            assert_eq!(owmm.table().pool_status(&image.pool).await.unwrap().live, live, "{order:#?}");
+            assert_eq!((after.state, after.attempt), (state, attempt), "{case}: {order:#?}");
+            assert_eq!(owmm.table().pool_status(&image.pool).await.unwrap().live, live, "{case}: {order:#?}");
         }
     }
     world.end().await;

@@ -200,7 +200,7 @@ mod tests {
             ("interface", Address::Interface),
             ("eu-1.example.com", Address::Named("eu-1.example.com".into())),
         ] {
-            assert_eq!(read("OWMM_ADDRESS", Some(text)).unwrap().address, address);
+            assert_eq!(read("OWMM_ADDRESS", Some(text)).unwrap().address, address, "{text}");
         }
         assert_eq!(read("", None).unwrap().ports, 0..=0);
         assert_eq!(read("OWMM_PORTS", Some("7777-7876")).unwrap().ports, 7777..=7876);
@@ -217,7 +217,7 @@ mod tests {
     fn a_missing_variable_is_named() {
         for (variable, _) in GOOD {
             let error = read(variable, None).unwrap_err();
-            assert_eq!((error.variable, error.set), (variable, false));
+            assert_eq!((error.variable, error.set), (variable, false), "{variable}");
             assert!(error.to_string().starts_with(variable) && error.to_string().ends_with("is not set"), "{error}");
         }
     }
