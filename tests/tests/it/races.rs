@@ -5,10 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use shared::{JoinOutcome, Slot, domain::PlayerId};
+use shared::{
+    JoinOutcome, Slot,
+    domain::{Claim, Frontier, Ledger, Placement, PlayerId, Pool, PoolLimits, Span},
+    table::items,
+};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, World, demo_server, eventually, limits, seconds};
+use crate::{
+    reconcile_crash::{Death, Ground, Wire, a_fleet, a_pool, id, starting},
+    support::{Reply, World, demo_server, eventually, limits, seconds},
+};
 
 /// Lets `n` players join at once over HTTP.
 async fn herd(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
@@ -341,4 +348,33 @@ async fn a_herd_that_joins_and_leaves_again_and_again_starts_no_more_servers_tha
         assert_eq!(started.len(), needed, "{players} players of {capacity} a server");
         world.end().await;
     }
+}
+
+/// Whichever frontier a call begins at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_at_its_maximum_is_not_full_while_a_frontier_can_go_back_to_a_server_with_a_free_slot() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    let default = a_pool("default", 0);
+    let limits = PoolLimits { concurrent_launches: 2, max_servers: 3, ..default.limits };
+    let pool = Pool { limits, shards: 2, ..default };
+    let claim = |i| Claim::Reserved(Placement::new(i).unwrap());
+    let full = |name: &str, shard| {
+        let claims = (1..=4).map(|i| (PlayerId::parse(&format!("{name}-{i}")).unwrap(), claim(i)));
+        Ledger { claims: claims.collect(), shard, ..starting(name, now, now + Span::seconds(86_400)) }
+    };
+    for seed in 0..8 {
+        let mut left = full("left", 0);
+        left.claims.pop_first();
+        a_fleet(&ground, &pool, &[left, full("next", 0), full("another", 1)]).await;
+        let freed = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
+        let frontiers = [(0, freed), (1, Frontier::new(id("another"), 0))];
+        let frontiers = frontiers.iter().map(|(k, it)| items::write_frontier(&pool.name, *k, it));
+        ground.put(frontiers.collect()).await;
+        let owmm = ground.owmm(&Wire::new(Death::Never), seed);
+        let place = owmm.join(&PlayerId::parse(&format!("player-{seed}")).unwrap(), None).await.unwrap();
+        let is_there = matches!(&place, JoinOutcome::Slot(Slot::Starting { server, .. }) if *server == id("left"));
+        assert!(is_there, "seed {seed}: {place:?}");
+    }
+    ground.end().await;
 }

@@ -68,6 +68,8 @@ pub(crate) enum Death {
     Sleeps(&'static str),
     /// Not at all: the n-th call of that operation is refused, or each of them with 0.
     Refused(&'static str, u64),
+    /// Not at all: each call of that operation is answered with this, and is not sent.
+    Answered(&'static str, &'static str),
 }
 
 /// A wire to the table and to ECS, on which a function may die.
@@ -142,6 +144,11 @@ impl HttpConnector for Wire {
                 && [0, wire.refusable.fetch_add(1, Ordering::SeqCst) + 1].contains(&n)
             {
                 return Ok(refusal());
+            }
+            if let Death::Answered(operation, body) = wire.death
+                && target.ends_with(operation)
+            {
+                return Ok(HttpResponse::new(StatusCode::try_from(200).unwrap(), SdkBody::from(body)));
             }
             let answer = forward(wire.http.clone(), request).await;
             match wire.death {
@@ -745,12 +752,12 @@ async fn a_look_that_failed_for_one_server_does_not_count_the_fleet_again() {
     let ground = Ground::new().await;
     let now = ground.now();
     // Its task is not on record, so its pool is read again, and that read is refused: the second of a single item.
-    let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("unrecorded", now) };
+    let lapsed = Ledger { lease_until: Some(now - Span(1)), listed: None, ..ready("unrecorded", now) };
     a_fleet(&ground, &a_pool("default", 0), &[lapsed]).await;
     let _task = ground.task("unrecorded", 1).await;
     let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
     ground.put(vec![items::write_pool_status(&pool("default"), &wrong)]).await;
-    let report = ground.owmm(&Wire::new(Death::Refused("GetItem", 2)), 1).reconcile().await.unwrap();
+    let report = ground.owmm(&Wire::new(Death::Refused(".GetItem", 2)), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, &report.repaired), (1, &BTreeMap::new()), "{report:?}");
     let report = look(&ground, 1).await;
     assert_eq!(report.repaired, BTreeMap::from([("recounted", 1)]), "{report:?}");
@@ -776,4 +783,69 @@ async fn the_task_of_a_silent_server_is_stopped_whether_or_not_ecs_says_that_it_
         assert_eq!(ground.running().await, [""; 0], "{case}");
         ground.end().await;
     }
+}
+
+/// Whoever configured the new build died before the frontiers knew of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontier_that_still_hands_out_slots_of_an_old_build_is_used_up_after_a_look() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    let later = now + Span::seconds(86_400);
+    let default = a_pool("default", 0);
+    let frontiers = Pool { shards: 2, ..default.clone() };
+    let old = Ledger { build: 0, ..starting("old", now, later) };
+    a_fleet(&ground, &concurrent_launches, &[old, starting("new", now, later)]).await;
+    let put = |k, server| items::write_frontier(&default.name, k, &Frontier::new(id(server), 2));
+    ground.put(vec![put(0, "old"), put(1, "new")]).await;
+    look(&ground, 1).await;
+    let table = ground.owmm(&Wire::new(Death::Never), 1).table().clone();
+    for (case, k, server, remaining) in [("of the old build", 0, "old", 0), ("of the new build", 1, "new", 2)] {
+        let frontier = table.frontier(&default.name, k).await.unwrap();
+        assert_eq!(frontier, Some(Frontier::new(id(server), remaining)), "{case}");
+    }
+    ground.end().await;
+}
+
+/// What it would have offered is nobody's room, so the headroom does not miss it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_lapsed_is_not_drained_in_the_place_of_an_idle_one_that_lives() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    let idle = async |name: &str, lease_until: Time| {
+        let (task, since) = (ground.task(name, 1).await, Some(now - Span::seconds(10_000)));
+        let lease_until = Some(lease_until);
+        Ledger { claims: BTreeMap::new(), idle_since: since, task: Some(task), lease_until, ..ready(name, now) }
+    };
+    let servers = [idle("a-lapsed", now - Span(1)).await, idle("b-alive", now + Span::seconds(86_400)).await];
+    a_fleet(&ground, &a_pool("default", 0), &servers).await;
+    look(&ground, 1).await;
+    for (server, state) in [("a-lapsed", ServerState::Ready), ("b-alive", ServerState::Draining)] {
+        assert_eq!(ground.ledger(&id(server)).await.state, state, "{server}");
+    }
+    ground.end().await;
+}
+
+/// Nothing is known of its servers then, and each may run in the task that ECS lists.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_of_a_pool_whose_ledgers_cannot_be_read_is_taken_for_an_orphan() {
+    let ground = Ground::new().await;
+    let task = ground.task("up", 1).await;
+    let up = Ledger { task: Some(task.clone()), ..ready("up", ground.now()) };
+    a_fleet(&ground, &a_pool("default", 0), &[up]).await;
+    let report = ground.owmm(&Wire::new(Death::Refused("BatchGetItem", 0)), 1).reconcile().await.unwrap();
+    assert_eq!((report.failed, &report.repaired), (1, &BTreeMap::new()), "{report:?}");
+    assert_eq!(ground.running().await, [task]);
+    ground.end().await;
+}
+
+/// The read of many ledgers is not consistent, so it may miss one that has just been written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_the_read_of_many_ledgers_misses_is_read_by_itself_and_counts() {
+    let ground = Ground::new().await;
+    a_fleet(&ground, &a_pool("default", 3), &[ready("newcomer", ground.now())]).await;
+    let misses = Death::Answered("BatchGetItem", r#"{"Responses": {}, "UnprocessedKeys": {}}"#);
+    let report = ground.owmm(&Wire::new(misses), 1).reconcile().await.unwrap();
+    assert_eq!((report.failed, report.players, report.free_slots), (0, 1, 3), "{report:?}");
+    assert_eq!(report.repaired, BTreeMap::new(), "nothing is started ahead: {report:?}");
+    ground.end().await;
 }

@@ -118,6 +118,9 @@ pub fn line_with<R: AsyncBufRead + Unpin>(lines: &mut Lines<R>, text: &str) -> i
 /// What a call came to.
 #[derive(Debug)]
 pub struct Reply {
+    /// The request, so that a failure in a loop over many of them names it.
+    #[expect(dead_code, reason = "read in the Debug form only")]
+    pub request: String,
     pub status: StatusCode,
     pub retry_after: Option<i64>,
     pub content_type: String,
@@ -258,6 +261,8 @@ impl World {
         body: Option<Vec<u8>>,
     ) -> Reply {
         let route = (method.to_owned(), path.split('?').next().unwrap_or_default().to_owned());
+        let request_body = String::from_utf8_lossy(body.as_deref().unwrap_or_default());
+        let named = format!("{method} {path} {authorization:?} {}", request_body.chars().take(200).collect::<String>());
         let method: Method = method.parse().unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.stack.url()));
         if let Some(authorization) = authorization {
@@ -272,6 +277,7 @@ impl World {
         let status = response.status();
         let text = response.text().await.unwrap();
         let reply = Reply {
+            request: named,
             status,
             retry_after: retry_after.map(|seconds| seconds.parse().unwrap()),
             content_type: content_type.unwrap_or_default(),
