@@ -122,3 +122,67 @@ mod tests {
         breaks(Bug::LapseStopsPlayers, "I6");
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+mod placement {
+    use std::{
+        collections::BTreeSet,
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    fn repository() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    }
+
+    /// Every file below `folder` whose name ends in `suffix`, as its path in the repository and its text.
+    fn files(folder: &Path, suffix: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                found.extend(files(&path, suffix));
+            } else if name.ends_with(suffix) {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(repository()).unwrap().to_str().unwrap().to_owned(), text));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_product_asks_for_injected_bugs_only_in_apply_and_in_expressions() {
+        let asks = |text: &str| text.contains("injected(Bug::") || text.contains("bug::injected");
+        let asking = files(&repository(), ".rs")
+            .into_iter()
+            .filter(|(path, text)| !path.starts_with("verify/") && path != "shared/domain/src/bug.rs" && asks(text));
+        let (faces, elsewhere): (Vec<_>, Vec<_>) = asking.partition(|(path, text)| {
+            path.starts_with("shared/src/table/")
+                || path.starts_with("shared/domain/src/") && text.contains("    pub fn apply(&self, ")
+        });
+        let names = |files: Vec<(String, String)>| files.into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+        assert_eq!(names(elsewhere), Vec::<String>::new());
+        assert!(faces.len() >= 4, "{:?}", names(faces));
+    }
+
+    #[test]
+    fn no_crate_with_injected_bugs_is_built_for_deployment() {
+        let manifests = files(&repository(), "Cargo.toml");
+        let turns_on = |text: &str| {
+            let mut lines = text.lines().filter(|line| !line.starts_with("injected-bugs = "));
+            lines.any(|line| line.contains("\"injected-bugs\""))
+        };
+        let name = |text: &str| {
+            text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).map(str::to_owned)
+        };
+        let with = manifests.iter().filter(|(_, text)| turns_on(text)).filter_map(|(_, text)| name(text));
+        let with = with.collect::<BTreeSet<_>>();
+        assert_eq!(with, BTreeSet::from(["model", "verify"].map(str::to_owned)));
+        let (_, root) = manifests.iter().find(|(path, _)| path == "Cargo.toml").unwrap();
+        let lambda = root.split("[workspace.metadata.lambda.build]").nth(1).unwrap();
+        let excluded = lambda.lines().find(|line| line.starts_with("exclude = ")).unwrap();
+        assert!(with.iter().all(|name| excluded.contains(&format!("\"{name}\""))), "{excluded}");
+    }
+}

@@ -46,3 +46,9 @@ fn a_launch_on_an_empty_index_is_found_within_ten_seeds() {
     let found = found_by_simulation(Bug::LaunchOnEmptyIndex, 10).unwrap();
     assert!(found.law.starts_with("I4"), "{found:?}");
 }
+
+#[test]
+fn a_claim_that_turns_connected_back_into_reserved_is_found_within_forty_seeds() {
+    let found = found_by_simulation(Bug::ReserveAgain, 40).unwrap();
+    assert!(found.law.starts_with("I2"), "{found:?}");
+}

@@ -141,8 +141,7 @@ fn ledger_cases() -> Vec<LedgerCase> {
             (format!("in state {}", state.as_str()), image, write.clone())
         })
     };
-    let reservation =
-        |by| LedgerWrite::KeepForReconnect { by, player: player("a"), from: placement(5), to: placement(7) };
+    let keep = |by| LedgerWrite::KeepForReconnect { by, player: player("a"), from: placement(5), to: placement(7) };
     let mut cases = vec![
         ("an empty ready server", ready(&[]), claim("a", 9)),
         ("a starting server with a slot", starting(&full[..2]), claim("a", 9)),
@@ -275,10 +274,10 @@ fn ledger_cases() -> Vec<LedgerCase> {
             Ledger { requested_at: Some(NOW), ..ready(&full) },
             LedgerWrite::Drain { at: NOW + Span(1), drain_by: None },
         ),
-        ("connected", ready(&[("a", connected(5))]), hold(hash())),
-        ("reserved", ready(&[("a", reserved(5))]), hold(hash())),
-        ("connected under another placement", ready(&[("a", connected(6))]), hold(hash())),
-        ("another token", ready(&[("a", connected(5))]), hold(other)),
+        ("connected", ready(&[("a", connected(5))]), keep(hash())),
+        ("reserved", ready(&[("a", reserved(5))]), keep(hash())),
+        ("connected under another placement", ready(&[("a", connected(6))]), keep(hash())),
+        ("another token", ready(&[("a", connected(5))]), keep(other)),
     ];
     let idle = |since: i64| Ledger { idle_since: Some(Time(since)), ..ready(&[]) };
     let sweep = |evict: &[(&str, Claim)], ready| LedgerWrite::Sweep {

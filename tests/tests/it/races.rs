@@ -6,8 +6,8 @@ use std::{
 };
 
 use shared::{
-    JoinOutcome, Slot,
-    domain::{Claim, Frontier, Ledger, Placement, PlayerId, Pool, PoolLimits, Span},
+    JoinOutcome, Pool, Slot,
+    domain::{Claim, Frontier, Ledger, Placement, PlayerId, PoolLimits, Span},
     table::items,
 };
 use tokio::task::JoinSet;

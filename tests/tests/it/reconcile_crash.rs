@@ -792,9 +792,9 @@ async fn a_frontier_that_still_hands_out_slots_of_an_old_build_is_used_up_after_
     let now = ground.now();
     let later = now + Span::seconds(86_400);
     let default = a_pool("default", 0);
-    let frontiers = Pool { shards: 2, ..default.clone() };
+    let sharded = Pool { shards: 2, ..default.clone() };
     let old = Ledger { build: 0, ..starting("old", now, later) };
-    a_fleet(&ground, &concurrent_launches, &[old, starting("new", now, later)]).await;
+    a_fleet(&ground, &sharded, &[old, starting("new", now, later)]).await;
     let put = |k, server| items::write_frontier(&default.name, k, &Frontier::new(id(server), 2));
     ground.put(vec![put(0, "old"), put(1, "new")]).await;
     look(&ground, 1).await;
