@@ -32,8 +32,8 @@ use crate::{
         REPEAT_CALL_AFTER, ServerId, Span, TaskStatus, Time, TokenHash, pause_after,
     },
     pool::{Pool, TaskSettings},
+    sdk_error::causes,
     table::{Advanced, Table, TableError},
-    telemetry::causes,
 };
 
 /// Before an attempt that follows a refusal by ECS.

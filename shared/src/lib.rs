@@ -22,6 +22,7 @@ pub mod http;
 pub mod launching;
 pub mod metrics;
 pub mod pool;
+mod sdk_error;
 pub mod table;
 pub mod telemetry;
 pub mod ticket;

@@ -1,11 +1,10 @@
 //! What a function says about itself: log records as JSON, one record of metrics a call, and what it asked of the table.
 //!
-//! No secret gets out this way, however much is asked for: see [`log_as_json`] and [`causes`].
+//! No secret gets out this way, however much is asked for: see [`log_as_json`] and [`crate::sdk_error`].
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    error::Error,
     future::Future,
     io::{self, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,7 +12,6 @@ use std::{
 };
 
 use aws_sdk_dynamodb::{
-    error::ProvideErrorMetadata,
     operation::{
         batch_get_item::BatchGetItemOutput, get_item::GetItemOutput, put_item::PutItemOutput, query::QueryOutput,
         transact_write_items::TransactWriteItemsOutput, update_item::UpdateItemOutput,
@@ -225,23 +223,6 @@ impl Tells for Result<Reconciled, Failure> {
             Err(failure) => Record::new(failure.outcome()),
         }
     }
-}
-
-/// What went wrong with a call to AWS, from the outside in, and nothing of what the call or its answer carried: the
-/// SDK's own words for it end in all of both, and with them in a server's token.
-pub fn causes<E: ProvideErrorMetadata + Error>(error: &E) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    for said in [error.code(), error.message()].into_iter().flatten().filter(|said| !said.is_empty()) {
-        if !text.contains(said) {
-            text = format!("{text}: {said}");
-        }
-    }
-    text
 }
 
 /// Crates whose records may be as detailed as is asked for. What others say when asked for much (the SDK and its HTTP

@@ -16,7 +16,7 @@ use local::engine::Engine;
 use shared::{
     clock::Rng,
     domain::Answer,
-    table::{Table, create_table, items, keys},
+    table::{self, Table, create_table, keys},
 };
 
 use self::any::Any;
@@ -154,7 +154,7 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
             ledger,
             on_ledger,
             keys::ledger(&server),
-            items::write_ledger,
+            table::ledger::to_item,
             table.write_ledger(&server, &on_ledger),
             table.ledger(&server)
         );
@@ -166,7 +166,7 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
             seat,
             on_seat,
             keys::seat(&player),
-            |seat| items::write_seat(&player, seat),
+            |seat| table::seat::to_item(&player, seat),
             table.write_seat(&player, &on_seat),
             table.seat(&player)
         );
@@ -178,7 +178,7 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
             frontier,
             on_frontier,
             keys::frontier(&pool, 0),
-            |frontier| items::write_frontier(&pool, 0, frontier),
+            |frontier| table::frontier::to_item(&pool, 0, frontier),
             table.write_frontier(&pool, 0, &on_frontier),
             table.frontier(&pool, 0)
         );
@@ -190,7 +190,7 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
             status,
             on_status,
             keys::pool_status(&pool),
-            |status| items::write_pool_status(&pool, status),
+            |status| table::pool_status::to_item(&pool, status),
             table.write_pool_status(&pool, &on_status),
             async { table.pool_status(&pool).await.map(|it| counted.then_some(it)) }
         );

@@ -18,7 +18,7 @@ use aws_sdk_dynamodb::{error::DisplayErrorContext, types::AttributeValue};
 use shared::{
     clock::Clock,
     domain::{Ledger, PlayerId, Seat, ServerState},
-    table::{items, keys},
+    table::{self, keys},
 };
 
 use crate::{
@@ -136,9 +136,9 @@ async fn read(world: &World) -> Result<Books, Error> {
             let key = |name| item.get(name).and_then(|value: &AttributeValue| value.as_s().ok());
             let (Some(pk), Some(sk)) = (key(keys::PK), key(keys::SK)) else { continue };
             if sk == "LEDGER" {
-                books.ledgers.push(items::read_ledger(item)?);
+                books.ledgers.push(table::ledger::from_item(item)?);
             } else if let Some(player) = pk.strip_prefix("PLAYER#") {
-                books.seats.insert(PlayerId::parse(player)?, items::read_seat(item)?);
+                books.seats.insert(PlayerId::parse(player)?, table::seat::from_item(item)?);
             }
         }
     }

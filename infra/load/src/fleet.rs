@@ -18,7 +18,7 @@ use shared::{
         Claim, Endpoint, Fill, Ledger, Placement, PlayerId, PoolLimits, PoolName, PoolStatus, Rollout, ServerState,
         Span, Time, TokenHash,
     },
-    table::{items, keys},
+    table::{self, keys},
 };
 
 use crate::{
@@ -117,12 +117,12 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
     for k in 0..args.pools {
         let pool = Pool { name: PoolName::parse(&format!("pool-{k}"))?, ..default.clone() };
         let servers = args.servers / args.pools + u32::from(k < args.servers % args.pools);
-        items.push(items::write_pool(&pool).map_err(|error| Error::Look(error.to_string()))?);
-        items.push(items::write_pool_status(&pool.name, &PoolStatus { live: servers, ..PoolStatus::default() }));
+        items.push(table::pool::to_item(&pool).map_err(|error| Error::Look(error.to_string()))?);
+        items.push(table::pool_status::to_item(&pool.name, &PoolStatus { live: servers, ..PoolStatus::default() }));
         for _ in 0..servers {
             let ledger = ready(&pool, args.players, now, &rng)?;
             items.push(keys::roster(&pool.name, &ledger.id));
-            items.push(items::write_ledger(&ledger));
+            items.push(table::ledger::to_item(&ledger));
             while items.len() >= BATCH {
                 write(client, table, items.drain(..BATCH).collect()).await?;
             }

@@ -16,6 +16,7 @@ pub mod bug;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod fixtures;
+mod frontier;
 mod ids;
 mod ledger;
 mod pool;
@@ -25,16 +26,14 @@ mod repair;
 mod seat;
 mod time;
 
+pub use frontier::{Frontier, FrontierWrite, MAX_FREED};
 pub use ids::{BadId, PlayerId, PoolName, ServerId, TokenHash};
 pub use ledger::{
     Claim, Due, Endpoint, Fill, Launch, Ledger, LedgerWrite, MAX_EVICTIONS, MAX_LAUNCH_ATTEMPTS, REPEAT_CALL_AFTER,
     Rank, Registration, ServerState, StopBy, fill,
 };
 pub use pool::{Bound, PoolBuild, PoolLimits, Rollout};
-pub use pool_status::{
-    Frontier, FrontierWrite, MAX_FREED, NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, UNTIL_RESUMED,
-    pause_after,
-};
+pub use pool_status::{NoLaunch, PAUSE_AFTER_FAILURES, PoolStatus, PoolStatusWrite, UNTIL_RESUMED, pause_after};
 pub use protocols::{
     Answer, CancelReservation, Connect, Connected, Disconnect, Disconnected, Effect, Hint, Join, Joined, NoSlot, Party,
     PartyJoined, Placed, PresentedTicket, Protocol, Release, Released, Reply, Step, TakenSlots, Together,

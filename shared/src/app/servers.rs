@@ -207,7 +207,7 @@ impl Owmm {
                 // It has been heard, and the answer was lost.
                 _ if ledger.requested_at == Some(at) && ledger.drain_by == drain_by => return Ok(Ok(ledger)),
                 ServerState::Ready | ServerState::Draining => {
-                    at = self.clock.now().operator_timestamp(ledger.requested_at)
+                    at = self.clock.now().operator_timestamp(ledger.requested_at);
                 }
             }
         }

@@ -359,3 +359,17 @@ async fn an_odd_host_gets_an_answer() {
     }
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_stack_serves_the_document_beside_the_routes() {
+    let world = World::new(|_| {}).await;
+    let url = format!("{}/openapi.yaml", world.stack.url());
+    let served = world.http.get(&url).send().await.unwrap();
+    assert_eq!(
+        (served.status().as_u16(), &served.headers()["content-type"]),
+        (200, &"application/yaml".parse().unwrap())
+    );
+    assert_eq!(served.text().await.unwrap(), include_str!("../../../openapi.yaml"));
+    world.call("POST", "/openapi.yaml", None, None).await.problem(404, "not_found");
+    world.end().await;
+}

@@ -146,7 +146,7 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
         let claims = (1..capacity).map(|i| (name(i), Claim::Connected(placement)));
         let ledger = Ledger { capacity, claims: claims.collect(), ..template.clone() };
         let put = world.stack.dynamodb().put_item().table_name(&world.table);
-        put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
+        put.set_item(Some(shared::table::ledger::to_item(&ledger))).send().await.unwrap();
         let mut units = Vec::new();
         for write in [
             LedgerWrite::Claim { player: name(0), placement, now, seen_by: now + Span(60_000) },

@@ -9,7 +9,7 @@ use shared::{
         MAX_FREED, Placement, PlayerId, PoolLimits, PoolStatus, PoolStatusWrite, Registration, Seat, SeatWrite,
         ServerId, ServerState, Span, StopBy, Time, TokenHash, UNTIL_RESUMED,
     },
-    table::{items, keys},
+    table::{self, keys},
 };
 
 use crate::support::{World, pool};
@@ -392,7 +392,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
     let mut seen = Seen::default();
     for (case, image, write) in ledger_cases() {
         let case = format!("{case}: {write:?} on {image:?}");
-        put(&world, items::write_ledger(&image)).await;
+        put(&world, table::ledger::to_item(&image)).await;
         let expected = write.apply(Some(&image));
         seen.note(&write, expected.is_some());
         let answer = table.write_ledger(&image.id, &write).await.unwrap();
@@ -425,7 +425,7 @@ async fn a_connected_claim_is_not_reserved_again_under_its_placement() {
         ("a newer reservation", reserved(10)),
     ] {
         let image = ready(&[("a", stands)]);
-        put(&world, items::write_ledger(&image)).await;
+        put(&world, table::ledger::to_item(&image)).await;
         let answer = table.write_ledger(&image.id, &claim("a", 9)).await.unwrap();
         assert_eq!(answer, Answer::Refused(Some(image)), "{case}");
     }
@@ -440,7 +440,7 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
     let seen = [("b", reserved(1)), ("c", reserved(2)), ("d", reserved(3))];
     for (case, now) in [("connected by now", connected(2)), ("reserved anew", reserved(7))] {
         let image = ready(&[("b", reserved(1)), ("c", now), ("d", reserved(3))]);
-        put(&world, items::write_ledger(&image)).await;
+        put(&world, table::ledger::to_item(&image)).await;
         for write in [
             evicting("a", &seen, 3),
             LedgerWrite::Sweep { evict: seen.iter().map(|(it, claim)| (player(it), *claim)).collect(), ready: true },
@@ -485,7 +485,7 @@ async fn every_write_on_a_seat_does_what_apply_says() {
         for write in &writes {
             remove(&world, keys::seat(&alice)).await;
             if let Some(seat) = seat {
-                put(&world, items::write_seat(&alice, seat)).await;
+                put(&world, table::seat::to_item(&alice, seat)).await;
             }
             let expected = write.apply(seat.as_ref());
             seen.note(write, expected.is_some());
@@ -560,7 +560,7 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
         ] {
             remove(&world, keys::frontier(&name, 0)).await;
             if let Some(frontier) = &frontier {
-                put(&world, items::write_frontier(&name, 0, frontier)).await;
+                put(&world, table::frontier::to_item(&name, 0, frontier)).await;
             }
             let expected = write.apply(frontier.as_ref());
             seen.note(&write, expected.is_some());
@@ -632,7 +632,7 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
         ] {
             remove(&world, keys::pool_status(&name)).await;
             if let Some(status) = &status {
-                put(&world, items::write_pool_status(&name, status)).await;
+                put(&world, table::pool_status::to_item(&name, status)).await;
             }
             let expected = write.apply(status.as_ref());
             seen.note(&write, expected.is_some());

@@ -120,7 +120,7 @@ async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
         ledger.state = ServerState::Ready;
         ledger.claims.clear();
         let put = world.stack.dynamodb().put_item().table_name(&world.table);
-        put.set_item(Some(shared::table::items::write_ledger(&ledger))).send().await.unwrap();
+        put.set_item(Some(shared::table::ledger::to_item(&ledger))).send().await.unwrap();
         let now = world.stack.owmm().time();
         let player = shared::domain::PlayerId::parse(&format!("player-{i}")).unwrap();
         let placement = shared::domain::Placement::next(now, None);
@@ -383,7 +383,7 @@ async fn a_pool_that_cannot_be_looked_after_keeps_the_others_from_nothing() {
     let (ill, worse) = (crate::support::pool("ill"), crate::support::pool("worse"));
     let mut pool = world.stack.owmm().table().pool(&crate::support::pool("default")).await.unwrap().unwrap();
     pool.name = ill.clone();
-    put(shared::table::items::write_pool(&pool).unwrap()).await;
+    put(shared::table::pool::to_item(&pool).unwrap()).await;
     let bad = shared::domain::ServerId::parse("bad").unwrap();
     put(shared::table::keys::roster(&ill, &bad)).await;
     let mut item = shared::table::keys::ledger(&bad);

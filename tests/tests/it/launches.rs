@@ -227,8 +227,8 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
         ("a starting server, its attempt", &starting, all, ServerState::Starting, 3, 1),
     ] {
         for order in orders(&events) {
-            put(shared::table::items::write_ledger(image)).await;
-            put(shared::table::items::write_pool_status(&image.pool, &status)).await;
+            put(shared::table::ledger::to_item(image)).await;
+            put(shared::table::pool_status::to_item(&image.pool, &status)).await;
             put(shared::table::keys::roster(&image.pool, &image.id)).await;
             // At least once: the last comes again.
             for event in order.iter().chain(order.last()) {

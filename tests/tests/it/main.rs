@@ -29,6 +29,7 @@ mod placements;
 mod races;
 mod reconcile_crash;
 mod reconnect;
+mod reply;
 mod rollouts;
 mod support;
 mod telemetry;

@@ -10,7 +10,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 use shared::{domain::Bound, http::Code};
 
-use crate::support::Reply;
+use crate::reply::Reply;
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
@@ -95,20 +95,6 @@ fn the_document_and_the_gateway_have_the_same_routes() {
     let served = local::gateway::routes().map(|(method, path, function)| format!("{method} {path}: {}", function.name));
     let served = served.collect::<BTreeSet<_>>();
     assert_eq!(documented, served);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_local_stack_serves_the_document_beside_the_routes() {
-    let world = crate::support::World::new(|_| {}).await;
-    let url = format!("{}/openapi.yaml", world.stack.url());
-    let served = world.http.get(&url).send().await.unwrap();
-    assert_eq!(
-        (served.status().as_u16(), &served.headers()["content-type"]),
-        (200, &"application/yaml".parse().unwrap())
-    );
-    assert_eq!(served.text().await.unwrap(), include_str!("../../../openapi.yaml"));
-    world.call("POST", "/openapi.yaml", None, None).await.problem(404, "not_found");
-    world.end().await;
 }
 
 #[test]

@@ -8,7 +8,8 @@ use shared::domain::{
     Claim, LedgerWrite, Placement, PlayerId, PoolStatusWrite, Seat, ServerId, ServerState, Span, TokenHash,
 };
 
-use crate::support::{Reply, World, limits, settings};
+use crate::reply::Reply;
+use crate::support::{World, limits, settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_is_configured_listed_and_used() {

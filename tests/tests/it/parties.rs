@@ -6,7 +6,8 @@ use serde_json::json;
 use shared::domain::{Seat, ServerState};
 use tokio::task::JoinSet;
 
-use crate::support::{Reply, World, eventually, limits, seconds, settings};
+use crate::reply::Reply;
+use crate::support::{World, eventually, limits, seconds, settings};
 
 impl World {
     async fn party(&self, players: &[impl AsRef<str>]) -> Reply {

@@ -260,7 +260,7 @@ async fn a_slot_on_a_starting_server_is_promised_no_longer_than_it_is_held() {
 
 impl World {
     /// Joins that pool.
-    async fn join_pool(&self, player: &str, pool: &str) -> crate::support::Reply {
+    async fn join_pool(&self, player: &str, pool: &str) -> crate::reply::Reply {
         self.call("POST", "/join", Some(player), Some(json!({ "pool": pool }))).await
     }
 

@@ -8,13 +8,14 @@ use std::{
 use shared::{
     JoinOutcome, Pool, Slot,
     domain::{Claim, Frontier, Ledger, Placement, PlayerId, PoolLimits, Span},
-    table::items,
+    table,
 };
 use tokio::task::JoinSet;
 
 use crate::{
     reconcile_crash::{Death, Ground, Wire, a_fleet, a_pool, id, starting},
-    support::{Reply, World, demo_server, eventually, limits, seconds},
+    reply::Reply,
+    support::{World, demo_server, eventually, limits, seconds},
 };
 
 /// Lets `n` players join at once over HTTP.
@@ -369,7 +370,7 @@ async fn a_pool_at_its_maximum_is_not_full_while_a_frontier_can_go_back_to_a_ser
         a_fleet(&ground, &pool, &[left, full("next", 0), full("another", 1)]).await;
         let freed = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
         let frontiers = [(0, freed), (1, Frontier::new(id("another"), 0))];
-        let frontiers = frontiers.iter().map(|(k, it)| items::write_frontier(&pool.name, *k, it));
+        let frontiers = frontiers.iter().map(|(k, it)| table::frontier::to_item(&pool.name, *k, it));
         ground.put(frontiers.collect()).await;
         let owmm = ground.owmm(&Wire::new(Death::Never), seed);
         let place = owmm.join(&PlayerId::parse(&format!("player-{seed}")).unwrap(), None).await.unwrap();

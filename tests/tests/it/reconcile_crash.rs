@@ -35,7 +35,7 @@ use shared::{
         Claim, Endpoint, Fill, Frontier, Launch, Ledger, Placement, PlayerId, PoolLimits, PoolStatus, Rollout,
         ServerId, ServerState, Span, Time, TokenHash,
     },
-    table::{create_table, items, keys},
+    table::{self, create_table, keys},
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -396,13 +396,13 @@ async fn one_of_everything(ground: &Ground) {
     let roster = ledgers.iter().map(|ledger| ledger.id.clone()).chain([id("gone")]).collect::<Vec<_>>();
     let live = u32::try_from(roster.len()).unwrap() + 3;
     let mut items = vec![
-        items::write_pool(&default).unwrap(),
-        items::write_pool(&hungry).unwrap(),
-        items::write_pool_status(&default.name, &PoolStatus { live, ..PoolStatus::default() }),
-        items::write_frontier(&default.name, 0, &Frontier::new(id("outdated"), 2)),
+        table::pool::to_item(&default).unwrap(),
+        table::pool::to_item(&hungry).unwrap(),
+        table::pool_status::to_item(&default.name, &PoolStatus { live, ..PoolStatus::default() }),
+        table::frontier::to_item(&default.name, 0, &Frontier::new(id("outdated"), 2)),
     ];
     items.extend(roster.iter().map(|server| keys::roster(&default.name, server)));
-    items.extend(ledgers.iter().map(items::write_ledger));
+    items.extend(ledgers.iter().map(table::ledger::to_item));
     ground.put(items).await;
 }
 
@@ -423,7 +423,7 @@ async fn picture(ground: &Ground) -> BTreeMap<String, String> {
         let (pk, sk) = (text(keys::PK), text(keys::SK));
         if sk == "LEDGER" {
             let Ledger { id, pool, state, claims, listed, attempt, task, launch, idle_since, .. } =
-                items::read_ledger(&item).unwrap();
+                table::ledger::from_item(&item).unwrap();
             let claims =
                 claims.iter().map(|(player, claim)| (player.as_str(), claim.is_connected())).collect::<Vec<_>>();
             let (task, starts, idle) = (task.is_some(), launch.is_some(), idle_since.is_some());
@@ -434,9 +434,9 @@ async fn picture(ground: &Ground) -> BTreeMap<String, String> {
                 *others.entry(text).or_default() += 1;
             }
         } else if sk == "STATUS" {
-            picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_pool_status(&item).unwrap()));
+            picture.insert(format!("{pk} {sk}"), format!("{:?}", table::pool_status::from_item(&item).unwrap()));
         } else if sk.starts_with("FRONTIER") {
-            picture.insert(format!("{pk} {sk}"), format!("{:?}", items::read_frontier(&item).unwrap()));
+            picture.insert(format!("{pk} {sk}"), format!("{:?}", table::frontier::from_item(&item).unwrap()));
         } else if sk.starts_with(keys::ROSTER) {
             *others.entry(format!("on the roster {pk}")).or_default() += 1;
         }
@@ -581,9 +581,9 @@ async fn looks_that_all_die_early_leave_nobody_always_last() {
     let ground = Ground::new().await;
     let default = a_pool("default", 0);
     let names = (0..300).map(|i| format!("server-{i:03}")).collect::<BTreeSet<_>>();
-    let mut items = vec![items::write_pool(&default).unwrap()];
+    let mut items = vec![table::pool::to_item(&default).unwrap()];
     items.extend(names.iter().map(|name| keys::roster(&default.name, &id(name))));
-    items.extend(names.iter().map(|name| items::write_ledger(&ready(name, ground.now()))));
+    items.extend(names.iter().map(|name| table::ledger::to_item(&ready(name, ground.now()))));
     ground.put(items).await;
     let mut seen = BTreeSet::new();
     for seed in 0..200 {
@@ -625,9 +625,9 @@ async fn look_that_sleeps(
 pub(crate) async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
     let live = u32::try_from(ledgers.len()).unwrap();
     let status = PoolStatus { live, changes: live, ..PoolStatus::default() };
-    let mut items = vec![items::write_pool(pool).unwrap(), items::write_pool_status(&pool.name, &status)];
+    let mut items = vec![table::pool::to_item(pool).unwrap(), table::pool_status::to_item(&pool.name, &status)];
     items.extend(ledgers.iter().map(|ledger| keys::roster(&pool.name, &ledger.id)));
-    items.extend(ledgers.iter().map(items::write_ledger));
+    items.extend(ledgers.iter().map(table::ledger::to_item));
     ground.put(items).await;
 }
 
@@ -635,7 +635,7 @@ pub(crate) async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
 async fn has_started_meanwhile(ground: &Ground) -> String {
     let now = ground.now();
     let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("newcomer", now) };
-    ground.put(vec![items::write_ledger(&lapsed)]).await;
+    ground.put(vec![table::ledger::to_item(&lapsed)]).await;
     ground.task("newcomer", 1).await
 }
 
@@ -666,7 +666,8 @@ async fn a_look_that_has_stood_still_since_it_read_the_pool_ends_no_server_that_
     let meanwhile = async || {
         ground
             .put(vec![
-                items::write_pool(&Pool { previous_clusters: vec!["elsewhere".to_owned()], ..pool.clone() }).unwrap(),
+                table::pool::to_item(&Pool { previous_clusters: vec!["elsewhere".to_owned()], ..pool.clone() })
+                    .unwrap(),
             ])
             .await;
         has_started_meanwhile(&ground).await;
@@ -696,7 +697,7 @@ async fn a_look_that_has_stood_still_while_one_server_came_and_one_went_starts_n
     let pool = a_pool("default", 4);
     a_fleet(&ground, &pool, &[ready("full", ground.now())]).await;
     let others = PoolStatus { live: 1, changes: 3, ..PoolStatus::default() };
-    let meanwhile = async || ground.put(vec![items::write_pool_status(&pool.name, &others)]).await;
+    let meanwhile = async || ground.put(vec![table::pool_status::to_item(&pool.name, &others)]).await;
     let report = look_that_sleeps(&ground, 1, "BatchGetItem", meanwhile).await;
     assert_eq!(report.repaired.get("started_ahead"), None, "{report:?}");
     let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();
@@ -737,7 +738,7 @@ async fn a_wrong_count_is_put_right_by_the_first_look_that_repairs_nothing_else(
     let unlisted = Ledger { listed: None, ..ready("unlisted", ground.now()) };
     a_fleet(&ground, &a_pool("default", 0), &[unlisted]).await;
     let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
-    ground.put(vec![items::write_pool_status(&pool("default"), &wrong)]).await;
+    ground.put(vec![table::pool_status::to_item(&pool("default"), &wrong)]).await;
     for (when, repaired) in
         [("first look", vec!["listing"]), ("second look", vec!["recounted"]), ("third look", vec![])]
     {
@@ -756,7 +757,7 @@ async fn a_look_that_failed_for_one_server_does_not_count_the_fleet_again() {
     a_fleet(&ground, &a_pool("default", 0), &[lapsed]).await;
     let _task = ground.task("unrecorded", 1).await;
     let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
-    ground.put(vec![items::write_pool_status(&pool("default"), &wrong)]).await;
+    ground.put(vec![table::pool_status::to_item(&pool("default"), &wrong)]).await;
     let report = ground.owmm(&Wire::new(Death::Refused(".GetItem", 2)), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, &report.repaired), (1, &BTreeMap::new()), "{report:?}");
     let report = look(&ground, 1).await;
@@ -795,7 +796,7 @@ async fn a_frontier_that_still_hands_out_slots_of_an_old_build_is_used_up_after_
     let sharded = Pool { shards: 2, ..default.clone() };
     let old = Ledger { build: 0, ..starting("old", now, later) };
     a_fleet(&ground, &sharded, &[old, starting("new", now, later)]).await;
-    let put = |k, server| items::write_frontier(&default.name, k, &Frontier::new(id(server), 2));
+    let put = |k, server| table::frontier::to_item(&default.name, k, &Frontier::new(id(server), 2));
     ground.put(vec![put(0, "old"), put(1, "new")]).await;
     look(&ground, 1).await;
     let table = ground.owmm(&Wire::new(Death::Never), 1).table().clone();

@@ -26,9 +26,11 @@ use sha2::{Digest, Sha256};
 use shared::{
     Failure, Owmm, Reconciled,
     domain::{Ledger, PlayerId, PoolLimits, PoolName, Rollout, Seat, ServerId, ServerState, Span},
-    table::{items, keys},
+    table::{self, keys},
 };
 use tokio::io::{AsyncBufRead, Lines};
+
+use crate::reply::Reply;
 
 /// How long a test waits for what must happen soon.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -112,47 +114,6 @@ pub fn line_with<R: AsyncBufRead + Unpin>(lines: &mut Lines<R>, text: &str) -> i
         let found = tokio::time::timeout(SOON, read).await;
         let found = found.unwrap_or_else(|_| panic!("{caller}: {what}: not within {SOON:?}; last seen: {seen:#?}"));
         found.unwrap_or_else(|| panic!("{caller}: {what}: the output has ended; last seen: {seen:#?}"))
-    }
-}
-
-/// What a call came to.
-#[derive(Debug)]
-pub struct Reply {
-    /// The request, so that a failure in a loop over many of them names it.
-    #[expect(dead_code, reason = "read in the Debug form only")]
-    pub request: String,
-    pub status: StatusCode,
-    pub retry_after: Option<i64>,
-    pub content_type: String,
-    pub body: Value,
-}
-
-impl Reply {
-    pub fn code(&self) -> &str {
-        self.body["code"].as_str().unwrap_or_default()
-    }
-
-    pub fn server(&self) -> &str {
-        self.body["server"]["id"].as_str().unwrap_or_else(|| panic!("no server in {self:?}"))
-    }
-
-    pub fn ticket(&self) -> &str {
-        self.body["ticket"].as_str().unwrap_or_else(|| panic!("no ticket in {self:?}"))
-    }
-
-    #[track_caller]
-    pub fn is(self, status: u16) -> Self {
-        assert_eq!(self.status.as_u16(), status, "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    pub fn problem(self, status: u16, code: &str) -> Self {
-        assert_eq!((self.status.as_u16(), self.code()), (status, code), "{self:?}");
-        assert_eq!(self.content_type, "application/problem+json");
-        assert_eq!(self.body["status"], status);
-        assert!(self.body["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{self:?}");
-        self
     }
 }
 
@@ -362,7 +323,7 @@ impl World {
     pub async fn ledgers(&self) -> Vec<Ledger> {
         let items = self.scan().await;
         let ledgers = items.iter().filter(|item| item[keys::SK] == AttributeValue::S("LEDGER".into()));
-        ledgers.map(|item| items::read_ledger(item).unwrap()).collect()
+        ledgers.map(|item| table::ledger::from_item(item).unwrap()).collect()
     }
 
     /// Every player's seat.
@@ -371,7 +332,7 @@ impl World {
         let seats = items.iter().filter(|item| item[keys::SK] == AttributeValue::S("SEAT".into()));
         let named = seats.map(|item| {
             let player = item[keys::PK].as_s().unwrap().strip_prefix("PLAYER#").unwrap();
-            (PlayerId::parse(player).unwrap(), items::read_seat(item).unwrap())
+            (PlayerId::parse(player).unwrap(), table::seat::from_item(item).unwrap())
         });
         named.collect()
     }

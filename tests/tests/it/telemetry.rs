@@ -182,7 +182,7 @@ async fn a_look_at_the_fleet_is_told_in_numbers() {
         backoff_until: Some(now + shared::domain::Span(60_000)),
         ..Default::default()
     };
-    let item = shared::table::items::write_pool_status(&pool("another"), &status);
+    let item = shared::table::pool_status::to_item(&pool("another"), &status);
     world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
     let told = line(&calls, reconcile::handle(world.stack.owmm())).await;
     assert_eq!((&told["Function"], &told["Outcome"]), (&json!("reconcile"), &json!("ok")));

@@ -4,7 +4,7 @@
 use shared::{
     JoinOutcome, Owmm, Pool, Slot,
     domain::{Fill, Ledger, PlayerId, PoolLimits, Rollout, ServerId, Span},
-    table::items,
+    table,
 };
 
 use crate::reconcile_crash::{Death, Ground, Wire, a_fleet, a_pool, id, ready};
@@ -75,7 +75,7 @@ async fn a_join_lands_on_no_old_build_on_an_old_answer_of_the_index() {
     let old = Ledger { build: 0, ..with_room("old", &ground) };
     a_fleet(&ground, &lazy, &[old]).await;
     assert_eq!(join(&warm, "ann").await, id("old"), "no server of the new build is up");
-    ground.put(vec![items::write_ledger(&with_room("new", &ground))]).await;
+    ground.put(vec![table::ledger::to_item(&with_room("new", &ground))]).await;
     // No time has passed: the index's answer without the new server would still be believed.
     assert_eq!(join(&warm, "bob").await, id("new"));
     ground.end().await;
@@ -89,7 +89,7 @@ async fn the_indexs_answer_is_believed_for_a_second_and_no_longer() {
     a_fleet(&ground, &of_capacity(9), &[of_nine("emptier")]).await;
     assert_eq!(join(&warm, "ann").await, id("emptier"));
     let fuller = Ledger { listed: Some(Fill::TOP), ..of_nine("fuller") };
-    ground.put(vec![items::write_ledger(&fuller)]).await;
+    ground.put(vec![table::ledger::to_item(&fuller)]).await;
     for (case, player, turn, server) in [("at once", "bob", 0, "emptier"), ("after a second", "cat", 1_000, "fuller")] {
         ground.later(Span(turn));
         assert_eq!(join(&warm, player).await, id(server), "{case}");

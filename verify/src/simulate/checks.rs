@@ -24,7 +24,7 @@ use shared::{
         Claim, Frontier, Ledger, Placement, PlayerId, PoolStatus, Seat, ServerId, ServerState, Span, Time, TokenHash,
     },
     table::{
-        items,
+        self,
         keys::{self, Attributes},
     },
 };
@@ -228,13 +228,13 @@ impl Checks {
         let (pk, sk) = &change.key;
         match sk.as_str() {
             "LEDGER" => {
-                let Some(ledger) = self.read(change, items::read_ledger) else { return };
+                let Some(ledger) = self.read(change, table::ledger::from_item) else { return };
                 let before = self.ledgers.insert(ledger.id.clone(), ledger.clone());
                 self.ledger(before.as_ref(), &ledger, by, concerned);
             }
             "SEAT" => {
                 let Some(player) = pk.strip_prefix("PLAYER#").and_then(|id| PlayerId::parse(id).ok()) else { return };
-                let Some(seat) = self.read(change, items::read_seat) else { return };
+                let Some(seat) = self.read(change, table::seat::from_item) else { return };
                 let before = self.seats.insert(player.clone(), seat.clone());
                 let forward = before.is_none_or(|before| before.placement() <= seat.placement());
                 self.hold(Invariant::OnePlace, forward, || format!("the placement of {player}'s seat goes back"));
@@ -247,18 +247,18 @@ impl Checks {
                 concerned.insert(player);
             }
             "STATUS" => {
-                if let Some(status) = self.read(change, items::read_pool_status) {
+                if let Some(status) = self.read(change, table::pool_status::from_item) {
                     self.statuses.insert(pk.clone(), status);
                 }
             }
             frontier if frontier.starts_with("FRONTIER#") => {
-                if let Some(after) = self.read(change, items::read_frontier) {
+                if let Some(after) = self.read(change, table::frontier::from_item) {
                     let before = self.concurrent_launches.insert(format!("{pk}/{sk}"), after.clone());
                     self.frontier(before.as_ref(), &after, update.contains(":zero"));
                 }
             }
             pool if pk == keys::POOLS => {
-                if let Some(read) = self.read(change, items::read_pool) {
+                if let Some(read) = self.read(change, table::pool::from_item) {
                     self.pools.insert(pool.to_owned(), read);
                 }
             }

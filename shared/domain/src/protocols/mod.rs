@@ -34,7 +34,6 @@ pub use disconnect::{Disconnect, Disconnected};
 pub use join::{Join, Joined, Placed};
 pub use party::{Party, PartyJoined, Together};
 pub use release::{Release, Released};
-pub use search::NoSlot;
 
 use crate::{Ledger, LedgerWrite, PlayerId, PoolName, Seat, SeatWrite, ServerId, Time};
 
@@ -56,6 +55,17 @@ pub enum Hint {
     Frontier(ServerId),
     /// No ready server is known to have room, and no frontier is known either.
     Unknown,
+}
+
+/// Why there is no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoSlot {
+    /// As many servers live as the pool allows, and none has room.
+    PoolFull,
+    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this time.
+    LaunchPaused(Time),
+    /// The tries that one request has are used up. Nothing is held.
+    Busy,
 }
 
 /// The reply to [`Effect::TakeSlots`].

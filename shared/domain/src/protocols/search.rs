@@ -53,17 +53,6 @@ impl Tries {
     }
 }
 
-/// Why there is no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NoSlot {
-    /// As many servers live as the pool allows, and none has room.
-    PoolFull,
-    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this time.
-    LaunchPaused(Time),
-    /// The tries that one request has are used up. Nothing is held.
-    Busy,
-}
-
 /// The search of one request for a server with room.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Search {

@@ -1,426 +1,12 @@
-//! The ledger: the one item of a server, which holds its state and every claim on its slots.
-//!
-//! The ledger is the truth of what a server's slots are held by. A claim is keyed by its player inside the item, so it
-//! is its own idempotency key, its own capacity check and its own expiry. Every change is one conditional write that
-//! is safe when applied zero, one or two times, and late.
+//! The conditional writes on a ledger, as data, and what the table makes of each.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
-use super::{
-    Placement, PlayerId, PoolLimits, PoolName, ServerId, Span, Time, TokenHash,
+use super::{Claim, Fill, Launch, Ledger, Registration, ServerState, fill};
+use crate::{
+    Placement, PlayerId, Time, TokenHash,
     bug::{self, Bug},
 };
-
-/// Expired claims that one write removes at the most. DynamoDB takes an expression of at most 4 KB and 300 operators
-/// ("Expression parameters" in the developer guide's page on service quotas); 50 use about half of each.
-pub const MAX_EVICTIONS: usize = 50;
-
-/// How often a server's task is started before the launch is abandoned.
-pub const MAX_LAUNCH_ATTEMPTS: u32 = 3;
-
-/// A RunTask call whose task is not on record is repeated after this long, with the same token.
-pub const REPEAT_CALL_AFTER: Span = Span::seconds(5);
-
-/// Where a server is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ServerState {
-    /// Asked for; not registered yet. Its slots are given away by the frontier.
-    Starting,
-    /// Registered; takes players.
-    Ready,
-    /// Takes no new players; those inside stay until they leave.
-    Draining,
-    /// Over. Every claim on it is void.
-    Stopped,
-}
-
-impl ServerState {
-    /// Every state, in the order of a server's life.
-    pub const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Draining, Self::Stopped];
-
-    /// The state's name, in the table and on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Stopped => "stopped",
-        }
-    }
-
-    /// The state of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
-}
-
-/// A placement with its sign: `+placement` is a reservation, `-placement` a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Claim {
-    /// The slot is held for a player who has not come yet.
-    Reserved(Placement),
-    /// The server has registered the player.
-    Connected(Placement),
-}
-
-impl Claim {
-    /// The placement without its sign.
-    pub const fn placement(self) -> Placement {
-        match self {
-            Self::Reserved(placement) | Self::Connected(placement) => placement,
-        }
-    }
-
-    /// Whether the server has registered the player.
-    pub const fn is_connected(self) -> bool {
-        matches!(self, Self::Connected(_))
-    }
-
-    /// The number that stands for it in the table.
-    pub const fn number(self) -> i64 {
-        match self {
-            Self::Reserved(placement) => placement.get(),
-            Self::Connected(placement) => -placement.get(),
-        }
-    }
-
-    /// The claim that a number stands for; `None` for 0.
-    pub const fn from_number(number: i64) -> Option<Self> {
-        if let Some(placement) = Placement::new(number) {
-            return Some(Self::Reserved(placement));
-        }
-        match Placement::new(number.saturating_neg()) {
-            Some(placement) => Some(Self::Connected(placement)),
-            None => None,
-        }
-    }
-}
-
-/// How full a ready server is, in thirds. It is part of the sort key of the index ([`Rank`]), so that changes three times
-/// while a server fills up, not once a claim. A full server has none and is not listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fill(u8);
-
-impl Fill {
-    /// The fill of a server with the most players that still has room.
-    pub const TOP: Self = Self(2);
-    /// The fill of an empty server.
-    pub const EMPTY: Self = Self(0);
-
-    /// The fill that a number stands for.
-    pub const fn from_number(number: i64) -> Option<Self> {
-        match number {
-            0 => Some(Self(0)),
-            1 => Some(Self(1)),
-            2 => Some(Self(2)),
-            _ => None,
-        }
-    }
-
-    /// The number that stands for it in the table.
-    pub const fn number(self) -> i64 {
-        self.0 as i64
-    }
-
-    /// The room that a server of this fill has at most.
-    pub fn most_room(self, capacity: u32) -> u32 {
-        capacity.saturating_sub((u32::from(self.0).saturating_mul(capacity)).div_ceil(3))
-    }
-
-    /// A room that a server of this fill has at least.
-    pub fn least_room(self, capacity: u32) -> u32 {
-        let most_claims = (u32::from(self.0) + 1).saturating_mul(capacity).saturating_sub(1) / 3;
-        capacity.saturating_sub(most_claims).max(1)
-    }
-}
-
-/// Where a server stands in the index: newest build first, and among those the fullest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rank {
-    /// The build that the server runs.
-    pub build: u32,
-    /// How full it is.
-    pub fill: Fill,
-}
-
-impl Rank {
-    /// Numbers of one build.
-    const A_BUILD: i64 = 4;
-
-    /// The rank that a number stands for.
-    pub fn from_number(number: i64) -> Option<Self> {
-        let build = u32::try_from(number.div_euclid(Self::A_BUILD)).ok()?;
-        Some(Self { build, fill: Fill::from_number(number.rem_euclid(Self::A_BUILD))? })
-    }
-
-    /// The number that stands for it in the table.
-    pub fn number(self) -> i64 {
-        i64::from(self.build) * Self::A_BUILD + self.fill.number()
-    }
-
-    /// The rank of the fullest server of a build.
-    pub const fn top(build: u32) -> Self {
-        Self { build, fill: Fill::TOP }
-    }
-}
-
-/// The fill of a server with this many claims; `None` when it is full.
-pub fn fill(claims: usize, capacity: u32) -> Option<Fill> {
-    let claims = u32::try_from(claims).unwrap_or(u32::MAX);
-    if claims >= capacity {
-        return None;
-    }
-    Some(match claims.saturating_mul(3) / capacity {
-        0 => Fill(0),
-        1 => Fill(1),
-        _ => Fill(2),
-    })
-}
-
-/// Where players connect to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// A host name or an IP address, 1-255 printable ASCII characters without blanks.
-    pub address: String,
-    /// A port, never 0.
-    pub port: u16,
-}
-
-/// What a server says of itself when it registers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Registration {
-    /// Where players connect to.
-    pub endpoint: Endpoint,
-    /// Its slots, if it knows better than the pool.
-    pub capacity: Option<u32>,
-    /// Free text about it for operators.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// The launch of a server that has not registered yet: all that RunTask was called with, so that a repeated call is
-/// identical, and when something is due.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Launch {
-    /// The server's token, for its environment. Gone from the table once the server has registered.
-    pub token: String,
-    /// When RunTask is to be called (again), unless its task is on record.
-    pub call_at: Time,
-    /// When the server must have registered.
-    pub deadline: Time,
-    /// How long an attempt may take, for the deadline of the next one.
-    pub time_to_start: Span,
-    /// The task's parameters, as text that only the launcher reads.
-    pub spec: String,
-}
-
-impl fmt::Debug for Launch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Launch {{ call_at: {:?}, deadline: {:?}, .. }}", self.call_at, self.deadline)
-    }
-}
-
-/// What a launch needs now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Due {
-    /// No task is on record: call RunTask again with the same token.
-    Call,
-    /// The deadline has passed: start the next attempt.
-    NextAttempt,
-    /// The deadline of the last attempt has passed: abandon the launch.
-    AbandonLaunch,
-}
-
-/// The image of a ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ledger {
-    /// The server.
-    pub id: ServerId,
-    /// Its pool.
-    pub pool: PoolName,
-    /// The part of the pool's index that lists it: the number of the frontier that it was started for.
-    pub shard: u32,
-    /// The build that it runs.
-    pub build: u32,
-    /// Where it is in its life.
-    pub state: ServerState,
-    /// Its slots.
-    pub capacity: u32,
-    /// Who holds them.
-    pub claims: BTreeMap<PlayerId, Claim>,
-    /// How long a reservation holds, as the pool said when the server was started.
-    pub reservation: Span,
-    /// How long a heartbeat keeps the lease, likewise.
-    pub lease_for: Span,
-    /// Until when the server is believed alive. Unknown before it registers.
-    pub lease_until: Option<Time>,
-    /// The time of the last heartbeat.
-    pub seen: Option<Time>,
-    /// Since when it has been seen without a claim; a claim ends that.
-    pub idle_since: Option<Time>,
-    /// When a draining server is stopped although players are inside.
-    pub drain_by: Option<Time>,
-    /// When an operator last said that it is to drain. Newer wins, late loses.
-    pub requested_at: Option<Time>,
-    /// When it registered.
-    pub ready_at: Option<Time>,
-    /// Where players connect to, once it has registered.
-    pub endpoint: Option<Endpoint>,
-    /// What it said of itself.
-    pub metadata: BTreeMap<String, String>,
-    /// The hash of its token.
-    pub token_hash: TokenHash,
-    /// Which attempt to start it this is, from 1.
-    pub attempt: u32,
-    /// The task that it runs in, once RunTask has answered.
-    pub task: Option<String>,
-    /// Its launch, until it has registered.
-    pub launch: Option<Launch>,
-    /// How the index lists it, if it does.
-    pub listed: Option<Fill>,
-}
-
-impl Ledger {
-    /// A server of that pool that is about to be started: nobody holds a slot, and there is no launch yet.
-    pub fn new(id: ServerId, pool: PoolName, limits: &PoolLimits, token_hash: TokenHash) -> Self {
-        Self {
-            id,
-            pool,
-            shard: 0,
-            build: 0,
-            state: ServerState::Starting,
-            capacity: limits.capacity,
-            claims: BTreeMap::new(),
-            reservation: limits.reservation,
-            lease_for: limits.lease,
-            lease_until: None,
-            seen: None,
-            idle_since: None,
-            drain_by: None,
-            requested_at: None,
-            ready_at: None,
-            endpoint: None,
-            metadata: BTreeMap::new(),
-            token_hash,
-            attempt: 1,
-            task: None,
-            launch: None,
-            listed: None,
-        }
-    }
-
-    /// When a claim's time is up; `None` if it has no end of its own: the player is inside, or the server is still
-    /// starting.
-    pub fn expires(&self, claim: Claim) -> Option<Time> {
-        match (claim, self.ready_at) {
-            (Claim::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.reservation),
-            _ => None,
-        }
-    }
-
-    /// Whether a claim is over: a reservation whose time is up, or any claim on a stopped server.
-    pub fn is_over(&self, claim: Claim, now: Time) -> bool {
-        self.state == ServerState::Stopped || self.expires(claim).is_some_and(|end| end <= now)
-    }
-
-    /// Slots that nobody holds on a server of that build that is still starting; 0 of any other.
-    pub fn room_to_start(&self, build: u32) -> u32 {
-        let counts = self.state == ServerState::Starting && self.build == build;
-        let held = u32::try_from(self.claims.len()).unwrap_or(u32::MAX);
-        if counts { self.capacity.saturating_sub(held) } else { 0 }
-    }
-
-    /// Whether it takes new claims as far as its state and lease go.
-    pub fn takes_claims(&self, now: Time) -> bool {
-        match self.state {
-            ServerState::Starting => true,
-            ServerState::Ready => self.lease_until.is_some_and(|until| now <= until),
-            ServerState::Draining | ServerState::Stopped => false,
-        }
-    }
-
-    /// Whether it never was up. Stopped all the same, it is a launch that has failed, whoever counts it out.
-    pub const fn never_registered(&self) -> bool {
-        self.ready_at.is_none()
-    }
-
-    /// Whether every slot is held by some entry, over or not.
-    pub fn is_full(&self) -> bool {
-        self.claims.len() >= self.capacity as usize
-    }
-
-    /// Claims that are not over.
-    pub fn live_claims(&self, now: Time) -> usize {
-        self.claims.values().filter(|claim| !self.is_over(**claim, now)).count()
-    }
-
-    /// Players who are inside.
-    pub fn connected(&self) -> usize {
-        self.claims.values().filter(|claim| claim.is_connected()).count()
-    }
-
-    /// Players who are on their way: reservations that are not over.
-    pub fn reserved(&self, now: Time) -> usize {
-        self.claims.values().filter(|claim| !claim.is_connected() && !self.is_over(**claim, now)).count()
-    }
-
-    /// The claims whose time is up, as the exact values to remove: at most [`MAX_EVICTIONS`].
-    pub fn evictable(&self, now: Time) -> Vec<(PlayerId, Claim)> {
-        let over = self.claims.iter().filter(|(_, claim)| self.is_over(**claim, now));
-        over.take(MAX_EVICTIONS).map(|(player, claim)| (player.clone(), *claim)).collect()
-    }
-
-    /// Players that the ledger holds as connected and that are not in `inside`.
-    pub fn connected_but_not<'a>(
-        &'a self,
-        inside: &'a [PlayerId],
-    ) -> impl Iterator<Item = (&'a PlayerId, Placement)> + 'a {
-        let connected = self.claims.iter().filter(|(_, claim)| claim.is_connected());
-        connected.filter(|(player, _)| !inside.contains(player)).map(|(player, claim)| (player, claim.placement()))
-    }
-
-    /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
-    /// whose ledger does not say connected is a disconnect that got half way: the placement is over.
-    pub fn kept(&self, player: &PlayerId, seat: Claim, now: Time) -> Option<Claim> {
-        self.claims.get(player).copied().filter(|claim| {
-            let agree = claim.placement() == seat.placement() && (claim.is_connected() || !seat.is_connected());
-            agree && !self.is_over(*claim, now)
-        })
-    }
-
-    /// The write that puts the index right about this server, if it is wrong. A server with an expired claim counts
-    /// as having room, so that its slot is found; one whose lease is over takes nobody, and would hide those that do.
-    pub fn listing_fix(&self, now: Time) -> Option<LedgerWrite> {
-        let build = self.build;
-        let fill = match self.state {
-            ServerState::Ready if self.takes_claims(now) => fill(self.live_claims(now), self.capacity),
-            _ => None,
-        };
-        match (self.listed, fill) {
-            (was, Some(fill)) if was != Some(fill) => Some(LedgerWrite::List { build, was, fill }),
-            (Some(was), None) => Some(LedgerWrite::Unlist { build, was, now }),
-            _ => None,
-        }
-    }
-
-    /// The same for whoever has just claimed `slots` slots here: only the claim that changes the fill level updates the index,
-    /// not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
-    pub fn listing_fix_after_claim(&self, slots: usize, now: Time) -> Option<LedgerWrite> {
-        let live = self.live_claims(now);
-        let crossed = fill(live, self.capacity) != fill(live.saturating_sub(slots), self.capacity);
-        if crossed { self.listing_fix(now) } else { None }
-    }
-
-    /// What the launch needs now, if anything.
-    pub fn due(&self, now: Time) -> Option<Due> {
-        let launch = self.launch.as_ref().filter(|_| self.state == ServerState::Starting)?;
-        if now >= launch.deadline {
-            let last = self.attempt >= MAX_LAUNCH_ATTEMPTS;
-            Some(if last { Due::AbandonLaunch } else { Due::NextAttempt })
-        } else {
-            (self.task.is_none() && now >= launch.call_at).then_some(Due::Call)
-        }
-    }
-}
 
 /// Who says that a server is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -841,160 +427,40 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// The write that puts the index right about this server, if it is wrong. A server with an expired claim counts
+    /// as having room, so that its slot is found; one whose lease is over takes nobody, and would hide those that do.
+    pub fn listing_fix(&self, now: Time) -> Option<LedgerWrite> {
+        let build = self.build;
+        let fill = match self.state {
+            ServerState::Ready if self.takes_claims(now) => fill(self.live_claims(now), self.capacity),
+            _ => None,
+        };
+        match (self.listed, fill) {
+            (was, Some(fill)) if was != Some(fill) => Some(LedgerWrite::List { build, was, fill }),
+            (Some(was), None) => Some(LedgerWrite::Unlist { build, was, now }),
+            _ => None,
+        }
+    }
+
+    /// The same for whoever has just claimed `slots` slots here: only the claim that changes the fill level updates the index,
+    /// not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
+    pub fn listing_fix_after_claim(&self, slots: usize, now: Time) -> Option<LedgerWrite> {
+        let live = self.live_claims(now);
+        let crossed = fill(live, self.capacity) != fill(live.saturating_sub(slots), self.capacity);
+        if crossed { self.listing_fix(now) } else { None }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
+    use crate::Endpoint;
     use crate::fixtures::{
         NONE, NOW, TICK, connected, draining, launch, placement, player, ready, reserved, starting, states, stopped,
         token, which,
     };
-
-    #[test]
-    fn what_the_table_holds_is_read_as_it_was_written() {
-        assert_eq!(ServerState::ALL.map(ServerState::as_str), ["starting", "ready", "draining", "stopped"]);
-        assert_eq!(ServerState::ALL.map(|state| ServerState::parse(state.as_str())), ServerState::ALL.map(Some));
-        assert_eq!(ServerState::parse("Ready"), None);
-        for (number, claim) in [(7, Some(reserved(7))), (-7, Some(connected(7))), (0, None)] {
-            assert_eq!(Claim::from_number(number), claim, "{number}");
-            assert!(claim.is_none_or(|claim| claim.number() == number), "{claim:?}");
-        }
-        for (number, fill) in [(0, Some(Fill::EMPTY)), (1, Some(Fill(1))), (2, Some(Fill::TOP)), (3, None), (-1, None)]
-        {
-            assert_eq!(Fill::from_number(number), fill, "{number}");
-            assert!(fill.is_none_or(|fill| fill.number() == number), "{fill:?}");
-        }
-    }
-
-    #[test]
-    fn in_the_index_the_newest_build_comes_first_and_in_it_the_fullest() {
-        let rank = |build, fill| Rank { build, fill: Fill(fill) };
-        for (rank, number) in [(rank(0, 0), 0), (rank(0, 2), 2), (rank(1, 0), 4), (rank(3, 1), 13)] {
-            assert_eq!((rank.number(), Rank::from_number(number)), (number, Some(rank)), "{rank:?}");
-        }
-        for number in [3, -1] {
-            assert_eq!(Rank::from_number(number), None, "{number}");
-        }
-        assert_eq!(Rank::top(3), rank(3, 2));
-    }
-
-    #[test]
-    fn a_fill_says_between_which_bounds_the_room_is() {
-        for capacity in 1..=100 {
-            for claims in 0..capacity {
-                let (fill, room) = (fill(claims as usize, capacity).unwrap(), capacity - claims);
-                let bounds = (fill.least_room(capacity), fill.most_room(capacity));
-                assert!(bounds.0 <= room && room <= bounds.1, "{claims} of {capacity}: {fill:?} says {bounds:?}");
-            }
-            assert_eq!(fill(capacity as usize, capacity), None, "a full server has none");
-        }
-        for (fill, bounds) in [(0, (7, 9)), (1, (4, 6)), (2, (1, 3))] {
-            let fill = Fill(fill);
-            assert_eq!((fill.least_room(9), fill.most_room(9)), bounds, "{fill:?}: as close as they can be");
-        }
-    }
-
-    #[test]
-    fn a_reservation_counts_from_when_its_server_was_ready() {
-        let ledger = ready(&[]);
-        let until = NOW + ledger.reservation;
-        assert_eq!(ledger.expires(reserved(1_000)), Some(until), "made while it was starting");
-        assert_eq!(ledger.expires(reserved(NOW.0 + 5)), Some(until + Span(5)));
-        assert_eq!(ledger.expires(connected(1_000)), None);
-        assert_eq!(starting(&[]).expires(reserved(1_000)), None);
-        assert!(ledger.is_over(reserved(1_000), until) && !ledger.is_over(reserved(1_000), until - TICK));
-        assert!(stopped().is_over(connected(1_000), NOW));
-    }
-
-    #[test]
-    fn who_is_inside_and_who_is_on_the_way_is_counted_without_those_whose_time_is_up() {
-        let ledger = ready(&[("a", connected(1_000)), ("b", reserved(1_000)), ("c", reserved(NOW.0 + 5))]);
-        let count = |now| (ledger.connected(), ledger.reserved(now), ledger.live_claims(now));
-        assert_eq!(count(NOW), (1, 2, 3));
-        assert_eq!((ready(&[]).connected(), ready(&[]).reserved(NOW)), (0, 0));
-        assert_eq!(count(NOW + ledger.reservation), (1, 1, 2));
-        assert_eq!(ledger.evictable(NOW + ledger.reservation), [(player("b"), reserved(1_000))]);
-        let inside = [player("b")];
-        assert_eq!(ledger.connected_but_not(&inside).collect::<Vec<_>>(), [(&player("a"), placement(1_000))]);
-        assert_eq!(ledger.connected_but_not(&[player("a")]).count(), 0);
-    }
-
-    #[test]
-    fn claims_are_taken_while_starting_and_until_the_lease_is_over() {
-        assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW)), ["starting", "ready"]);
-        assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW + TICK)), ["starting"], "its lease is over");
-        assert!(!Ledger { lease_until: None, ..ready(&[]) }.takes_claims(NOW));
-        assert!(starting(&[]).never_registered() && !ready(&[]).never_registered());
-        let full = ready(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
-        assert!(full.is_full() && !ready(&[("a", reserved(1_000))]).is_full());
-    }
-
-    #[test]
-    fn a_claim_is_kept_if_the_seat_agrees_and_its_time_is_not_up() {
-        let kept = |claim, seat, now| ready(&[("a", claim)]).kept(&player("a"), seat, now);
-        assert_eq!(kept(reserved(7), reserved(7), NOW), Some(reserved(7)));
-        assert_eq!(kept(connected(7), reserved(7), NOW), Some(connected(7)), "the seat is still to be written");
-        assert_eq!(kept(connected(7), connected(7), NOW), Some(connected(7)));
-        assert_eq!(kept(reserved(7), connected(7), NOW), None, "a disconnect that got half way");
-        assert_eq!(kept(reserved(8), reserved(7), NOW), None);
-        assert_eq!(kept(reserved(7), reserved(7), NOW + ready(&[]).reservation), None);
-        assert_eq!(ready(&[]).kept(&player("a"), reserved(7), NOW), None);
-    }
-
-    #[test]
-    fn the_index_lists_who_is_ready_has_room_and_is_alive() {
-        let list = |was, fill| Some(LedgerWrite::List { build: 0, was, fill });
-        let unlist = |was| Some(LedgerWrite::Unlist { build: 0, was, now: NOW });
-        let of = |listed, ledger| Ledger { listed, ..ledger }.listing_fix(NOW);
-        assert_eq!(of(None, ready(&[])), list(None, Fill::EMPTY));
-        assert_eq!(of(Some(Fill::TOP), ready(&[])), list(Some(Fill::TOP), Fill::EMPTY));
-        assert_eq!(of(Some(Fill::EMPTY), ready(&[])), None);
-        let full = ready(&[("a", connected(1)), ("b", connected(1))]);
-        let late = Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) };
-        for (case, ledger) in [
-            ("full", full),
-            ("its lease is over", late),
-            ("draining", draining(&[])),
-            ("stopped", stopped()),
-            ("starting", starting(&[])),
-        ] {
-            assert_eq!(of(Some(Fill::EMPTY), ledger.clone()), unlist(Fill::EMPTY), "{case}");
-            assert_eq!(of(None, ledger), None, "{case}, not listed");
-        }
-    }
-
-    #[test]
-    fn only_the_claim_that_crosses_a_claim_tells_the_index() {
-        let with = |claims: usize| {
-            let names = ["a", "b", "c", "d", "e", "f"];
-            let claims = names.iter().take(claims).map(|name| (*name, connected(1))).collect::<Vec<_>>();
-            Ledger { capacity: 6, ..ready(&claims) }
-        };
-        // Nothing is listed here, so a full one is in order.
-        for (claims, tells) in [(1, false), (2, true), (3, false), (4, true), (5, false), (6, false)] {
-            assert_eq!(with(claims).listing_fix_after_claim(1, NOW).is_some(), tells, "{claims} claims of six");
-        }
-        assert!(with(3).listing_fix_after_claim(2, NOW).is_some(), "a party crosses it with its last two");
-    }
-
-    #[test]
-    fn a_launch_is_called_again_until_its_task_is_on_record_and_then_has_its_time() {
-        let reply = format!("{:?}", launch());
-        assert!(reply.contains("deadline") && !reply.contains("secret"), "{reply}");
-        let ledger = Ledger { launch: Some(launch()), ..starting(&[]) };
-        let due = |case: &str, ledger: &Ledger, at: Time, due: Due| {
-            assert_eq!((ledger.due(at - TICK), ledger.due(at)), (None, Some(due)), "{case}: a moment before, and then");
-        };
-        due("the call", &ledger, NOW, Due::Call);
-        let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };
-        let deadline = NOW + Span(1_000);
-        assert_eq!(called.due(NOW), None, "its task is on record");
-        due("the next attempt", &called, deadline, Due::NextAttempt);
-        let last = Ledger { attempt: MAX_LAUNCH_ATTEMPTS, ..called };
-        due("the end", &last, deadline, Due::AbandonLaunch);
-        assert_eq!(Ledger { state: ServerState::Ready, ..ledger }.due(deadline), None);
-        assert_eq!(starting(&[]).due(deadline), None);
-    }
 
     /// The labels of the ledgers on which a write takes.
     fn taken<const N: usize>(write: &LedgerWrite, images: [(&'static str, Ledger); N]) -> Vec<&'static str> {
@@ -1334,5 +800,41 @@ mod tests {
         let abandon = LedgerWrite::AbandonLaunch { failed: 1, now: NOW };
         assert_eq!(taken(&abandon, images()), ["to be called", "called"]);
         assert_eq!(abandon.apply(Some(&called())).unwrap().state, ServerState::Stopped);
+    }
+
+    #[test]
+    fn the_index_lists_who_is_ready_has_room_and_is_alive() {
+        let list = |was, fill| Some(LedgerWrite::List { build: 0, was, fill });
+        let unlist = |was| Some(LedgerWrite::Unlist { build: 0, was, now: NOW });
+        let of = |listed, ledger| Ledger { listed, ..ledger }.listing_fix(NOW);
+        assert_eq!(of(None, ready(&[])), list(None, Fill::EMPTY));
+        assert_eq!(of(Some(Fill::TOP), ready(&[])), list(Some(Fill::TOP), Fill::EMPTY));
+        assert_eq!(of(Some(Fill::EMPTY), ready(&[])), None);
+        let full = ready(&[("a", connected(1)), ("b", connected(1))]);
+        let late = Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) };
+        for (case, ledger) in [
+            ("full", full),
+            ("its lease is over", late),
+            ("draining", draining(&[])),
+            ("stopped", stopped()),
+            ("starting", starting(&[])),
+        ] {
+            assert_eq!(of(Some(Fill::EMPTY), ledger.clone()), unlist(Fill::EMPTY), "{case}");
+            assert_eq!(of(None, ledger), None, "{case}, not listed");
+        }
+    }
+
+    #[test]
+    fn only_the_claim_that_changes_the_fill_updates_the_index() {
+        let with = |claims: usize| {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let claims = names.iter().take(claims).map(|name| (*name, connected(1))).collect::<Vec<_>>();
+            Ledger { capacity: 6, ..ready(&claims) }
+        };
+        // Nothing is listed here, so a full one is in order.
+        for (claims, tells) in [(1, false), (2, true), (3, false), (4, true), (5, false), (6, false)] {
+            assert_eq!(with(claims).listing_fix_after_claim(1, NOW).is_some(), tells, "{claims} claims of six");
+        }
+        assert!(with(3).listing_fix_after_claim(2, NOW).is_some(), "a party crosses it with its last two");
     }
 }

@@ -1,0 +1,45 @@
+//! The answer to a request, and what a test expects of it.
+
+use reqwest::StatusCode;
+use serde_json::Value;
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Reply {
+    /// The request, so that a failure in a loop over many of them names it.
+    #[expect(dead_code, reason = "read in the Debug form only")]
+    pub request: String,
+    pub status: StatusCode,
+    pub retry_after: Option<i64>,
+    pub content_type: String,
+    pub body: Value,
+}
+
+impl Reply {
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub fn server(&self) -> &str {
+        self.body["server"]["id"].as_str().unwrap_or_else(|| panic!("no server in {self:?}"))
+    }
+
+    pub fn ticket(&self) -> &str {
+        self.body["ticket"].as_str().unwrap_or_else(|| panic!("no ticket in {self:?}"))
+    }
+
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Self {
+        assert_eq!((self.status.as_u16(), self.code()), (status, code), "{self:?}");
+        assert_eq!(self.content_type, "application/problem+json");
+        assert_eq!(self.body["status"], status);
+        assert!(self.body["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{self:?}");
+        self
+    }
+}
