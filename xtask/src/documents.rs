@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_told_from_output_and_keep_their_lines() {
+    fn commands_are_separated_from_output_and_keep_their_line_numbers() {
         let text = "# A\n```console\n$ one\noutput\n$ two \\\n    more\n> no command any more\n$ cat <<END\n> a\n> END\n```\n\
                     1. b\n   ```console stack\n   $ three\n   ```\n~~~console not-run\n$ four\n~~~\n```json\n{}\n```\n";
         assert_eq!(

@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn comments_strings_and_lifetimes_are_no_names() {
+    fn comments_strings_and_lifetimes_give_no_names() {
         let source = "a /* b /* c */ d */ \"e \\\" f\" r#\"g \" h\"# 'i' '\\'' b\"j\" &'k l // m\nn 1_u64 r\"o\"";
         assert_eq!(texts(source), ["a", "\"", "\"", "\"", "\"", "\"", "&", "l", "n", "\"", "\""]);
     }
 
     #[test]
-    fn a_token_knows_its_line() {
+    fn a_token_has_its_line_number() {
         let lines: Vec<usize> = tokens("a\n/* \n */ \"\n\" b").into_iter().map(|it| it.line).collect();
         assert_eq!(lines, [1, 3, 4]);
     }

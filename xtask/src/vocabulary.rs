@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_list_that_is_no_rule_names_itself() {
+    fn a_malformed_line_of_the_list_is_reported_with_its_number() {
         assert!(rules("a => b\nnothing").err().unwrap().to_string().starts_with("xtask/vocabulary.txt:2: "));
         assert!(rules("a |  | c => b").is_err());
     }
