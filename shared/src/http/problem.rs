@@ -64,8 +64,8 @@ codes! {
     NoClaim = "no_claim", CONFLICT, "The player holds no live claim on this server";
     /// The player is placed elsewhere: inside another pool, or by seat on another server.
     PlacedElsewhere = "placed_elsewhere", CONFLICT, "The player is placed elsewhere";
-    /// The player is inside a server, which alone can let them go; nothing was written.
-    PlayerInside = "player_inside", CONFLICT, "The player is inside a server";
+    /// The player is connected to a server, and only that server can disconnect the player; nothing was written.
+    PlayerInside = "player_inside", CONFLICT, "The player is connected to a server";
     /// The pool may not have as many servers as that; nothing was started.
     AtMaximum = "at_maximum", CONFLICT, "The pool may not have that many servers";
     /// The server has not registered itself yet.
