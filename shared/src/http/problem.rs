@@ -152,7 +152,7 @@ impl From<ServerOutcome> for Problem {
             ServerOutcome::WrongToken => {
                 Self::new(Code::WrongToken, "Send the OWMM_SERVER_TOKEN of the attempt that started this server last.")
             }
-            ServerOutcome::Stopped => Self::new(Code::ServerStopped, "This server is over. Its process should end."),
+            ServerOutcome::Stopped => Self::new(Code::ServerStopped, "The server is stopped for good. Its process should end."),
             ServerOutcome::NotRegistered => {
                 Self::new(Code::NotRegistered, "Register the server first, with PUT /servers/{serverId}.")
             }

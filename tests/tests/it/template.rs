@@ -277,7 +277,7 @@ fn every_alarm_notifies_the_topic_and_watches_a_deployed_resource() {
     let template = template();
     for (id, alarm) in of_type(&template, "AWS::CloudWatch::Alarm") {
         let alarm = &alarm["Properties"];
-        assert_eq!(alarm["AlarmActions"]["Fn::If"][0], "Tells", "{id}");
+        assert_eq!(alarm["AlarmActions"]["Fn::If"][0], "HasAlarmTopic", "{id}");
         for dimension in alarm["Dimensions"].as_array().unwrap() {
             let value = &dimension["Value"];
             let of = value["Ref"].as_str().or_else(|| value["Fn::GetAtt"].as_str()?.split('.').next()).unwrap();
