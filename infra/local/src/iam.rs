@@ -247,8 +247,7 @@ mod tests {
     fn roles_are_read_with_every_resource_that_they_name() {
         let template = template::read(
             "Resources:
-               F: { Type: AWS::Serverless::Function, Metadata: { BuildProperties: { Binary: f } },
-                    Properties: { Role: !GetAtt R.Arn } }
+               F: { Type: AWS::Serverless::Function, Properties: { Handler: f, Role: !GetAtt R.Arn } }
                R: { Properties: { Policies: [ { PolicyDocument: { Statement: [
                     { Effect: Allow, Action: [dynamodb:GetItem, logs:PutLogEvents], Resource: [!GetAtt Table.Arn, '*'] },
                     { Effect: Deny, Action: dynamodb:Scan, Resource: '*' } ] } } ] } }",
