@@ -74,7 +74,7 @@ async fn ecs_without_capacity_is_asked_again_with_a_new_token_of_the_server() {
     let refused = world.ledger(&server).await;
     assert_eq!((refused.attempt, &refused.task), (2, &None), "the next attempt is due after a pause");
     world.polled_until("alice", &server, "the task is on record", |ledger| ledger.task.is_some()).await;
-    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    assert_eq!(world.processes_started().await, 1);
     world.end().await;
 }
 
@@ -90,7 +90,7 @@ async fn ecs_that_throttles_has_not_refused_and_is_asked_again_in_the_same_attem
     let started = |ledger: &Ledger| ledger.task.is_some();
     let ledger = world.polled_until("alice", &server, "the task is on record", started).await;
     assert_eq!((ledger.attempt, ledger.launch.unwrap().token), (1, token), "the first attempt, and its token");
-    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    assert_eq!(world.processes_started().await, 1);
     world.end().await;
 }
 
