@@ -391,7 +391,7 @@ async fn a_frontier_forgets_a_server_that_it_could_go_back_to_once_that_has_no_f
     };
     a_fleet(&ground, &pool, &[full("left"), full("next")]).await;
     let frontier = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
-    ground.put(vec![items::write_frontier(&pool.name, 0, &frontier)]).await;
+    ground.put(vec![table::frontier::to_item(&pool.name, 0, &frontier)]).await;
     let owmm = ground.owmm(&Wire::new(Death::Never), 1);
     let place = owmm.join(&PlayerId::parse("player").unwrap(), None).await.unwrap();
     let JoinOutcome::Slot(Slot::Starting { server, .. }) = place else { panic!("{place:?}") };

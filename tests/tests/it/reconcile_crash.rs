@@ -876,7 +876,7 @@ async fn run_task_without_an_answer_is_repeated_after_five_seconds_and_not_by_ev
 
 /// A pool that has moved to a cluster that ECS does not have, and its `left` ones.
 fn moved(left: &[&str]) -> Pool {
-    let mut pool = Pool { left: left.iter().map(|it| (*it).to_owned()).collect(), ..a_pool("default", 0) };
+    let mut pool = Pool { previous_clusters: left.iter().map(|it| (*it).to_owned()).collect(), ..a_pool("default", 0) };
     pool.task.cluster = "elsewhere".to_owned();
     pool
 }
