@@ -16,8 +16,8 @@ pub enum TaskStatus {
     Alive,
     /// It has stopped.
     Stopped,
-    /// ECS does not know it, which is also what ECS says of a task that it has just started. Or it was never put on record,
-    /// and ECS runs none of this server's attempt.
+    /// ECS does not know it, which is also what ECS says of a task that it has just started. Or it was never put on
+    /// record, and ECS runs none of this server's attempt.
     Missing,
     /// ECS was not asked, or did not answer.
     Unknown,
@@ -83,8 +83,8 @@ impl Ledger {
         self.has_lapsed(now) && self.lease_until.is_none_or(|until| until + long < now)
     }
 
-    /// Whether a reason to stop it is believed only while few leases lapse at once, as it rests on the lease. That ECS does
-    /// not know the task of a server that has been silent for long does not: such a server will not come back.
+    /// Whether a reason to stop it is believed only while few leases lapse at once, as it rests on the lease. That ECS
+    /// does not know the task of a server that has been silent for long does not: such a server will not come back.
     pub fn is_only_suspected(&self, reason: StopReason, now: Time) -> bool {
         match reason {
             StopReason::Silent => true,
@@ -130,8 +130,8 @@ impl Ledger {
         Repair::None
     }
 
-    /// The write that ends it. For a drain, only if its deadline is still as it was seen; for a lapsed lease, only if the
-    /// lease is over still and nobody has come: a beat or a connection that arrives in between wins.
+    /// The write that ends it. For a drain, only if its deadline is still as it was seen; for a lapsed lease, only if
+    /// the lease is over still and nobody has come: a beat or a connection that arrives in between wins.
     pub fn stop_for(&self, reason: StopReason, now: Time) -> LedgerWrite {
         let attempt = self.attempt;
         match reason {

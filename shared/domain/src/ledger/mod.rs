@@ -263,8 +263,8 @@ impl Ledger {
         connected.filter(|(player, _)| !inside.contains(player)).map(|(player, claim)| (player, claim.placement()))
     }
 
-    /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
-    /// whose ledger does not say connected is a disconnect that got half way: the placement is over.
+    /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected
+    /// seat whose ledger does not say connected is a disconnect that got half way: the placement is over.
     pub fn kept(&self, player: &PlayerId, seat: Claim, now: Time) -> Option<Claim> {
         self.claims.get(player).copied().filter(|claim| {
             let agree = claim.placement() == seat.placement() && (claim.is_connected() || !seat.is_connected());

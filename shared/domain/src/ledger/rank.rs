@@ -1,7 +1,7 @@
 //! The place of a server in the index of servers with room.
 
-/// How full a ready server is, in thirds. It is part of the sort key of the index ([`Rank`]), so that changes three times
-/// while a server fills up, not once a claim. A full server has none and is not listed.
+/// How full a ready server is, in thirds. It is part of the sort key of the index ([`Rank`]), so that changes three
+/// times while a server fills up, not once a claim. A full server has none and is not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fill(u8);
 

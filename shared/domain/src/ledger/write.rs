@@ -117,7 +117,8 @@ pub enum LedgerWrite {
         attempt: u32,
         /// The lease must have ended before that.
         silent_since: Time,
-        /// The claims, exactly as they were seen; `None` where they do not matter, because there is no task to be inside of.
+        /// The claims, exactly as they were seen; `None` where they do not matter, because there is no task to be
+        /// inside of.
         claims: Option<BTreeMap<PlayerId, Claim>>,
         /// The time of the request.
         now: Time,
@@ -134,8 +135,8 @@ pub enum LedgerWrite {
         /// The time of the request.
         now: Time,
     },
-    /// ready → draining on an operator's command: no new claims; who is inside stays. Draining already is done, with the
-    /// new deadline. Refused if this command or a later one was applied already.
+    /// ready → draining on an operator's command: no new claims; who is inside stays. Draining already is done, with
+    /// the new deadline. Refused if this command or a later one was applied already.
     Drain {
         /// When the operator requested it.
         at: Time,
@@ -443,8 +444,8 @@ impl Ledger {
         }
     }
 
-    /// The same for whoever has just claimed `slots` slots here: only the claim that changes the fill level updates the index,
-    /// not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
+    /// The same for whoever has just claimed `slots` slots here: only the claim that changes the fill level updates the
+    /// index, not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
     pub fn listing_fix_after_claim(&self, slots: usize, now: Time) -> Option<LedgerWrite> {
         let live = self.live_claims(now);
         let crossed = fill(live, self.capacity) != fill(live.saturating_sub(slots), self.capacity);

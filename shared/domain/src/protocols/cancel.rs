@@ -1,8 +1,8 @@
 //! A player cancels a reservation.
 //!
-//! The seat is vacated first: it decides whether the player was faster than the server that is registering them. Then the
-//! claim is freed, and a slot on a starting server goes back to its frontier. A connected player leaves through the server,
-//! not through this protocol.
+//! The seat is vacated first: it decides whether the player was faster than the server that is registering them. Then
+//! the claim is freed, and a slot on a starting server goes back to its frontier. A connected player leaves through the
+//! server, not through this protocol.
 
 use super::{Answer, Effect, Protocol, Reply, Step};
 use crate::{Claim, LedgerWrite, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time};
@@ -54,7 +54,8 @@ impl Protocol for CancelReservation {
             (Stage::Voiding(server, claim), Reply::SeatWritten(Answer::Written(_))) => {
                 self.release(server, claim, true)
             }
-            // The frontier has counted this slot as handed out; without this nobody could have it before the server is ready.
+            // The frontier has counted this slot as handed out; without this nobody could have it before the server is
+            // ready.
             (Stage::Releasing { .. }, Reply::LedgerWritten(Answer::Written(ledger)))
                 if ledger.state == ServerState::Starting =>
             {

@@ -1,7 +1,7 @@
 //! A server registers a player: first the ledger, then the seat, both under exactly one placement.
 //!
-//! The player is let in only when both took. If the ledger refuses, nothing has happened. If the seat refuses, the claim
-//! is released again, by its exact placement; so nothing ever has to be undone on the seat.
+//! The player is let in only when both took. If the ledger refuses, nothing has happened. If the seat refuses, the
+//! claim is released again, by its exact placement; so nothing ever has to be undone on the seat.
 
 use super::{Answer, Effect, Protocol, Reply, Step};
 use crate::{Claim, Ledger, LedgerWrite, Placement, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time, TokenHash};

@@ -1,8 +1,8 @@
 //! A server disconnects a player: the end of a connected placement.
 //!
-//! The ledger is written first, then the seat, each for the exact placement only, so a late call cannot touch a player who has
-//! come back since. With a grace period it is the other way round: the seat and then the ledger get a new placement, reserved,
-//! because the seat decides which placement that is.
+//! The ledger is written first, then the seat, each for the exact placement only, so a late call cannot touch a player
+//! who has come back since. With a grace period it is the other way round: the seat and then the ledger get a new
+//! placement, reserved, because the seat decides which placement that is.
 
 use super::{Answer, Effect, Protocol, Reply, Step};
 use crate::{
@@ -48,8 +48,8 @@ pub struct Disconnect {
 }
 
 impl Disconnect {
-    /// a disconnect of the server whose token hashes to `by` to `player`: for `placement`, or, without one, for whatever
-    /// placement the ledger holds. With `grace` the slot is held that long.
+    /// a disconnect of the server whose token hashes to `by` to `player`: for `placement`, or, without one, for
+    /// whatever placement the ledger holds. With `grace` the slot is held that long.
     pub const fn new(
         by: TokenHash,
         server: ServerId,

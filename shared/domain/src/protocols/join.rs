@@ -1,17 +1,17 @@
 //! Placing a player: seat first, then the claim under the seat's placement.
 //!
 //! 1. Find a server that may have room: a ready one from the index, else the one that the frontier fills.
-//! 2. Write the seat, if it is absent or vacant. A refusal returns the seat that stands: go there first, because a player
-//!    with a live claim gets the same slot back. So a repeated join, a poll and a reconnect are the same call.
-//! 3. For the frontier's server, take a slot from the frontier. If it is used up, ask the index anew, for a server costs
-//!    money and may not be started while another has room; then start one.
+//! 2. Write the seat, if it is absent or vacant. A refusal returns the seat that stands: go there first, because a
+//!    player with a live claim gets the same slot back. So a repeated join, a poll and a reconnect are the same call.
+//! 3. For the frontier's server, take a slot from the frontier. If it is used up, ask the index anew, for a server
+//!    costs money and may not be started while another has room; then start one.
 //! 4. Claim on that server's ledger in one write. A refusal says why: full (the next candidate, moving the seat by
 //!    compare-and-swap), full of expired claims (claim again, removing exactly those), draining or dead (move on).
-//! 5. A frontier's slot for which there is no claim in the end goes back, so that joining and leaving in a loop, or both at
-//!    once, starts no servers.
+//! 5. A frontier's slot for which there is no claim in the end goes back, so that joining and leaving in a loop, or
+//!    both at once, starts no servers.
 //!
-//! A player with a reservation in another pool than the one asked for cancels that reservation first: whatever the answer is then,
-//! nothing is held twice, and 503 means that nothing is held.
+//! A player with a reservation in another pool than the one asked for cancels that reservation first: whatever the
+//! answer is then, nothing is held twice, and 503 means that nothing is held.
 //!
 //! Everything is bounded (`search::Tries`): three servers of the index, then six turns at the frontier, then
 //! [`NoSlot::Busy`].
@@ -178,8 +178,8 @@ impl Join {
         )
     }
 
-    /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many, which
-    /// only the claim itself can tell.
+    /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many,
+    /// which only the claim itself can tell.
     fn claim_slot(&mut self, server: ServerId, placement: Placement, now: Time) -> Step<Joined> {
         self.claim_anew(server, self.search.capacity, Vec::new(), placement, now)
     }
@@ -275,8 +275,8 @@ impl Join {
             _ if self.search.used_up => self.take_slot(now),
             _ if self.mine => self.take_slot(now),
             Hint::Frontier(server) => self.sit(server, true, now),
-            // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
-            // look tells whether this is a poll.
+            // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none,
+            // a look tells whether this is a poll.
             Hint::Unknown => match &self.seat {
                 ExpectedSeat::Exactly { server, .. } => {
                     let server = server.clone();
@@ -351,8 +351,8 @@ impl Join {
         match ledger.claims.get(&self.player).copied() {
             Some(claim) if claim == Claim::Connected(placement) => return self.placed(ledger, claim, now),
             Some(claim) if claim.placement() > placement => return self.raced(Self::read_seat),
-            // An earlier try of this write took, or another call about the player has finished what this one began. If that
-            // was so long ago that its time is up, the seat says what to do next.
+            // An earlier try of this write took, or another call about the player has finished what this one began. If
+            // that was so long ago that its time is up, the seat says what to do next.
             Some(claim) if claim == Claim::Reserved(placement) => {
                 if anew {
                     self.taken = None;

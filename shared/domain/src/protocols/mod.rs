@@ -1,9 +1,9 @@
 //! The protocols of a placement's life, as state machines.
 //!
 //! A protocol is a value. [`Protocol::next`] takes the reply to the last effect and returns the next [`Step`]: another
-//! [`Effect`], or the outcome. A protocol never waits and never performs a call itself. A call whose outcome is unknown ends
-//! the run, and the caller repeats the request; to the protocol that is the same as the function being killed there. So every
-//! place where a real function can die is a place where the model checker can stop.
+//! [`Effect`], or the outcome. A protocol never waits and never performs a call itself. A call whose outcome is unknown
+//! ends the run, and the caller repeats the request; to the protocol that is the same as the function being killed
+//! there. So every place where a real function can die is a place where the model checker can stop.
 //!
 //! | protocol | places or ends |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | [`CancelReservation`] | a player cancels a reservation |
 //! | [`Release`] | an operator releases a player |
 //!
-//! Every effect names the player, server or pool that it is about, so whoever performs it needs nothing else. A reply that
-//! does not match the last effect is a programming error of the caller: every protocol answers it with
+//! Every effect names the player, server or pool that it is about, so whoever performs it needs nothing else. A reply
+//! that does not match the last effect is a programming error of the caller: every protocol answers it with
 //! [`Step::ProtocolError`], which is never a success.
 
 mod cancel;
@@ -62,7 +62,8 @@ pub enum Hint {
 pub enum NoSlot {
     /// As many servers live as the pool allows, and none has room.
     PoolFull,
-    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this time.
+    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this
+    /// time.
     LaunchPaused(Time),
     /// The tries that one request has are used up. Nothing is held.
     Busy,
@@ -159,8 +160,8 @@ pub enum Step<T> {
     Effect(Effect),
     /// The protocol has ended.
     Done(T),
-    /// The reply did not match the last effect, or the protocol had ended before. A programming error of the caller; the
-    /// outcome of the request is unknown.
+    /// The reply did not match the last effect, or the protocol had ended before. A programming error of the caller;
+    /// the outcome of the request is unknown.
     ProtocolError,
 }
 
@@ -169,7 +170,7 @@ pub trait Protocol {
     /// How the protocol can end.
     type Outcome;
 
-    /// Takes the reply to the last effect and returns the next step. `now` is read right before the effect is performed,
-    /// because a function that was frozen resumes with old variables.
+    /// Takes the reply to the last effect and returns the next step. `now` is read right before the effect is
+    /// performed, because a function that was frozen resumes with old variables.
     fn next(&mut self, now: Time, reply: Reply) -> Step<Self::Outcome>;
 }

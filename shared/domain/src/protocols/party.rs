@@ -1,12 +1,12 @@
 //! Placing a party: all of its players on one server in one write, or none.
 //!
 //! 1. Read everybody's seat, and the ledgers that the seats name. Who holds a live claim already sits there: the others
-//!    come to that server or nobody does, and two who sit apart refuse the call by name. So a repeated call, and the poll
-//!    while a server starts, find everybody placed and answer the same.
-//! 2. Find a server with room for all who do not sit, write their seats (a seat that has changed since: begin anew), and
-//!    claim for all of them in one write that pins what was seen of each ([`LedgerWrite::ClaimExactly`]).
-//! 3. A refusal says why, as in a join. A frontier with slots left, but fewer than the party needs, counts as used up for
-//!    it; what is left there is found once that server is up.
+//!    come to that server or nobody does, and two who sit apart refuse the call by name. So a repeated call, and the
+//!    poll while a server starts, find everybody placed and answer the same.
+//! 2. Find a server with room for all who do not sit, write their seats (a seat that has changed since: begin anew),
+//!    and claim for all of them in one write that pins what was seen of each ([`LedgerWrite::ClaimExactly`]).
+//! 3. A refusal says why, as in a join. A frontier with slots left, but fewer than the party needs, counts as used up
+//!    for it; what is left there is found once that server is up.
 //!
 //! Calls about the same party at once come to one placement: seats that another call has written are taken as they are,
 //! and moved only once the claim under them has been refused.
@@ -209,10 +209,10 @@ impl Party {
         if self.room_on(&ledger, now) { self.sit(home, false, now) } else { self.who(|member| member.sits.is_some()) }
     }
 
-    /// What another call has begun for some of them: seats that name a server of the pool with room for all, and no claim
-    /// yet. It is finished, not undone, so that two calls about the same party come to one placement; of several the
-    /// newest, which is the same one for everybody who looks. A seat that has moved on past it ends it: no seat's placement may
-    /// go back.
+    /// What another call has begun for some of them: seats that name a server of the pool with room for all, and no
+    /// claim yet. It is finished, not undone, so that two calls about the same party come to one placement; of several
+    /// the newest, which is the same one for everybody who looks. A seat that has moved on past it ends it: no seat's
+    /// placement may go back.
     fn begun(&self, now: Time) -> Option<(Placement, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
             Some(Seat::Assigned(place)) if !place.claim.is_connected() => {
@@ -426,8 +426,8 @@ impl Protocol for Party {
             (Stage::Finding, Reply::Found(hint)) => self.on_hint(hint, now),
             (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::On(server))) => {
                 match self.seated.clone() {
-                    // Another call may have seen these seats, and claim under them: they are moved only once that has been
-                    // refused.
+                    // Another call may have seen these seats, and claim under them: they are moved only once that has
+                    // been refused.
                     Some(seated) => {
                         self.slots_on = (seated != server).then_some(server);
                         self.claim(seated, now)

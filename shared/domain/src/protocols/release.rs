@@ -1,14 +1,14 @@
 //! An operator releases a player, so that nothing holds them any more.
 //!
-//! 1. A reservation is given up exactly as the player would ([`CancelReservation`]): the seat decides whether the operator was faster
-//!    than the server that is registering the player.
-//! 2. A connected seat is moved by its server's disconnect, or once that server is over. So the ledger is looked at, and as
-//!    long as it holds the connection under the seat's placement, **nothing is changed**: the player may well be inside, and a
-//!    seat that was void would let another server take them in. Who must act all the same ends the server, which frees
-//!    everybody on it.
-//! 3. Where the ledger does not hold it (the server is stopped, its ledger is gone, or a disconnect got no further than the
-//!    ledger), the player can be inside nowhere, and the seat is made void: the second half of a disconnect, bound to the
-//!    exact placement.
+//! 1. A reservation is given up exactly as the player would ([`CancelReservation`]): the seat decides whether the
+//!    operator was faster than the server that is registering the player.
+//! 2. A connected seat is moved by its server's disconnect, or once that server is over. So the ledger is looked at,
+//!    and as long as it holds the connection under the seat's placement, **nothing is changed**: the player may well be
+//!    inside, and a seat that was void would let another server take them in. Who must act all the same ends the
+//!    server, which frees everybody on it.
+//! 3. Where the ledger does not hold it (the server is stopped, its ledger is gone, or a disconnect got no further than
+//!    the ledger), the player can be inside nowhere, and the seat is made void: the second half of a disconnect, bound
+//!    to the exact placement.
 
 use super::{Answer, CancelReservation, Effect, Protocol, Reply, Step};
 use crate::{Assignment, Claim, Ledger, Placement, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time};

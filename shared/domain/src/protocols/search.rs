@@ -1,13 +1,13 @@
 //! What a join and a party share: the search for a server with room, and its bounds.
 //!
-//! Owns which pool is searched, which servers the request has found without room, and how many tries are left. Must not know
-//! whose seats and claims are written.
+//! Owns which pool is searched, which servers the request has found without room, and how many tries are left. Must not
+//! know whose seats and claims are written.
 
 use super::Effect;
 use crate::{PoolName, ServerId, Span, Time};
 
-/// Tries that one request has left. Each kind is bounded; a request that has used up one answers [`NoSlot::Busy`], and its
-/// caller asks again.
+/// Tries that one request has left. Each kind is bounded; a request that has used up one answers [`NoSlot::Busy`], and
+/// its caller asks again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tries {
     /// Servers of the index that may turn out to be full.

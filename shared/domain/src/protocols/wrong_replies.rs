@@ -1,8 +1,9 @@
 //! Sends every protocol a wrong reply in every stage.
 //!
-//! Each protocol is explored from its start with a catalogue of replies. A reply that fits the pending effect leads to further
-//! states; every other reply must be answered with [`Step::ProtocolError`], and so must every reply after that or after the
-//! end. The names of the stages that were reached are compared with all stages of the protocol, so no stage is left out.
+//! Each protocol is explored from its start with a catalogue of replies. A reply that fits the pending effect leads to
+//! further states; every other reply must be answered with [`Step::ProtocolError`], and so must every reply after that
+//! or after the end. The names of the stages that were reached are compared with all stages of the protocol, so no
+//! stage is left out.
 
 use std::{
     collections::{BTreeSet, HashSet},
