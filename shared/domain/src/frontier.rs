@@ -14,8 +14,8 @@ pub struct Frontier {
     pub server: ServerId,
     /// Slots of the server that the frontier can still hand out.
     pub remaining: u32,
-    /// Starting servers on which slots were freed that are not among those left to give: before a new server is
-    /// started, it goes back to them.
+    /// Starting servers with freed slots that `remaining` does not count, at most [`MAX_FREED`]. The frontier returns
+    /// to them before a new server is started.
     pub freed: BTreeSet<ServerId>,
 }
 
@@ -180,11 +180,7 @@ mod tests {
         let with_freed = Some(with("t", 0, &["s"]));
         assert_eq!(freed.apply(Some(&frontier("t", 0))), with_freed);
         assert_eq!(freed.apply(with_freed.as_ref()), with_freed, "a repeat");
-        assert_eq!(
-            freed.apply(Some(&frontier("s", 0))),
-            Some(with("s", 0, &["s"])),
-            "the frontier's own server can be freed"
-        );
+        assert_eq!(freed.apply(Some(&frontier("s", 0))), Some(with("s", 0, &["s"])), "its own server can be freed");
         assert_eq!(freed.apply(None), None);
         let names = (0..MAX_FREED).map(|n| format!("s{n}")).collect::<Vec<_>>();
         let names = names.iter().map(String::as_str).collect::<Vec<_>>();

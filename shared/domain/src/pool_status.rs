@@ -99,12 +99,12 @@ pub enum PoolStatusWrite {
         /// The time of the request.
         now: Time,
     },
-    /// Puts the count right, if no server has come or gone since before the roster was read. The count alone does not
-    /// tell: one that comes and one that goes leave it as it was.
+    /// Corrects the number of live servers. Refused if a server was counted in or out since before the roster was read;
+    /// that is compared by `changes`, because one server in and one out leave the number of live servers unchanged.
     Recount {
-        /// The changes that were seen before.
+        /// [`PoolStatus::changes`] as it was read before the roster.
         changes: u32,
-        /// The entries of the roster.
+        /// The number of roster entries.
         live: u32,
     },
     /// Counts a server out, in the transaction that removes it from the roster.
@@ -309,10 +309,6 @@ mod tests {
         assert!(paused.operator_pause(Time(9)).is_some());
         let resumed = resume.apply(Some(&paused)).unwrap();
         assert_eq!(pause.apply(Some(&resumed)), None, "a late repeat");
-        assert_eq!(
-            resumed.operator_timestamp(Time(2)),
-            Time(7),
-            "a clock that is behind still gives a later timestamp"
-        );
+        assert_eq!(resumed.operator_timestamp(Time(2)), Time(7), "a later timestamp although the clock is behind");
     }
 }

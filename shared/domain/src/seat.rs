@@ -1,8 +1,6 @@
-//! The seat: the one item of a player, which names the server on which the player is placed.
-//!
-//! The seat is the truth of which server a player may be inside. Only compare-and-swap changes it, and only on the
-//! exact placement that was seen; a connected seat is moved by its server's disconnect alone, or once that server is
-//! stopped.
+//! The seat: the one item of a player, which names the server on which the player is placed. The seat decides on which
+//! server a player may be connected. Every change is a compare-and-swap on the exact placement that was read. A
+//! connected seat changes only when its server disconnects the player, or once that server is stopped.
 
 use super::{
     Claim, Placement, PoolName, ServerId,
@@ -20,8 +18,8 @@ pub struct Assignment {
     pub claim: Claim,
 }
 
-/// The image of a seat. A vacant seat names no server and still remembers the last placement, so placements never go
-/// back.
+/// The image of a seat. A vacant seat names no server and keeps the last placement, so the next placement is always
+/// newer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seat {
     /// The player is on no server; the value is the player's last placement.
