@@ -356,11 +356,7 @@ mod tests {
         assert!(debug.contains("deadline") && !debug.contains("secret"), "{debug}");
         let ledger = Ledger { launch: Some(launch()), ..starting(&[]) };
         let due = |case: &str, ledger: &Ledger, at: Time, due: Due| {
-            assert_eq!(
-                (ledger.due(at - TICK), ledger.due(at)),
-                (None, Some(due)),
-                "{case}: 1 ms before it is due, and when it is due"
-            );
+            assert_eq!((ledger.due(at - TICK), ledger.due(at)), (None, Some(due)), "{case}: 1 ms before, and when due");
         };
         due("the call", &ledger, NOW, Due::Call);
         let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };
