@@ -212,7 +212,7 @@ impl Join {
 
     /// The server takes nobody: what lists it is mended on the way.
     fn turned_away(&mut self, ledger: &Ledger, now: Time) -> Step<Joined> {
-        self.search.tries.gone();
+        self.search.tries.closed();
         let server = ledger.id.clone();
         match ledger.listing_fix(now) {
             Some(write) => self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write)),

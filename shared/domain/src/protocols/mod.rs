@@ -4,18 +4,16 @@
 //! [`Effect`], or the outcome. A protocol never waits and never performs a call itself. A call whose outcome is unknown
 //! ends the run, and the caller repeats the request; to the protocol that is the same as the function being killed
 //! there. So every place where a real function can die is a place where the model checker can stop.
-//!
-//! | protocol | places or ends |
+//! | protocol | what it performs |
 //! |---|---|
-//! | [`Join`] | one player's join, poll and reconnect |
+//! | [`Join`] | the join, poll and reconnect of one player |
 //! | [`Party`] | the join of several players, on one server, all or none |
-//! | [`Connect`] | a server registers a player |
-//! | [`Disconnect`] | a server deregisters a player, with or without a grace period |
-//! | [`CancelReservation`] | a player cancels a reservation |
-//! | [`Release`] | an operator releases a player |
-//!
-//! Every effect names the player, server or pool that it is about, so whoever performs it needs nothing else. A reply
-//! that does not match the last effect is a programming error of the caller: every protocol answers it with
+//! | [`Connect`] | the registration of a player by a server |
+//! | [`Disconnect`] | the deregistration of a player by a server, with or without a grace period |
+//! | [`CancelReservation`] | the cancellation of a reservation by its player |
+//! | [`Release`] | the release of a player by an operator |
+//! Every effect names its player, server or pool, so the caller needs nothing else to perform it. A reply that
+//! does not match the last effect is a programming error of the caller: every protocol answers it with
 //! [`Step::ProtocolError`], which is never a success.
 
 mod cancel;
@@ -60,12 +58,11 @@ pub enum Hint {
 /// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoSlot {
-    /// As many servers live as the pool allows, and none has room.
+    /// The pool has as many live servers as it allows, and none has room.
     PoolFull,
-    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this
-    /// time.
+    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; retry at this time.
     LaunchPaused(Time),
-    /// The tries that one request has are used up. Nothing is held.
+    /// The request has used up its tries. The player holds no slot, and the caller repeats the request.
     Busy,
 }
 
@@ -116,13 +113,13 @@ pub enum Effect {
     GiveBack(Box<Ledger>),
     /// Read a player's seat.
     ReadSeat(PlayerId),
-    /// Read the seats of these players, each for itself.
+    /// Read the seats of these players, each on its own.
     ReadSeats(Vec<PlayerId>),
     /// Read a server's ledger.
     ReadLedger(ServerId),
     /// Write a player's seat.
     WriteSeat(PlayerId, SeatWrite),
-    /// Write the seats of these players, each for itself and in any order.
+    /// Write the seats of these players, each on its own and in any order.
     WriteSeats(Vec<(PlayerId, SeatWrite)>),
     /// Write a server's ledger.
     WriteLedger(ServerId, LedgerWrite),
@@ -153,7 +150,7 @@ pub enum Reply {
     LedgerWritten(Answer<Ledger>),
 }
 
-/// What a protocol wants next.
+/// The next step of a protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step<T> {
     /// Perform this effect and pass its reply to [`Protocol::next`].

@@ -360,7 +360,7 @@ impl Party {
             return self.sit(other, false, now);
         }
         if !ledger.takes_claims(now) {
-            self.search.tries.gone();
+            self.search.tries.closed();
             if let Some(write) = ledger.listing_fix(now) {
                 return self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write));
             }
