@@ -336,8 +336,8 @@ impl Join {
             _ if place.claim.is_connected() || !ledger.takes_claims(now) => self.find(),
             // The reservation has expired and its slot was not taken: claim on the same server under a new placement.
             Some(_) if !is_live(place.claim) => self.write_seat_in(ledger.pool, place.server, false, now),
-            // The seat was written without a claim. A full server, or a placement that has expired, starts a new
-            // search.
+            // The seat was written without a claim. The claim is written now, unless the placement has expired or the
+            // server is full.
             None if !is_live(place.claim) || ledger.is_full() => self.find(),
             _ => self.claim(place.server, placement, now),
         }
