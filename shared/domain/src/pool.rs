@@ -96,7 +96,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Slots of one server. ARCHITECTURE.md says how many claims fit one item.
+    /// Slots of one server. docs/internals/costs.md has the load of a ledger with 1,000 claims.
     pub const CAPACITY: Self = Self { name: "capacity", least: 1, most: 1_000, default: 50 };
     /// Servers that may live at once.
     pub const MAX_SERVERS: Self = Self { name: "maxServers", least: 1, most: 10_000, default: 100 };

@@ -19,7 +19,7 @@ pub enum TaskStatus {
     /// ECS does not know the task, which ECS also reports for a task that it has just started. Or the ledger has no
     /// task, and ECS runs none for this attempt of the server.
     Missing,
-    /// ECS was not asked, or did not answer.
+    /// The status was not queried, or ECS did not answer.
     Unknown,
 }
 

@@ -404,11 +404,13 @@ impl LedgerWrite {
 }
 
 impl Ledger {
+    /// Whether the server accepts a claim made `now`: it is starting, or it is ready with a lease, and its last
+    /// heartbeat is not later than `seen_by`.
     fn is_open(&self, now: Time, seen_by: Time) -> bool {
         self.state == ServerState::Starting || self.takes_claims(now) && self.seen.is_some_and(|seen| seen <= seen_by)
     }
 
-    /// Whether these claims are exactly as they were seen.
+    /// Whether the ledger has exactly these claims.
     fn holds_exactly(&self, claims: &[(PlayerId, Claim)]) -> bool {
         let held = |(player, claim): &(PlayerId, Claim)| self.claims.get(player) == Some(claim);
         claims.iter().all(held) || bug::injected(Bug::EvictInexactly)

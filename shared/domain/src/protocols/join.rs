@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_goes_back() {
+    fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_is_given_back() {
         let (mut join, placement) = claiming();
         let full = starting(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(full))));

@@ -49,7 +49,7 @@ pub enum Answer<T> {
 pub enum Hint {
     /// The index lists this ready server.
     Listed(ServerId),
-    /// No ready server is known to have room; the frontier was last seen handing out slots of this one.
+    /// No ready server is known to have room; when last read, the frontier handed out slots of this starting server.
     Frontier(ServerId),
     /// No ready server is known to have room, and no frontier is known either.
     Unknown,
@@ -86,11 +86,12 @@ pub enum Effect {
         pool: PoolName,
         /// Slots needed on one server: one, or a party's.
         slots: u32,
-        /// Servers that this request has found without room.
+        /// Servers that this request has found without room, to be left out.
         tried: Vec<ServerId>,
-        /// Whether servers of the index may be named; false once the index has been tried often enough.
+        /// Whether the reply may be a server of the index; false once the request has used up its tries of the index.
         listed: bool,
-        /// Whether the index must be queried anew, because a server is about to be started.
+        /// Whether the index must be queried again instead of using known results, because a server may be started
+        /// next.
         fresh: bool,
     },
     /// Take slots from a frontier of a pool.
@@ -99,7 +100,7 @@ pub enum Effect {
         pool: PoolName,
         /// How many slots, all on one server.
         slots: u32,
-        /// Whether a server may be started: the frontier was seen used up, and the index has been queried anew since.
+        /// Whether a server may be started: the frontier was used up, and the index has been queried again since.
         may_start: bool,
     },
     /// Drop a server without room from the pool's hints, and from the frontier that names it.

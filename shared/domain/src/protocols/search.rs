@@ -65,7 +65,7 @@ pub(super) struct Search {
     pub(super) capacity: u32,
     /// How long after a claim was made the server's last heartbeat may be, before the claim counts as a late write.
     late_after: Span,
-    /// Whether the last turn found the frontier used up, so that the index is queried anew before a server is started.
+    /// Whether the last turn found the frontier used up, so that the index is queried again before a server is started.
     pub(super) used_up: bool,
     /// Servers that this request has found without room.
     pub(super) tried: Vec<ServerId>,
