@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// The error of a text that is not a valid id: the kind of the id, its greatest length and its alphabet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} must be 1 to {max} of {alphabet}, and not `.` or `..`")]
+#[error("{what} must be 1 to {max} characters of {alphabet}, and not `.` or `..`")]
 pub struct BadId {
     what: &'static str,
     max: usize,
@@ -146,7 +146,7 @@ mod tests {
         let id = ServerId::parse("s-1").unwrap();
         assert_eq!((id.as_str(), format!("{id} {id:?}")), ("s-1", "s-1 s-1".to_owned()));
         let error = ServerId::parse("").unwrap_err().to_string();
-        assert_eq!(error, "a server id must be 1 to 64 of A-Za-z0-9._:-, and not `.` or `..`");
+        assert_eq!(error, "a server id must be 1 to 64 characters of A-Za-z0-9._:-, and not `.` or `..`");
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Release {
         Self { player, stage: Stage::Start }
     }
 
-    fn look(&mut self, place: Assignment) -> Step<Released> {
+    fn read_ledger(&mut self, place: Assignment) -> Step<Released> {
         let server = place.server.clone();
         self.stage = Stage::Looking(place);
         Step::Effect(Effect::ReadLedger(server))
@@ -101,7 +101,7 @@ impl Protocol for Release {
                 Claim::Reserved(placement) => {
                     self.cancel(placement, CancelReservation::new(self.player.clone()), now, Reply::Start)
                 }
-                Claim::Connected(_) => self.look(place),
+                Claim::Connected(_) => self.read_ledger(place),
             },
             (Stage::Cancelling { placement, cancel }, reply) => self.cancel(placement, cancel, now, reply),
             // The server may have registered the player in between. A newer placement is not the one to end.
@@ -109,7 +109,7 @@ impl Protocol for Release {
                 if place.claim.placement() == placement =>
             {
                 if place.claim.is_connected() {
-                    self.look(place)
+                    self.read_ledger(place)
                 } else {
                     Step::Done(Released::Busy)
                 }
