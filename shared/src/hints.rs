@@ -115,7 +115,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Queries the index, unless its last answer is later than `not_before`, or without one at most 1 s old.
+    /// Queries the index, unless its last answer is fresh: later than `not_before`, or under 1 s old if that is `None`.
     ///
     /// # Errors
     /// The call to the table failed.

@@ -9,8 +9,8 @@ use crate::{
     pool::Pool,
 };
 
-/// Most rounds of conditional writes on a frontier before the caller stops: `take_slots` returns busy, `give_back`
-/// skips the count.
+/// Most rounds of conditional writes on a frontier. After them `take_slots` returns busy, and `give_back` leaves the
+/// count of remaining slots as it is.
 const FRONTIER_TURNS: u32 = 4;
 
 impl Owmm {
@@ -36,8 +36,8 @@ impl Owmm {
             let chosen = loop {
                 listing.refresh(&self.table, pool, not_before, self.clock.now()).await?;
                 let chosen = listing.pick(pool, slots, tried, &in_flight, &self.rng);
-                // A cached answer of the index never justifies an old build: a server of a newer build may be ready by
-                // now.
+                // Before an old build is chosen from a cached answer, the index is queried again: a server of a newer
+                // build may be ready by now.
                 match &chosen {
                     Some(chosen) if chosen.build < pool.build && not_before.is_none() => {
                         not_before = Some(run.started);

@@ -261,7 +261,7 @@ impl Owmm {
             ServerState::Ready | ServerState::Draining if current => {
                 let stop = LedgerWrite::Stop { by: StopBy::Attempt(attempt), now: self.clock.now() };
                 if let Answer::Written(ledger) = self.table.write_ledger(server, &stop).await? {
-                    tracing::warn!(%server, attempt, "server stopped: its task ended without deregistering");
+                    tracing::warn!(%server, attempt, "server stopped: its task ended before the server deregistered");
                     self.launcher.count_out(&ledger.pool, server, false).await?;
                 }
                 Ok(true)
