@@ -50,8 +50,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         LaunchOutcome::No(NoLaunch::Paused(until)) => Err(launch_paused(until, owmm.time())),
         LaunchOutcome::No(NoLaunch::AtMaximum) => Err(Problem::new(
             Code::AtMaximum,
-            "`atLeast` is higher than the pool's `maxServers`. \
-             Lower `atLeast`, or raise `maxServers`.",
+            "`atLeast` is higher than the pool's `maxServers`. Lower `atLeast`, or raise `maxServers`.",
         )),
         LaunchOutcome::Busy => Err(Problem::busy("every retry lost against concurrent launches and stops in the pool")),
     }

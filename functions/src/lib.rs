@@ -5,7 +5,7 @@
 //! function ([`run`]). It does not use the table directly. `src/main.rs` is one program with all functions, and
 //! `src/bin` has one program per function.
 //!
-//! A new function needs a module and one line in the list below. The test `tests/tests/it/functions.rs` names every
+//! A new function needs a module and one line in the list below. The test `tests/tests/it/function_list.rs` names every
 //! other place that has to list it.
 
 pub mod deregister_player;

@@ -36,7 +36,8 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
             Released::Inside(server) => {
                 let detail = format!(
                     "The player is connected to `{server}`, and only this server can disconnect the player. If the \
-                     server hangs, drain it with a deadline (POST /servers/{server}/drain): its stop releases all its players."
+                     server hangs, drain it with a deadline (POST /servers/{server}/drain): its stop releases all \
+                     its players."
                 );
                 Err(Problem::new(Code::PlayerInside, detail))
             }

@@ -1,4 +1,6 @@
-//! The EventBridge rule on `ECS Task State Change`: a task has stopped, so OWMM stops its server.
+//! The EventBridge rule on `ECS Task State Change`: a task has stopped.
+//!
+//! A server that was starting gets its next attempt. A server that was up is stopped.
 //!
 //! EventBridge delivers each event at least once and in any order. The `version` of an event, which orders the events
 //! of a task, is not needed here: the function only uses `STOPPED`, the last state of a task. A late or repeated event
@@ -33,7 +35,7 @@ pub async fn handle(owmm: &Owmm, event: Event) -> Result<(), Failure> {
         return Ok(());
     }
     let Some((server, attempt)) = started_by.as_deref().and_then(parse_started_by) else { return Ok(()) };
-    let over = owmm.task_stopped(&server, attempt).await?;
-    tracing::info!(%server, attempt, task = task_arn, reason = stopped_reason, over, "task stopped");
+    let server_stopped = owmm.task_stopped(&server, attempt).await?;
+    tracing::info!(%server, attempt, task = task_arn, reason = stopped_reason, server_stopped, "task stopped");
     Ok(())
 }
