@@ -161,8 +161,8 @@ async fn the_crash_of_a_game_server_is_a_warning_and_the_demo_says_at_which_step
     let mut output = lines[crash + 1..crash + 3].to_vec();
     output.sort_unstable();
     assert_eq!(output, ["    no licence", "    no map"], "{stderr}");
-    assert!(stderr.contains("the demo did not get through: step "), "{stderr}");
-    assert!(stderr.contains("but the game server has ended (exit code 7). The lines above show"), "{stderr}");
+    assert!(stderr.contains("the demo failed: step "), "{stderr}");
+    assert!(stderr.contains("the game server has ended (exit code 7). The lines above show"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
