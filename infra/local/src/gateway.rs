@@ -161,7 +161,7 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
             }
             None => Problem::new(
                 Code::BodyTooLarge,
-                "The body is too large: the gateway takes at most 10 MiB, and a function at most 192 KiB.",
+                "The body is too large: the gateway takes at most 10 MB, and a function at most 192 KiB.",
             ),
         },
         (None, []) => Problem::new(Code::NotFound, "There is no such route. openapi.yaml lists every route."),
