@@ -514,7 +514,7 @@ async fn a_process_that_exits_with_0_or_is_stopped_is_not_logged_as_a_crash() {
 #[tokio::test]
 async fn the_overrides_of_a_task_override_the_configured_environment() {
     let scratch = Scratch::new();
-    let script = format!("echo $ONE $TWO >{}/said", scratch.0.display());
+    let script = format!("echo $ONE $TWO >{}/variables", scratch.0.display());
     let environment = vec![("ONE".to_owned(), "configured".to_owned()), ("TWO".to_owned(), "configured".to_owned())];
     let mut stack = Stack::new(Options { environment, ..Options::new(["sh", "-c", &script]) }).await;
     let two = KeyValuePair::builder().name("TWO").value("overridden").build();
@@ -522,7 +522,7 @@ async fn the_overrides_of_a_task_override_the_configured_environment() {
     let overrides = TaskOverride::builder().container_overrides(container).build();
     let task = arn(&stack.run().overrides(overrides).send().await.unwrap().tasks()[0]);
     stack.until(&task, "STOPPED").await;
-    assert_eq!(fs::read_to_string(scratch.0.join("said")).unwrap(), "configured overridden\n");
+    assert_eq!(fs::read_to_string(scratch.0.join("variables")).unwrap(), "configured overridden\n");
 }
 
 #[tokio::test]

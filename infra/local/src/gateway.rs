@@ -219,7 +219,7 @@ fn event(
     // API Gateway sets these two headers itself, and `lambda_http` builds the request's URL from them.
     let own = [("host", "localhost"), ("x-forwarded-proto", "https")];
     let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).chain(own);
-    #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
+    #[expect(clippy::disallowed_methods, reason = "only functions must take the time from their clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let (text, is_base64) = match std::str::from_utf8(body) {
         Ok(text) => (text.to_owned(), false),

@@ -316,11 +316,11 @@ mod tests {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_url = format!("http://{}", silent.local_addr().unwrap());
         // No socket listens on this port.
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let bound = DEREGISTER_TIMEOUT * 3;
         let (a, b) = tokio::join!(
             timeout(bound, run(config(silent_url), async {})),
-            timeout(bound, run(config(format!("http://{gone}")), async {})),
+            timeout(bound, run(config(format!("http://{closed}")), async {})),
         );
         a.unwrap().unwrap();
         b.unwrap().unwrap();

@@ -37,7 +37,7 @@ impl Players {
         Self { owmm, roster: Roster::default() }
     }
 
-    /// Registers the player at OWMM and connects them. A player who is already connected is registered reconnect,
+    /// Registers the player at OWMM and connects them. A player who is already connected is registered again,
     /// because only OWMM knows the current placement; if OWMM accepts, the new connection replaces the old one.
     pub(super) async fn let_in(&self, pass: Pass, ticket: &Secret) -> Result<Visit, Problem> {
         let turn = self.roster.turn(&pass.player).await;
