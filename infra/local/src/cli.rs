@@ -62,7 +62,7 @@ struct PlayerArgs {
 const POOL_OPTIONS: [&str; 9] = [
     "capacity",
     "max_servers",
-    "concurrentLaunches",
+    "concurrent_launches",
     "headroom",
     "idle_seconds",
     "reservation_seconds",

@@ -165,7 +165,7 @@ impl Intercept for Iam {
                 let (action, of) = permission;
                 return Err(format!("template.yaml does not allow {function} to {action} on {of}").into());
             }
-            note(function, permission);
+            note(function, &permission);
         }
         Ok(())
     }
@@ -182,11 +182,11 @@ pub fn note_into(file: &Path) {
     let _ = NOTES.set(file.to_owned());
 }
 
-fn note(function: &str, permission: Permission) {
+fn note(function: &str, (action, of): &Permission) {
     let Some(file) = NOTES.get() else { return };
     let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
-    if used.entry(function.to_owned()).or_default().insert(permission.clone()) {
-        let line = format!("{}\n", json!({ "used": [function, permission.0, permission.1] }));
+    if used.entry(function.to_owned()).or_default().insert((action.clone(), of.clone())) {
+        let line = format!("{}\n", json!({ "used": [function, action, of] }));
         // Each line is one short append, so that the lines of several processes do not mix.
         let opened = OpenOptions::new().create(true).append(true).open(file);
         if let Err(error) = opened.and_then(|mut file| file.write_all(line.as_bytes())) {
@@ -248,8 +248,7 @@ mod tests {
     fn a_role_allows_each_of_its_actions_on_each_of_its_resources() {
         let template = template::read(
             "Resources:
-               F: { Type: AWS::Serverless::Function, Metadata: { BuildProperties: { Binary: f } },
-                    Properties: { Role: !GetAtt R.Arn } }
+               F: { Type: AWS::Serverless::Function, Properties: { Handler: f, Role: !GetAtt R.Arn } }
                R: { Properties: { Policies: [ { PolicyDocument: { Statement: [
                     { Effect: Allow, Action: [dynamodb:GetItem, logs:PutLogEvents], Resource: [!GetAtt Table.Arn, '*'] },
                     { Effect: Deny, Action: dynamodb:Scan, Resource: '*' } ] } } ] } }",

@@ -197,7 +197,7 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     let problem = serde_json::from_str::<Value>(&script.stderr).unwrap();
     assert_eq!((&problem["code"], script.stdout.as_str()), (&json!("player_inside"), ""));
     let drained = run(&world, &format!("server drain {id} --yes --deadline 3600")).await.exits(0).stdout;
-    assert!(drained.contains("1 inside, 0 coming") && drained.contains("at the latest 20"), "{drained}");
+    assert!(drained.contains("1 connected, 0 reserved") && drained.contains("at the latest 20"), "{drained}");
     assert!(run(&world, "servers").await.exits(0).stdout.contains("deadline in "));
     let drained = run(&world, &format!("server drain {id} --yes --json --deadline 0")).await.exits(0).json();
     assert_eq!((&drained["state"], &drained["connected"]), (&json!("draining"), &json!(1)));
@@ -293,7 +293,7 @@ async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
     ] {
         let mut terminal = Terminal::new();
         let program = terminal.owmm(&world, &line);
-        terminal.shows("1 inside, 0 coming", 1).await;
+        terminal.shows("1 connected, 0 reserved", 1).await;
         terminal.shows("[y/N]", 1).await;
         assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "it has not been answered yet");
         terminal.types(answer);
