@@ -388,6 +388,16 @@ async fn a_repeated_launch_at_least_starts_no_more_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_launch_of_more_servers_than_the_maximum_starts_none() {
+    let world = World::new(limits(10, 2)).await;
+    let body = Some(json!({ "atLeast": 3 }));
+    world.operate("POST", "/pools/default/launch", body).await.problem(409, "at_maximum");
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 0);
+    assert!(world.ledgers().await.is_empty());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operators_pause_is_ended_by_resume_and_not_by_a_registration() {
     let world = World::new(|options| {
         limits(1, 10)(options);

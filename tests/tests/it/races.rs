@@ -384,3 +384,23 @@ async fn a_pool_at_its_maximum_is_not_full_while_a_frontier_can_go_back_to_a_ser
     }
     testbed.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontier_removes_a_freed_server_that_has_no_free_slot() {
+    let testbed = Testbed::new().await;
+    let (now, pool) = (testbed.now(), a_pool("default", 0));
+    let claim = |i| Claim::Reserved(Placement::new(i).unwrap());
+    let full = |name: &str| {
+        let claims = (1..=4).map(|i| (PlayerId::parse(&format!("{name}-{i}")).unwrap(), claim(i)));
+        Ledger { claims: claims.collect(), ..starting(name, now, now + Span::seconds(86_400)) }
+    };
+    write_fleet(&testbed, &pool, &[full("left"), full("next")]).await;
+    let frontier = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
+    testbed.put(vec![table::frontier::to_item(&pool.name, 0, &frontier)]).await;
+    let owmm = testbed.owmm(&Wire::new(Interrupt::Never), 1);
+    let place = owmm.join(&PlayerId::parse("player").unwrap(), None).await.unwrap();
+    let JoinOutcome::Slot(Slot::Starting { server, .. }) = place else { panic!("{place:?}") };
+    let frontier = owmm.table().frontier(&pool.name, 0).await.unwrap();
+    assert_eq!(frontier, Some(Frontier::new(server, 3)), "a new server and no freed server");
+    testbed.end().await;
+}

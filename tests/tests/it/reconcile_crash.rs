@@ -28,7 +28,7 @@ use aws_smithy_types::body::SdkBody;
 use ecs::LocalEcs;
 use local::engine::Engine;
 use shared::{
-    Owmm, Pool, Reconciled, TaskSettings,
+    LaunchOutcome, Owmm, Pool, Reconciled, TaskSettings,
     clock::{Clock, Rng},
     config::{Config, assemble, timeouts},
     domain::{
@@ -81,7 +81,7 @@ pub(crate) struct Wire {
     resumed: Arc<Notify>,
     stalled: Arc<AtomicBool>,
     refusable: Arc<AtomicU64>,
-    bodies: Arc<Mutex<Vec<String>>>,
+    pub(crate) bodies: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
 
@@ -848,5 +848,105 @@ async fn a_ledger_missing_from_the_batch_read_is_read_individually() {
     let report = testbed.owmm(&Wire::new(misses), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, report.players, report.free_slots), (0, 1, 3), "{report:?}");
     assert_eq!(report.repaired, BTreeMap::new(), "no server must be started ahead: {report:?}");
+    testbed.end().await;
+}
+
+/// The first run that repeats a call moves the time when it is due, so that other runs do not repeat it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn run_task_without_a_response_is_repeated_after_five_seconds_and_not_by_every_run() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
+    write_fleet(&testbed, &a_pool("default", 0), &[starting("due", now, now + Span::seconds(86_400))]).await;
+    // All three attempts of the SDK lose their response.
+    testbed.ecs.inject(ecs::Fault::AnswerLost, 3);
+    for (case, turn, calls) in [
+        ("the call is due", 0, 3),
+        ("at the same moment", 0, 3),
+        ("a millisecond too early", 4_999, 3),
+        ("after five seconds", 1, 4),
+        ("the task is recorded", 5_000, 4),
+    ] {
+        testbed.advance(Span(turn));
+        testbed.owmm(&Wire::new(Interrupt::Never), 1).reconcile().await.unwrap();
+        assert_eq!(testbed.ecs.counts().run_task_calls, calls, "{case}");
+    }
+    assert_eq!(testbed.ecs.counts().processes_started, 1);
+    testbed.end().await;
+}
+
+/// A pool that was moved to a cluster that does not exist, with the previous clusters `left`.
+fn moved(left: &[&str]) -> Pool {
+    let mut pool = Pool { previous_clusters: left.iter().map(|it| (*it).to_owned()).collect(), ..a_pool("default", 0) };
+    pool.task.cluster = "elsewhere".to_owned();
+    pool
+}
+
+/// The ARN of a task names its cluster, so reconcile needs no previous clusters of the pool to find the task.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_in_a_previous_cluster_of_their_pool_are_described_and_stopped_there() {
+    for (case, left) in [("listed as a previous cluster", &["default"][..]), ("not listed", &[])] {
+        let testbed = Testbed::new().await;
+        let now = testbed.now();
+        let crashed = Ledger { task: Some(testbed.dead_task("crashed").await), ..ready("crashed", now) };
+        let task = testbed.task("drained", 1).await;
+        let empty = Ledger { claims: BTreeMap::new(), task: Some(task.clone()), ..ready("drained", now) };
+        let drained = Ledger { state: ServerState::Draining, listed: None, ..empty };
+        write_fleet(&testbed, &moved(left), &[crashed, drained]).await;
+        assert_eq!(testbed.running().await, [task], "{case}");
+        let report = run_once(&testbed, 1).await;
+        assert_eq!(report.repaired, BTreeMap::from([("task_stopped", 1), ("drained", 1)]), "{case}: {report:?}");
+        assert_eq!(testbed.running().await, [""; 0], "{case}");
+        testbed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_cluster_counts_as_running_no_task_of_an_unrecorded_server() {
+    let testbed = Testbed::new().await;
+    let lapsed = Ledger { lease_until: Some(testbed.now() - Span(1)), ..ready("unrecorded", testbed.now()) };
+    write_fleet(&testbed, &moved(&["default"]), &[lapsed]).await;
+    let report = run_once(&testbed, 1).await;
+    assert_eq!(report.repaired, BTreeMap::from([("task_missing", 1)]), "{report:?}");
+    testbed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_another_table_is_not_stopped_as_an_orphan() {
+    let testbed = Testbed::new().await;
+    write_fleet(&testbed, &a_pool("default", 0), &[]).await;
+    let run = ecs_client(&testbed.ecs_url).run_task().task_definition("game:1").count(1);
+    let run = run.started_by("server-of-another/1").group("owmm:another-table").send().await.unwrap();
+    let task = run.tasks()[0].task_arn().unwrap().to_owned();
+    assert_eq!(run_once(&testbed, 1).await.repaired, BTreeMap::new());
+    assert_eq!(testbed.running().await, [task]);
+    testbed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_task_in_a_previous_cluster_of_its_pool_is_stopped() {
+    let testbed = Testbed::new().await;
+    write_fleet(&testbed, &moved(&["default"]), &[]).await;
+    let task = testbed.task("nobodys", 1).await;
+    assert_eq!(testbed.running().await, [task]);
+    assert_eq!(run_once(&testbed, 1).await.repaired, BTreeMap::from([("orphan_task", 1)]));
+    assert_eq!(testbed.running().await, [""; 0]);
+    testbed.end().await;
+}
+
+/// The outcome names the servers that were started before the pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_launch_that_a_pause_interrupts_returns_the_servers_it_has_started() {
+    let testbed = Testbed::new().await;
+    let pool = a_pool("default", 0);
+    write_fleet(&testbed, &pool, &[]).await;
+    let wire = Wire::new(Interrupt::Stalls("RunTask"));
+    let (owmm, operator) = (testbed.owmm(&wire, 1), testbed.owmm(&Wire::new(Interrupt::Never), 2));
+    let launch = tokio::spawn(async move { owmm.launch(&a_pool("default", 0).name, 3).await });
+    wire.interrupted.notified().await;
+    operator.pause(&pool.name, None).await.unwrap();
+    wire.resumed.notify_one();
+    let outcome = launch.await.unwrap().unwrap();
+    let LaunchOutcome::Started { started, live } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!((started.len(), *live), (1, 1), "{outcome:?}");
     testbed.end().await;
 }

@@ -345,6 +345,12 @@ impl World {
         eventually(what, || self.ledger(server), is).await
     }
 
+    /// Number of processes that the local ECS has started; waits for the first, which starts after RunTask returns.
+    pub async fn processes_started(&self) -> u64 {
+        let count = || async { self.stack.ecs().counts().processes_started };
+        eventually("the task's process has started", count, |started| *started > 0).await
+    }
+
     /// The credentials of a starting server, with which the test makes the server's calls.
     pub async fn game_server(&self, server: &str) -> GameServer {
         let ledger = self.ledger(server).await;

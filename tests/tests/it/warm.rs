@@ -96,3 +96,21 @@ async fn a_process_caches_an_index_result_for_one_second() {
     }
     testbed.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_makes_no_request_about_a_server_that_it_has_filled() {
+    let testbed = Testbed::new().await;
+    let wire = Wire::new(Interrupt::Never);
+    let warm = testbed.owmm(&wire, 1);
+    // Three of four slots are taken, so the index lists this server first.
+    let mut nearly_full = Ledger { listed: Some(Fill::TOP), ..with_room("nearly-full", &testbed) };
+    let claim = *nearly_full.claims.values().next().unwrap();
+    nearly_full.claims.extend(["b", "c"].map(|name| (PlayerId::parse(name).unwrap(), claim)));
+    write_fleet(&testbed, &a_pool("default", 0), &[nearly_full, with_room("another", &testbed)]).await;
+    assert_eq!(join(&warm, "ann").await, id("nearly-full"));
+    wire.bodies.lock().unwrap().clear();
+    assert_eq!(join(&warm, "bob").await, id("another"));
+    let asked = wire.bodies.lock().unwrap().iter().filter(|body| body.contains("nearly-full")).count();
+    assert_eq!(asked, 0, "requests about the server that this process has filled");
+    testbed.end().await;
+}
