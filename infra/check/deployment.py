@@ -295,17 +295,17 @@ def http_api(it, name, properties):
         if scheme.get("x-amazon-apigateway-authtype") == "awsSigv4":
             authorizers[title] = {"AuthorizationType": "AWS_IAM"}
             continue
-        told = scheme["x-amazon-apigateway-authorizer"]
+        settings = scheme["x-amazon-apigateway-authorizer"]
         made = it.call("apigatewayv2", "create_authorizer", {
-            "ApiId": api, "Name": title, "AuthorizerType": "JWT", "IdentitySource": [told["identitySource"]],
-            "JwtConfiguration": told["jwtConfiguration"]})
+            "ApiId": api, "Name": title, "AuthorizerType": "JWT", "IdentitySource": [settings["identitySource"]],
+            "JwtConfiguration": settings["jwtConfiguration"]})
         authorizers[title] = {"AuthorizationType": "JWT", "AuthorizerId": made["AuthorizerId"]}
     for path, operations in body["paths"].items():
         for method, operation in operations.items():
-            told = operation["x-amazon-apigateway-integration"]
+            target = operation["x-amazon-apigateway-integration"]
             integration = it.call("apigatewayv2", "create_integration", {
-                "ApiId": api, "IntegrationType": told["type"].upper(), "IntegrationMethod": told["httpMethod"],
-                "IntegrationUri": told["uri"], "PayloadFormatVersion": told["payloadFormatVersion"]})
+                "ApiId": api, "IntegrationType": target["type"].upper(), "IntegrationMethod": target["httpMethod"],
+                "IntegrationUri": target["uri"], "PayloadFormatVersion": target["payloadFormatVersion"]})
             needed = [title for need in operation.get("security", []) for title in need]
             assert len(needed) <= 1, f"{method} {path}: {needed}"
             it.call("apigatewayv2", "create_route", {
@@ -375,12 +375,12 @@ def hosts(it, name, properties):
 
 
 def capacity_provider(it, name, properties):
-    told = dict(properties["AutoScalingGroupProvider"])
+    group_provider = dict(properties["AutoScalingGroupProvider"])
     # CloudFormation accepts a name here too, the API only an ARN.
-    named = it.clients("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[told["AutoScalingGroupArn"]])
-    told["AutoScalingGroupArn"] = named["AutoScalingGroups"][0]["AutoScalingGroupARN"]
+    named = it.clients("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[group_provider["AutoScalingGroupArn"]])
+    group_provider["AutoScalingGroupArn"] = named["AutoScalingGroups"][0]["AutoScalingGroupARN"]
     title = titled(name)
-    it.call("ecs", "create_capacity_provider", {"name": title, "autoScalingGroupProvider": told})
+    it.call("ecs", "create_capacity_provider", {"name": title, "autoScalingGroupProvider": group_provider})
     return title, {}
 
 

@@ -97,12 +97,13 @@ def transform(log, _):
 
 def members(log, _):
     """Checks that cargo lambda builds only the functions, so that no other program or its features are included."""
-    told = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT,
-                                     stdout=subprocess.PIPE, stderr=log.file, check=True).stdout)
-    build = told["metadata"]["lambda"]["build"]
+    ran = subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT,
+                         stdout=subprocess.PIPE, stderr=log.file, check=True)
+    metadata = json.loads(ran.stdout)
+    build = metadata["metadata"]["lambda"]["build"]
     compare.same("workspace.metadata.lambda.build.packages in Cargo.toml", build["packages"], ["functions"])
     compare.same("other packages to build", [name for name in ("workspace", "all", "exclude") if name in build], [])
-    (package,) = (one for one in told["packages"] if one["name"] == "functions")
+    (package,) = (one for one in metadata["packages"] if one["name"] == "functions")
     programs = {one["name"] for one in package["targets"] if "bin" in one["kind"]}
     compare.same("programs of the package `functions`", sorted(programs), sorted(compare.listed() | {"functions"}))
     return f"{len(compare.listed())} functions, {len(programs)} programs"

@@ -299,8 +299,8 @@ def visit(args, session, undo, say):
             if players() != {"connected": 1, "reserved": 0}:
                 raise Missed(f"GET /servers has {players()}")
         with say.step("the player sends a line and gets its echo"):
-            if (heard := connection.say("hello")) != {"echo": "hello"}:
-                raise Missed(f"the game server sent {heard}")
+            if (echo := connection.say("hello")) != {"echo": "hello"}:
+                raise Missed(f"the game server sent {echo}")
         with say.step("the player reconnects while the first connection is open"):
             connection = Visit(address, port, slot["ticket"])
             if players() != {"connected": 1, "reserved": 0}:

@@ -1,4 +1,4 @@
-//! The project's checks: `cargo xtask ci` runs all of them, `cargo xtask check` the quick ones, `cargo xtask NAME...` some.
+//! The project's checks: `cargo xtask ci` runs all steps, `cargo xtask check` the quick ones, `cargo xtask NAME...` some.
 //!
 //! Owns the command line. The steps are in [`steps`]; `.ci/run` calls `cargo xtask ci`, which every change must pass.
 

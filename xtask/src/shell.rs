@@ -215,7 +215,7 @@ impl Drop for Background {
     }
 }
 
-/// Ends a child with SIGTERM, so that it can end its own children, and with SIGKILL when it has not ended after `GRACE`.
+/// Ends a child with SIGTERM, so that it can end its own children, and with SIGKILL if it has not ended after `GRACE`.
 fn end(child: &mut Child, name: &str) {
     if matches!(child.try_wait(), Ok(Some(_))) {
         return;

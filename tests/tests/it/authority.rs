@@ -13,7 +13,7 @@ use crate::{
 /// Kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Caller {
-    Nobody,
+    Anonymous,
     Player,
     AnotherPlayer,
     Server,
@@ -22,9 +22,9 @@ enum Caller {
     Operator,
 }
 
-use Caller::{AnotherPlayer, AnotherServer, Backend, Nobody, Operator, Player, Server};
+use Caller::{Anonymous, AnotherPlayer, AnotherServer, Backend, Operator, Player, Server};
 
-const ALL: [Caller; 7] = [Nobody, Player, AnotherPlayer, Server, AnotherServer, Backend, Operator];
+const ALL: [Caller; 7] = [Anonymous, Player, AnotherPlayer, Server, AnotherServer, Backend, Operator];
 
 /// Callers that the routes of players accept. The local gateway takes any bearer token as the player's id, so the token
 /// of a server is accepted as a player with that id, never as another player.
@@ -84,7 +84,7 @@ async fn each_route_accepts_the_callers_of_its_row_and_refuses_all_others() {
             let server = world.ready_server("ann").await;
             let another = world.ready_server("bob").await;
             let authorization = match caller {
-                Nobody => None,
+                Anonymous => None,
                 Player => Some("Bearer ann".to_owned()),
                 AnotherPlayer => Some("Bearer bob".to_owned()),
                 Server => Some(format!("Bearer {}", server.token)),

@@ -300,7 +300,7 @@ async fn a_changing_command_on_a_terminal_asks_first_and_only_y_confirms() {
         assert_eq!(ended(program).await, Some(code), "{answer:?}");
         assert_eq!(world.ledger(&server.id).await.state, state, "{answer:?}");
     }
-    // Every other changing command asks too, and shows what it would do.
+    // Every other changing command asks for confirmation too, and shows what it would do.
     for (line, words) in [
         ("launch default --at-least 3", "`default` has 1 live servers"),
         ("pause default --for 90", "for 1m30s"),
@@ -427,21 +427,21 @@ fn http(status: &str, headers: &str, body: &str) -> String {
 async fn scripted(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<Arrived>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked = tokio::spawn(async move {
+    let requests = tokio::spawn(async move {
         let mut arrived = Vec::new();
         for text in answers {
             arrived.push(answer(listener.accept().await.unwrap().0, &text).await);
         }
         arrived
     });
-    (url, asked)
+    (url, requests)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_signed_with_sigv4_and_no_secret_is_printed() {
     const SECRETS: [&str; 2] = ["wJalrXUtnFEMIsecretEXAMPLEKEY", "IQoJb3JpZ2luX2VjEXAMPLEtoken"];
     let pool = json!({ "name": "default", "settings": {}, "liveServers": 0 }).to_string();
-    let (url, asked) =
+    let (url, requests) =
         scripted(vec![http("200 OK", "", &pool), http("403 Forbidden", "", r#"{"message":"no"}"#)]).await;
     for (line, code) in [("pause default --yes --for 60 -v", 0), ("player show auth0|x --verbose", 1)] {
         let mut program = owmm(&url);
@@ -453,11 +453,11 @@ async fn requests_are_signed_with_sigv4_and_no_secret_is_printed() {
         }
         assert!(ran.stderr.contains(" after "), "--verbose must print each call: {ran:?}");
     }
-    let asked = asked.await.unwrap();
-    assert_eq!(asked[0].line, "POST /pools/default/pause HTTP/1.1");
-    assert_eq!(asked[0].body, br#"{"seconds":60}"#);
-    assert_eq!(asked[1].line, "GET /players/auth0%7Cx HTTP/1.1");
-    for request in &asked {
+    let requests = requests.await.unwrap();
+    assert_eq!(requests[0].line, "POST /pools/default/pause HTTP/1.1");
+    assert_eq!(requests[0].body, br#"{"seconds":60}"#);
+    assert_eq!(requests[1].line, "GET /players/auth0%7Cx HTTP/1.1");
+    for request in &requests {
         let time = request.header("x-amz-date").unwrap();
         let (date, _) = time.split_once('T').unwrap();
         assert!(date.len() == 8 && time.len() == 16 && time.ends_with('Z'), "{time}");
@@ -477,10 +477,10 @@ async fn requests_are_signed_with_sigv4_and_no_secret_is_printed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_credentials_a_loopback_request_is_signed_with_a_placeholder() {
-    let (url, asked) = scripted(vec![http("200 OK", "", r#"{"pools":[]}"#)]).await;
+    let (url, requests) = scripted(vec![http("200 OK", "", r#"{"pools":[]}"#)]).await;
     let ran = finish(owmm(&url).arg("pools")).await.exits(0);
     assert_eq!(ran.stdout, "no pool is configured\n");
-    let authorization = asked.await.unwrap()[0].header("authorization").unwrap().to_owned();
+    let authorization = requests.await.unwrap()[0].header("authorization").unwrap().to_owned();
     assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=local/"), "{authorization}");
     assert!(authorization.contains("/local/execute-api/aws4_request, "), "{authorization}");
 }
@@ -493,21 +493,21 @@ async fn a_busy_api_is_retried_after_its_retry_after_a_limited_number_of_times()
         http("429 Too Many Requests", "retry-after: 1\r\n", r#"{"message":"Too Many Requests"}"#),
         http("200 OK", "", r#"{"pools":[]}"#),
     ];
-    let (url, asked) = scripted(answers).await;
+    let (url, requests) = scripted(answers).await;
     finish(owmm(&url).args(["pools", "-v"])).await.exits(0).prints(&["503: retrying in 1 s", "429: retrying"]);
-    assert_eq!(asked.await.unwrap().len(), 3);
+    assert_eq!(requests.await.unwrap().len(), 3);
     // At most five attempts, and none after a long `Retry-After`.
-    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 0\r\n", busy); 5]).await;
+    let (url, requests) = scripted(vec![http("503 Service Unavailable", "retry-after: 0\r\n", busy); 5]).await;
     finish(owmm(&url).arg("pools")).await.exits(3).prints(&["503 busy", "request r-1", "unknown"]);
-    assert_eq!(asked.await.unwrap().len(), 5);
-    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 3600\r\n", busy)]).await;
+    assert_eq!(requests.await.unwrap().len(), 5);
+    let (url, requests) = scripted(vec![http("503 Service Unavailable", "retry-after: 3600\r\n", busy)]).await;
     finish(owmm(&url).arg("pools")).await.exits(3);
-    assert_eq!(asked.await.unwrap().len(), 1);
+    assert_eq!(requests.await.unwrap().len(), 1);
     // `launch_paused` is not retried.
     let paused = r#"{"title":"Launching is paused","status":503,"code":"launch_paused"}"#;
-    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 1\r\n", paused)]).await;
+    let (url, requests) = scripted(vec![http("503 Service Unavailable", "retry-after: 1\r\n", paused)]).await;
     finish(owmm(&url).args(["launch", "default", "--yes"])).await.exits(1);
-    assert_eq!(asked.await.unwrap().len(), 1);
+    assert_eq!(requests.await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,9 +74,9 @@ async fn a_registration_may_change_the_capacity_but_not_below_the_number_of_clai
     let server = world.join("a").await.is(202).server().to_owned();
     world.join("b").await.is(202);
     let hand = world.game_server(&server).await;
-    let hello = |capacity: i64| json!({ "address": "127.0.0.1", "port": 1, "capacity": capacity });
-    hand.register_as(&world, hello(1)).await.problem(409, "capacity_too_small");
-    assert_eq!(hand.register_as(&world, hello(2)).await.is(200).body["capacity"], 2);
+    let registration = |capacity: i64| json!({ "address": "127.0.0.1", "port": 1, "capacity": capacity });
+    hand.register_as(&world, registration(1)).await.problem(409, "capacity_too_small");
+    assert_eq!(hand.register_as(&world, registration(2)).await.is(200).body["capacity"], 2);
     world.join("c").await.problem(503, "pool_full");
     world.end().await;
 }
@@ -86,8 +86,9 @@ async fn the_metadata_of_a_registration_is_stored() {
     let world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
     let hand = world.game_server(&server).await;
-    let hello = json!({ "address": "game.example", "port": 1, "metadata": { "build": "1.2.3", "map": "forest" } });
-    hand.register_as(&world, hello).await.is(200);
+    let registration =
+        json!({ "address": "game.example", "port": 1, "metadata": { "build": "1.2.3", "map": "forest" } });
+    hand.register_as(&world, registration).await.is(200);
     assert_eq!(world.ledger(&server).await.metadata["map"], "forest");
     world.end().await;
 }
@@ -128,8 +129,8 @@ async fn only_the_holder_of_a_servers_token_changes_that_server() {
     assert_ne!(server.id, other.id);
     let before = world.ledger(&server.id).await;
     let stranger = GameServer { token: other.token.clone(), ..server.clone() };
-    let nobody = GameServer { id: "no-such-server".into(), ..server.clone() };
-    for (hand, status, code) in [(&stranger, 403, "wrong_token"), (&nobody, 404, "unknown_server")] {
+    let missing = GameServer { id: "no-such-server".into(), ..server.clone() };
+    for (hand, status, code) in [(&stranger, 403, "wrong_token"), (&missing, 404, "unknown_server")] {
         hand.register(&world).await.problem(status, code);
         hand.heartbeat(&world, None).await.problem(status, code);
         hand.connect(&world, "alice", None).await.problem(status, code);
@@ -204,10 +205,10 @@ async fn an_invalid_body_or_parameter_is_refused_and_nothing_is_written() {
     let hand = world.game_server(&server).await;
     let before = world.scan().await;
     let path = format!("/servers/{server}");
-    let hello = |change: fn(&mut Value)| {
-        let mut hello = json!({ "address": "127.0.0.1", "port": 7777 });
-        change(&mut hello);
-        hello.to_string()
+    let registration = |change: fn(&mut Value)| {
+        let mut registration = json!({ "address": "127.0.0.1", "port": 7777 });
+        change(&mut registration);
+        registration.to_string()
     };
     let registrations = [
         String::new(),
@@ -215,24 +216,25 @@ async fn an_invalid_body_or_parameter_is_refused_and_nothing_is_written() {
         "[]".into(),
         "null".into(),
         "\u{0}".into(),
-        hello(|hello| hello["port"] = json!("7777")),
-        hello(|hello| hello["port"] = json!(0)),
-        hello(|hello| hello["port"] = json!(65_536)),
-        hello(|hello| hello["port"] = json!(-1)),
-        hello(|hello| hello["port"] = json!(1.5)),
-        hello(|hello| hello["address"] = json!("")),
-        hello(|hello| hello["address"] = json!("a b")),
-        hello(|hello| hello["address"] = json!("é")),
-        hello(|hello| hello["address"] = json!("a".repeat(256))),
-        hello(|hello| hello["capacity"] = json!(0)),
-        hello(|hello| hello["capacity"] = json!(1_001)),
-        hello(|hello| hello["capacity"] = json!("many")),
-        hello(|hello| hello["surprise"] = json!(true)),
-        hello(|hello| hello["metadata"] = json!({ "a": 1 })),
-        hello(|hello| hello["metadata"] = json!({ "": "b" })),
-        hello(|hello| hello["metadata"] = json!({ "a": "b".repeat(129) })),
-        hello(|hello| {
-            hello["metadata"] = (0..9).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
+        registration(|registration| registration["port"] = json!("7777")),
+        registration(|registration| registration["port"] = json!(0)),
+        registration(|registration| registration["port"] = json!(65_536)),
+        registration(|registration| registration["port"] = json!(-1)),
+        registration(|registration| registration["port"] = json!(1.5)),
+        registration(|registration| registration["address"] = json!("")),
+        registration(|registration| registration["address"] = json!("a b")),
+        registration(|registration| registration["address"] = json!("é")),
+        registration(|registration| registration["address"] = json!("a".repeat(256))),
+        registration(|registration| registration["capacity"] = json!(0)),
+        registration(|registration| registration["capacity"] = json!(1_001)),
+        registration(|registration| registration["capacity"] = json!("many")),
+        registration(|registration| registration["surprise"] = json!(true)),
+        registration(|registration| registration["metadata"] = json!({ "a": 1 })),
+        registration(|registration| registration["metadata"] = json!({ "": "b" })),
+        registration(|registration| registration["metadata"] = json!({ "a": "b".repeat(129) })),
+        registration(|registration| {
+            registration["metadata"] =
+                (0..9).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
         }),
     ];
     for body in registrations {
@@ -250,7 +252,7 @@ async fn an_invalid_body_or_parameter_is_refused_and_nothing_is_written() {
         ("PUT", format!("{path}/players/alice"), &hand.token, r#"["ticket"]"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"players":"alice"}"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"players":["a b"]}"#),
-        ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"inside":[]}"#),
+        ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"surprise":[]}"#),
         ("PUT", format!("{path}/players/alice"), &hand.token, r#"{"ticket":7}"#),
         ("PUT", format!("{path}/players/alice"), &hand.token, r#"{"tickets":"x"}"#),
     ];

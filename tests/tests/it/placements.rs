@@ -170,13 +170,13 @@ async fn a_heartbeat_response_lists_connected_players_that_the_request_does_not_
     let placement = server.let_in(&world, "alice").await;
     server.let_in(&world, "bob").await;
     world.join("carol").await.is(200);
-    let beat = server.heartbeat(&world, Some(&["bob"])).await.is(200);
-    assert_eq!(beat.body["unknown"], json!([{ "player": "alice", "placement": placement }]));
-    assert_eq!(beat.body["reserved"], 1, "carol has a reservation");
+    let reply = server.heartbeat(&world, Some(&["bob"])).await.is(200);
+    assert_eq!(reply.body["unknown"], json!([{ "player": "alice", "placement": placement }]));
+    assert_eq!(reply.body["reserved"], 1, "carol has a reservation");
     assert!(world.ledger(&server.id).await.claims.contains_key(&player("alice")), "a heartbeat must not end a claim");
     server.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
-    let beat = server.heartbeat(&world, Some(&["bob"])).await.is(200);
-    assert_eq!(beat.body["unknown"], json!([]));
+    let reply = server.heartbeat(&world, Some(&["bob"])).await.is(200);
+    assert_eq!(reply.body["unknown"], json!([]));
     assert_eq!(
         server.heartbeat(&world, None).await.is(200).body["unknown"],
         json!([]),

@@ -110,7 +110,7 @@ async fn a_process_makes_no_request_about_a_server_that_it_has_filled() {
     assert_eq!(join(&warm, "ann").await, id("nearly-full"));
     wire.bodies.lock().unwrap().clear();
     assert_eq!(join(&warm, "bob").await, id("another"));
-    let asked = wire.bodies.lock().unwrap().iter().filter(|body| body.contains("nearly-full")).count();
-    assert_eq!(asked, 0, "requests about the server that this process has filled");
+    let requests = wire.bodies.lock().unwrap().iter().filter(|body| body.contains("nearly-full")).count();
+    assert_eq!(requests, 0, "requests about the server that this process has filled");
     testbed.end().await;
 }
