@@ -153,7 +153,7 @@ async fn only_the_holder_of_a_servers_token_changes_that_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ticket_counts_for_its_player_on_its_server_only() {
+async fn a_ticket_is_valid_only_for_its_player_on_its_server() {
     let world = World::new(limits(2, 2)).await;
     let server = world.ready_server("alice").await;
     let bob = world.join("bob").await.is(200).ticket().to_owned();
@@ -346,7 +346,7 @@ async fn an_unreachable_table_gives_503_busy_with_retry_after() {
 
 /// Every problem code appears in one of these tests, except `internal`, which is for unexpected errors.
 #[test]
-fn every_problem_code_is_tried() {
+fn every_problem_code_has_a_test() {
     let tests = [include_str!("contract.rs"), include_str!("launches.rs"), include_str!("placements.rs")].concat();
     let tests = [tests.as_str(), include_str!("operators.rs")].concat();
     for code in Code::ALL.iter().filter(|code| **code != Code::Internal) {

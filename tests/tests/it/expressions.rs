@@ -385,7 +385,7 @@ impl Seen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_write_on_a_ledger_does_what_apply_says() {
+async fn every_write_on_a_ledger_has_the_result_of_apply() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();
@@ -452,7 +452,7 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_write_on_a_seat_does_what_apply_says() {
+async fn every_write_on_a_seat_has_the_result_of_apply() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let at =
@@ -520,7 +520,7 @@ async fn a_connected_seat_has_no_ttl_and_every_other_seat_has_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_write_on_a_frontier_and_a_pool_status_does_what_apply_says() {
+async fn every_write_on_a_frontier_and_a_pool_status_has_the_result_of_apply() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();

@@ -144,7 +144,7 @@ async fn a_claim_and_a_scale_in_at_the_same_time_cannot_both_succeed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_server_whose_stopper_died_is_counted_out() {
+async fn a_stopped_server_that_was_not_counted_out_is_counted_out_by_reconcile() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let ledger = world.ledger(&server.id).await;

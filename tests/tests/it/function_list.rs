@@ -47,7 +47,7 @@ fn events(function: &Value) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn every_place_that_must_know_a_function_knows_exactly_the_listed_ones() {
+fn every_place_that_names_functions_has_exactly_the_listed_ones() {
     let names = |is_listed: fn(&Handler) -> bool| {
         let listed = ALL.iter().filter(|function| is_listed(&function.handler));
         listed.map(|function| function.name.to_owned()).collect::<BTreeSet<_>>()

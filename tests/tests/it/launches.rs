@@ -8,7 +8,7 @@ use shared::domain::{Launch, Ledger, LedgerWrite, MAX_LAUNCH_ATTEMPTS, PoolStatu
 use crate::support::{SOON, World, limits, seconds};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its_players_placed_anew() {
+async fn a_launch_that_fails_is_retried_then_abandoned_and_its_players_are_placed_anew() {
     let world = World::new(|options| {
         options.game_server = vec!["sh".into(), "-c".into(), "exit 3".into()];
         options.limits.launch = seconds(1);
@@ -53,7 +53,7 @@ async fn a_registration_resets_the_count_of_failed_launches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_task_whose_answer_is_lost_is_repeated_and_starts_nothing_twice() {
+async fn a_run_task_with_a_lost_response_is_repeated_and_starts_no_second_task() {
     let world = World::new(|_| {}).await;
     // All three attempts of the SDK lose their response: the task runs, and OWMM does not know its ARN.
     world.stack.ecs().inject(Fault::AnswerLost, 3);
@@ -67,7 +67,7 @@ async fn run_task_whose_answer_is_lost_is_repeated_and_starts_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ecs_without_capacity_is_asked_again_with_a_new_token_of_the_server() {
+async fn a_run_task_without_capacity_is_retried_with_a_new_token_of_the_server() {
     let world = World::new(|_| {}).await;
     world.stack.ecs().inject(Fault::NoCapacity, 1);
     let server = world.join("alice").await.is(202).server().to_owned();
@@ -95,7 +95,7 @@ async fn a_throttled_run_task_is_retried_in_the_same_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_tasks_for_one_server_the_one_of_the_older_attempt_is_refused() {
+async fn a_task_of_an_older_attempt_cannot_register() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
     let old = world.game_server(&server).await;

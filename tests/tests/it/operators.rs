@@ -357,7 +357,7 @@ async fn a_release_and_a_registration_of_the_same_player_cannot_both_succeed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_launch_at_least_starts_no_more_servers() {
+async fn a_repeated_launch_starts_no_more_servers() {
     let world = World::new(limits(10, 3)).await;
     let launch = async |body: Value| world.operate("POST", "/pools/default/launch", Some(body)).await;
     let first = world.operate("POST", "/pools/default/launch", None).await.is(200).body;

@@ -227,7 +227,7 @@ async fn a_player_can_connect_only_to_the_server_that_the_seat_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_seat_has_moved_is_released_and_not_let_in() {
+async fn a_player_whose_seat_has_moved_cannot_connect_and_the_claim_is_freed() {
     // The state that a race can leave: one server's ledger has the claim, and the seat names another server.
     let world = World::new(limits(2, 2)).await;
     let server = world.ready_server("alice").await;
