@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_model_finds_a_release_that_does_not_compare_the_placement() {
-        breaks(Bug::ReleaseAnyStamp, "I6");
+        breaks(Bug::FreeAnyPlacement, "I6");
     }
 
     #[test]
