@@ -51,13 +51,13 @@ pub(super) async fn come_to_rest(functions: &Arc<Functions>, world: &Arc<World>,
     if !served {
         return;
     }
-    world.tell(format_args!("everybody has been served"));
+    world.record(format_args!("everybody has been served"));
     // What was sent before may still take effect, and change what a pool is.
     sleep(LINGERS).await;
     if !rests(world).await {
         return;
     }
-    world.tell(format_args!("everything rests"));
+    world.record(format_args!("everything rests"));
     // The pool as it is now is in force everywhere.
     sleep(BELIEVED).await;
     fill_to_the_brim(functions, world, seed).await;
@@ -205,7 +205,7 @@ async fn fill_to_the_brim(functions: &Arc<Functions>, world: &Arc<World>, seed: 
         (inside < slots as usize).then(|| (Invariant::NoLeak, format!("{inside} of {slots} slots can be used")))
     });
     let all_inside = settled(world, all_inside.await);
-    world.tell(format_args!("every slot is used: {all_inside}"));
+    world.record(format_args!("every slot is used: {all_inside}"));
     end.set();
     let left = timeout(ANSWERED_WITHIN, async { while herd.join_next().await.is_some() {} }).await.is_ok();
     world.must(Invariant::NothingForgotten, left || !all_inside, || format!("{} of the herd still wait", herd.len()));

@@ -182,13 +182,13 @@ impl Functions {
         tokio::select! {
             biased;
             () = call.killed.notified() => {
-                self.world.tell(format_args!("c{} is killed", call.number));
+                self.world.record(format_args!("c{} is killed", call.number));
                 self.replace(which);
                 None
             }
             answer = running => Some(answer),
             () = sleep(LONGEST_RUN) => {
-                self.world.tell(format_args!("c{} has run for too long", call.number));
+                self.world.record(format_args!("c{} has run for too long", call.number));
                 None
             }
         }
@@ -202,7 +202,7 @@ impl Functions {
     ) -> Option<T> {
         let (which, instance) = self.any()?;
         let call = self.begin(by);
-        self.world.tell(format_args!("c{} {:?} at process {which}", call.number, call.by));
+        self.world.record(format_args!("c{} {:?} at process {which}", call.number, call.by));
         self.run(which, &call, operation(instance.owmm)).await
     }
 
@@ -210,7 +210,7 @@ impl Functions {
     pub(super) async fn call(self: &Arc<Self>, by: Caller, ask: Effect) -> Option<Reply> {
         let world = &self.world;
         if world.strikes(Fault::CallLost) {
-            world.tell(format_args!("lost: {} {} by {by:?}", ask.method, ask.path));
+            world.record(format_args!("lost: {} {} by {by:?}", ask.method, ask.path));
             sleep(world.chance.ms(10, 10_000)).await;
             return None;
         }
@@ -241,7 +241,7 @@ impl Functions {
         let call = self.begin(by);
         let Effect { method, path, authorization, body } = ask;
         let shown = body.as_ref().map(Value::to_string).unwrap_or_default();
-        self.world.tell(format_args!("c{} {:?} {method} {path} {shown} at process {which}", call.number, call.by));
+        self.world.record(format_args!("c{} {:?} {method} {path} {shown} at process {which}", call.number, call.by));
         let request = Request::builder().method(method).uri(&path).header("authorization", authorization);
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = request.body(body).ok()?;
@@ -254,7 +254,7 @@ impl Functions {
         let reply = answered.await.flatten();
         match &reply {
             Some(reply) => self.answered(&call, method, &path, reply),
-            None => self.world.tell(format_args!("c{} does not answer", call.number)),
+            None => self.world.record(format_args!("c{} does not answer", call.number)),
         }
         reply
     }
@@ -262,7 +262,7 @@ impl Functions {
     /// What was answered is held against what is.
     fn answered(&self, call: &Call, method: &str, path: &str, reply: &Reply) {
         let (world, number) = (&self.world, call.number);
-        world.tell(format_args!("c{number} answers {} {}", reply.status, reply.body));
+        world.record(format_args!("c{number} answers {} {}", reply.status, reply.body));
         // Nothing of what is put into a request is wrong, and no fault that passes is a defect of ours.
         world.must(Invariant::KeptWord, reply.status != 500, || format!("{method} {path} was answered {reply:?}"));
         if call.by == Caller::Stranger {

@@ -32,7 +32,7 @@ const DELIVERIES: u64 = 3;
 /// The fleet is looked after, as often as the plan says, and each minute once faults have stopped.
 pub(super) async fn schedule(functions: Arc<Functions>, world: Arc<World>) {
     loop {
-        sleep(Duration::from_secs(if world.is_calm() { 60 } else { world.plan.look_seconds })).await;
+        sleep(Duration::from_secs(if world.is_calm() { 60 } else { world.plan.reconcile_seconds })).await;
         if world.strikes(Fault::ReconcileTwice) {
             let (functions, after) = (Arc::clone(&functions), world.chance.ms(0, 3_000));
             tokio::spawn(async move {
@@ -167,7 +167,7 @@ pub(super) async fn operator(functions: Arc<Functions>, world: Arc<World>, chanc
 
 /// Somebody who calls with what is not theirs: another server's token, or none that was ever made.
 pub(super) async fn stranger(functions: Arc<Functions>, world: Arc<World>, chance: Chance, tokens: Arc<Tokens>) {
-    let every = world.plan.intruder_seconds * 1_000;
+    let every = world.plan.stranger_seconds * 1_000;
     while every > 0 && !world.is_calm() {
         sleep(chance.ms(every / 2, every * 3 / 2)).await;
         let servers = world.check(|checks| checks.ledgers.keys().cloned().collect::<Vec<ServerId>>());

@@ -128,7 +128,7 @@ async fn process(functions: Arc<Functions>, world: Arc<World>, task: SimulatedTa
         id: id.clone(),
         world: Arc::clone(&world),
     });
-    world.tell(format_args!("a process of {id} begins, port {port}"));
+    world.record(format_args!("a process of {id} begins, port {port}"));
     let life = async {
         sleep(starts_in).await;
         match fate {
@@ -148,7 +148,7 @@ async fn process(functions: Arc<Functions>, world: Arc<World>, task: SimulatedTa
         }
         code = life => code,
     };
-    world.tell(format_args!("the process of {id} on port {port} ends with {code}"));
+    world.record(format_args!("the process of {id} on port {port} ends with {code}"));
     server.end();
     // ECS may be gone.
     let _ = ended.send(code);
@@ -311,7 +311,7 @@ impl GameServer {
             return;
         };
         lock(&self.roster).inside.insert(player.clone(), (visit, placement));
-        self.world.tell(format_args!("{player} is inside {}", self.id));
+        self.world.record(format_args!("{player} is inside {}", self.id));
         self.world.check(|checks| checks.let_in(self.world.now(), &self.id, &player, placement));
         let _ = admit.send(true);
         drop(turn);
@@ -327,7 +327,7 @@ impl GameServer {
         let mine = lock(&self.roster).inside.get(&player).is_some_and(|(of, _)| *of == visit);
         if mine {
             lock(&self.roster).inside.remove(&player);
-            self.world.tell(format_args!("{player} is no longer inside {}", self.id));
+            self.world.record(format_args!("{player} is no longer inside {}", self.id));
             self.world.check(|checks| checks.let_out(&self.id, &player));
             self.disconnect(&player, placement, grace).await;
         }

@@ -138,10 +138,10 @@ async fn silence(world: &World) -> Result<HttpResponse, ConnectorError> {
 async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result<HttpResponse, ConnectorError> {
     let number = world.number();
     let by = call.as_ref().map_or(Caller::Setup, |call| call.by.clone());
-    let told = world.is_told();
+    let told = world.is_recorded();
     if told {
         let of = call.as_ref().map_or(0, |call| call.number);
-        world.tell(format_args!("  w{number} of c{of}: {}", sent.told()));
+        world.record(format_args!("  w{number} of c{of}: {}", sent.told()));
     }
     if let Some(call) = &call
         && world.strikes(Fault::FunctionKilled)
@@ -159,7 +159,7 @@ async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result
     }
     let answer = match struck(&world, &sent) {
         Some(fault) => {
-            world.tell(format_args!("  w{number}: {}", fault.as_str()));
+            world.record(format_args!("  w{number}: {}", fault.as_str()));
             match suffer(&world, fault, &sent, &by, number).await {
                 Some(answer) => answer,
                 None => return silence(&world).await,
@@ -174,7 +174,7 @@ async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result
     if told {
         let body = serde_json::from_str::<Value>(&answer.1).unwrap_or_default();
         let code = body.get("__type").and_then(Value::as_str).and_then(|code| code.rsplit('#').next());
-        world.tell(format_args!("  w{number} answers {} {}", answer.0, code.unwrap_or_default()));
+        world.record(format_args!("  w{number} answers {} {}", answer.0, code.unwrap_or_default()));
     }
     if let Some(call) = &call {
         if world.strikes(Fault::FunctionKilled) {
@@ -219,7 +219,7 @@ async fn suffer(world: &Arc<World>, fault: Fault, sent: &Sent, by: &Caller, numb
         let (world, sent, by) = (Arc::clone(world), sent.clone(), by.clone());
         tokio::spawn(async move {
             sleep(after).await;
-            world.tell(format_args!("  w{number} takes effect now"));
+            world.record(format_args!("  w{number} takes effect now"));
             sent.apply(&world, &by, number);
         });
     };
