@@ -11,5 +11,5 @@ async fn no_acknowledged_slot_is_lost_when_the_stack_and_game_servers_are_killed
     let killed = kill(&options, &mut Progress::default()).await.unwrap();
     assert!(killed.violations.is_empty(), "{killed:#?}");
     assert_eq!(killed.stacks, 3);
-    assert!(killed.orphaned > 0 && killed.looked_for > 0, "{killed:#?}");
+    assert!(killed.orphaned > 0 && killed.found > 0, "{killed:#?}");
 }

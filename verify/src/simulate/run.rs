@@ -109,7 +109,7 @@ async fn simulate(seed: u64, history: History) -> Result<Outcome, String> {
     sleep(Duration::from_secs(world.plan.chaos_seconds)).await;
     world.record(format_args!("faults stop"));
     world.calm(true);
-    finish::come_to_rest(&functions, &world, actors, seed).await;
+    finish::settle(&functions, &world, actors, seed).await;
 
     background.shutdown().await;
     world::lock(&world.servers).clear();
