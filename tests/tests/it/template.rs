@@ -270,7 +270,7 @@ fn every_alarm_tells_somebody_and_is_of_something_that_is_deployed() {
     let template = template();
     for (id, alarm) in of_type(&template, "AWS::CloudWatch::Alarm") {
         let alarm = &alarm["Properties"];
-        assert_eq!(alarm["AlarmActions"]["Fn::If"][0], "Tells", "{id}");
+        assert_eq!(alarm["AlarmActions"]["Fn::If"][0], "Recorded", "{id}");
         for dimension in alarm["Dimensions"].as_array().unwrap() {
             let value = &dimension["Value"];
             let of = value["Ref"].as_str().or_else(|| value["Fn::GetAtt"].as_str()?.split('.').next()).unwrap();
