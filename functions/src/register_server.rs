@@ -14,7 +14,7 @@ use shared::{
     },
 };
 
-/// Slots that a server may have: what one item bears, see ARCHITECTURE.md.
+/// Slots that a server may have. The bound is what one DynamoDB item bears: docs/internals/costs.md.
 const MAX_CAPACITY: u32 = 1_000;
 /// Metadata counts towards the size of the ledger, which every claim pays for.
 const MAX_METADATA_PAIRS: usize = 8;

@@ -95,7 +95,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Slots of one server. See ARCHITECTURE.md for what one item bears.
+    /// Slots of one server. The bound is what one DynamoDB item bears: docs/internals/costs.md.
     pub const CAPACITY: Self = Self { name: "capacity", least: 1, most: 1_000, default: 50 };
     /// Servers that may live at once.
     pub const MAX_SERVERS: Self = Self { name: "maxServers", least: 1, most: 10_000, default: 100 };
