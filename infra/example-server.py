@@ -1,12 +1,12 @@
-"""A whole game server for OWMM, standard library only: what a task of infra/servers.yaml runs when it is given no image.
+"""A complete game server for OWMM, standard library only. A task of infra/servers.yaml without an image runs it.
 
-A line of JSON each way: {"ticket": "..."} lets a player in, then everything comes back as {"echo": ...} until {"leave": {}}.
+Both sides send lines of JSON. The first is {"ticket": "..."}; the server echoes the next ones until {"leave": {}}.
 """
 import base64, contextlib, hashlib, hmac, json, os, signal, socket, socketserver, sys, threading, time
 import urllib.error, urllib.parse, urllib.request
 
 URL, ID, TOKEN = (os.environ["OWMM_" + name] for name in ("URL", "SERVER_ID", "SERVER_TOKEN"))
-KEY, inside, turns = hashlib.sha256(TOKEN.encode()).digest(), {}, {}
+KEY, connected, turns = hashlib.sha256(TOKEN.encode()).digest(), {}, {}
 
 def owmm(method, path="", body=None):
     data, auth = json.dumps(body).encode() if body else None, {"Authorization": "Bearer " + TOKEN}
@@ -38,7 +38,7 @@ class Visit(socketserver.StreamRequestHandler):
         ticket = json.loads(self.rfile.readline())["ticket"]
         with turn(player := check(ticket)) as path:
             placement = owmm("PUT", path, {"ticket": ticket})["placement"]
-            before, inside[player] = inside.get(player), self.connection
+            before, connected[player] = connected.get(player), self.connection
         with contextlib.suppress(OSError):
             if before: before.shutdown(socket.SHUT_RDWR)
         try:
@@ -46,31 +46,31 @@ class Visit(socketserver.StreamRequestHandler):
             while (line := self.rfile.readline()) and b'"leave"' not in line: say({"echo": json.loads(line)})
         finally:
             with turn(player):
-                if inside.get(player) is self.connection:
+                if connected.get(player) is self.connection:
                     try: owmm("DELETE", f"{path}?placement={placement}")
-                    finally: del inside[player]
+                    finally: del connected[player]
 
 def listen():
     first, last = map(int, os.environ["OWMM_PORTS"].split("-"))
     for port in range(first, last + 1):
         with contextlib.suppress(OSError): return socketserver.ThreadingTCPServer(("0.0.0.0", port), Visit)
-    sys.exit("every port is taken")
+    sys.exit("no port of OWMM_PORTS is free")
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 socketserver.ThreadingTCPServer.daemon_threads = True
 server = listen()
 threading.Thread(target=server.serve_forever, daemon=True).start()
 try:
-    told = owmm("PUT", "", {"address": "auto", "port": server.server_address[1]})
-    print("registered", told, flush=True)
-    while told["state"] != "draining" or inside or told.get("reserved"):
-        time.sleep(told.get("heartbeatSeconds", 10))
+    reply = owmm("PUT", "", {"address": "auto", "port": server.server_address[1]})
+    print("registered", reply, flush=True)
+    while reply["state"] != "draining" or connected or reply.get("reserved"):
+        time.sleep(reply.get("heartbeatSeconds", 10))
         try:
-            told = {**told, **owmm("POST", "/heartbeat", {"players": list(inside)})}
-            for lost in told["unknown"]:
+            reply = {**reply, **owmm("POST", "/heartbeat", {"players": list(connected)})}
+            for lost in reply["unknown"]:
                 with turn(lost["player"]) as path:
-                    if lost["player"] not in inside: owmm("DELETE", f"{path}?placement={lost['placement']}")
+                    if lost["player"] not in connected: owmm("DELETE", f"{path}?placement={lost['placement']}")
         except urllib.error.HTTPError as refusal:
             if refusal.code in (401, 403, 404, 410): raise
-            print("a heartbeat was refused:", refusal, flush=True)
+            print("heartbeat refused:", refusal, flush=True)
 finally: owmm("DELETE")

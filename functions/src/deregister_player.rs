@@ -1,4 +1,4 @@
-//! `DELETE /servers/{serverId}/players/{playerId}`: a player has left.
+//! `DELETE /servers/{serverId}/players/{playerId}`: a game server disconnects a player.
 
 use std::convert::Infallible;
 
@@ -8,7 +8,7 @@ use shared::{
     http::{Body, Problem, Request, Response, answer, no_content, path, query, server_token},
 };
 
-/// The longest time that a slot is held for a reconnect, in seconds.
+/// Longest time that a slot is kept for a reconnect, in seconds.
 const MAX_GRACE_SECONDS: i64 = 3_600;
 
 /// Handles one request.
@@ -27,9 +27,9 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let placement = query(request, "placement", 1..=i64::MAX)?.and_then(Placement::new);
     let grace = query(request, "grace", 1..=MAX_GRACE_SECONDS)?.map(|seconds| Span(seconds * 1_000));
     match owmm.deregister_player(token, &server, &player, placement, grace).await? {
-        Disconnected::Gone | Disconnected::KeptUntil(_) => Ok(no_content()),
+        Disconnected::Ended | Disconnected::KeptUntil(_) => Ok(no_content()),
         Disconnected::WrongToken => Err(ServerOutcome::WrongToken.into()),
         Disconnected::UnknownServer => Err(ServerOutcome::Unknown.into()),
-        Disconnected::Busy => Err(Problem::busy("other calls about the player were faster")),
+        Disconnected::Busy => Err(Problem::busy("every retry lost against concurrent writes for the player")),
     }
 }

@@ -1,4 +1,4 @@
-//! `DELETE /servers/{serverId}`: a server disconnect, and every claim on it is void.
+//! `DELETE /servers/{serverId}`: a game server deregisters, which voids every claim on it.
 
 use std::convert::Infallible;
 

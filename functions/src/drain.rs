@@ -1,4 +1,4 @@
-//! `POST /servers/{serverId}/drain`: an operator lets a server run empty.
+//! `POST /servers/{serverId}/drain`: an operator drains a server: no new players, and it stops when empty.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use shared::{
     http::{Body, Code, Problem, Request, Response, answer, json, json_body, operator, path, present, timestamp},
 };
 
-/// The longest time that players may have to leave, in seconds: a day.
+/// Longest time that a drain may give connected players to leave, in seconds: one day.
 const MAX_DEADLINE_SECONDS: i64 = 86_400;
 
 #[derive(Default, Deserialize)]

@@ -1,4 +1,4 @@
-//! `POST /servers/{serverId}/heartbeat`: a server lives, and may say who is inside.
+//! `POST /servers/{serverId}/heartbeat`: a game server renews its lease and may list its connected players.
 
 use std::convert::Infallible;
 
@@ -11,12 +11,12 @@ use shared::{
     http::{Body, Code, Problem, Request, Response, answer, json, json_body, path, present, server_token, timestamp},
 };
 
-/// As many as a server may have slots.
+/// Most player ids in one heartbeat: the highest capacity of a server.
 const MAX_PLAYERS: usize = 1_000;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Inside {
+struct Params {
     #[serde(default, deserialize_with = "present")]
     players: Option<Vec<String>>,
 }
@@ -33,8 +33,8 @@ pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Inf
 async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
     let server = path(request, "serverId", ServerId::parse)?;
     let token = server_token(request)?;
-    let inside = json_body::<Inside>(request)?.unwrap_or_default().players.as_deref().map(parse).transpose()?;
-    let heartbeat = owmm.heartbeat(token, &server, inside.as_deref()).await??;
+    let connected = json_body::<Params>(request)?.unwrap_or_default().players.as_deref().map(parse).transpose()?;
+    let heartbeat = owmm.heartbeat(token, &server, connected.as_deref()).await??;
     let unknown = heartbeat.unknown.iter();
     let unknown = unknown.map(|one| json!({ "player": one.player.as_str(), "placement": one.placement.get() }));
     Ok(json(
@@ -50,7 +50,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
 
 fn parse(players: &[String]) -> Result<Vec<PlayerId>, Problem> {
     if players.len() > MAX_PLAYERS {
-        return Err(Problem::new(Code::InvalidBody, "`players` has at most 1000 names."));
+        return Err(Problem::new(Code::InvalidBody, "`players` must have at most 1000 player ids."));
     }
     let parsed = players.iter().map(|player| PlayerId::parse(player)).collect::<Result<_, _>>();
     parsed.map_err(|bad| Problem::new(Code::InvalidBody, format!("`players`: {bad}.")))

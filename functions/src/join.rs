@@ -1,4 +1,4 @@
-//! `POST /join` and `DELETE /join`: a player gets a slot, or gives it up.
+//! `POST /join` and `DELETE /join`: a player reserves a slot, or cancels the reservation.
 
 use std::convert::Infallible;
 
@@ -50,7 +50,7 @@ async fn join(owmm: &Owmm, request: &Request, player: &PlayerId) -> Result<Respo
         JoinOutcome::Slot(slot) => Ok(placed(&slot)),
         JoinOutcome::Elsewhere(pool) => Err(Problem::new(
             Code::PlacedElsewhere,
-            format!("The player is inside a server of the pool `{pool}` and has to leave it first."),
+            format!("The player is connected to a server of the pool `{pool}` and must leave it first."),
         )),
         JoinOutcome::No(reason) => Err(no_slot(reason, owmm.time())),
     }

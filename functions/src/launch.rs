@@ -11,7 +11,9 @@ use shared::{
     http::{Body, Code, Problem, Request, Response, answer, json, json_body, launch_paused, operator, path, present},
 };
 
-/// How many servers there shall be. Not how many to add: a repeat of that would add them again.
+/// Range and default of `atLeast`, the number of live servers to reach.
+///
+/// The body has a target and no increment, because a repeated call with an increment would start more servers again.
 const AT_LEAST: Bound = Bound { name: "atLeast", default: 1, ..Bound::MAX_SERVERS };
 
 #[derive(Default, Deserialize)]
@@ -46,9 +48,10 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
             }),
         )),
         LaunchOutcome::No(NoLaunch::Paused(until)) => Err(launch_paused(until, owmm.time())),
-        LaunchOutcome::No(NoLaunch::AtMaximum) => {
-            Err(Problem::new(Code::AtMaximum, "The pool's `maxServers` is less than that."))
-        }
-        LaunchOutcome::Busy => Err(Problem::busy("others start and stop servers of the pool")),
+        LaunchOutcome::No(NoLaunch::AtMaximum) => Err(Problem::new(
+            Code::AtMaximum,
+            "`atLeast` is higher than the pool's `maxServers`. Lower `atLeast`, or raise `maxServers`.",
+        )),
+        LaunchOutcome::Busy => Err(Problem::busy("every retry lost against concurrent launches and stops in the pool")),
     }
 }

@@ -1,11 +1,12 @@
-//! The Lambda functions. Each has a module here with its handler: parse the event, call one operation of `shared`, render
-//! the outcome.
+//! The Lambda functions, one module per function. Its handler parses the event, calls one operation of `shared` and
+//! renders the outcome.
 //!
-//! Owns the list of functions ([`ALL`]) with the kind of event that each answers, and how a function runs as a program
-//! ([`run`]). Must not know the table. `src/main.rs` is the program of all functions, `src/bin` has one program for each.
+//! This crate owns the list of functions ([`ALL`]) with the kind of event that invokes each, and the main loop of a
+//! function ([`run`]). It does not use the table directly. `src/main.rs` is one program with all functions, and
+//! `src/bin` has one program per function.
 //!
-//! A new function is a module and one line in the list below. `tests/tests/it/functions.rs` names every other place that
-//! must know the function.
+//! A new function needs a module and one line in the list below. The test `tests/tests/it/function_list.rs` names every
+//! other place that has to list it.
 
 pub mod deregister_player;
 pub mod deregister_server;
@@ -35,10 +36,10 @@ use shared::{
     http::{Body, Request, Response},
 };
 
-/// Answer to a call over HTTP: a refusal is a response too.
+/// Result of an HTTP handler, which never fails: a refusal is a response too.
 pub type Answer = Result<Response<Body>, Infallible>;
 
-/// A handler's work on one event.
+/// Future of a handler that processes one event.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A function's handler, by the kind of event that invokes the function.
@@ -55,7 +56,8 @@ pub enum Handler {
 /// A Lambda function.
 #[derive(Clone, Copy, Debug)]
 pub struct Function {
-    /// Name of the function: of its program, its `Handler` in `template.yaml`, and after the stack's name its name on AWS.
+    /// Name of the function. Its program in `src/bin` and its `Handler` in `template.yaml` have the same name; on AWS
+    /// the stack's name precedes it.
     pub name: &'static str,
     /// The function's handler.
     pub handler: Handler,
@@ -100,7 +102,7 @@ functions! {
     TASK_STOPPED = "task-stopped", TaskStateChange(task_stopped);
 }
 
-/// No function has the name that `_HANDLER` gives.
+/// Error of [`named`]: no function has the name in `_HANDLER`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no function is named `{handler}`: set `Handler` of the Lambda function, and so `_HANDLER`, to one of {}", known.join(", "))]
 pub struct UnknownHandler {
@@ -108,10 +110,10 @@ pub struct UnknownHandler {
     known: Vec<&'static str>,
 }
 
-/// Returns the function of that name.
+/// Returns the function with the name `handler`.
 ///
 /// # Errors
-/// There is none; the error has the names of all functions.
+/// No function has this name. The error lists the names of all functions.
 pub fn named(handler: &str) -> Result<&'static Function, UnknownHandler> {
     let found = ALL.iter().copied().find(|function| function.name == handler);
     found.ok_or_else(|| UnknownHandler {
@@ -120,11 +122,11 @@ pub fn named(handler: &str) -> Result<&'static Function, UnknownHandler> {
     })
 }
 
-/// Runs the function until Lambda stops the process: reads the configuration, connects the clients, answers one event after
-/// the other.
+/// Runs `function` until Lambda stops the process: reads the configuration, connects the clients, then processes one
+/// event at a time.
 ///
 /// # Errors
-/// The environment lacks a variable, or the Runtime API cannot be reached.
+/// An environment variable is missing, or the Lambda Runtime API cannot be reached.
 #[tokio::main(flavor = "current_thread")]
 pub async fn run(function: &'static Function) -> Result<(), Error> {
     shared::telemetry::log_as_json();

@@ -1,4 +1,4 @@
-//! All Lambda functions in one program: runs the function that the environment variable `_HANDLER` names.
+//! One program with all Lambda functions: runs the function that the environment variable `_HANDLER` names.
 //!
 //! Lambda sets `_HANDLER` to the function's `Handler` in `template.yaml`, so one build serves all functions.
 

@@ -1,4 +1,4 @@
-//! `POST /pools/{pool}/join`: a trusted backend places a party on one server, all or nobody.
+//! `POST /pools/{pool}/join`: a trusted backend places all players of a party on one server, or none.
 
 use std::{collections::HashSet, convert::Infallible};
 
@@ -14,7 +14,7 @@ use shared::{
     },
 };
 
-/// Players of a party at the most.
+/// Most players of one party.
 const MAX_PLAYERS: usize = 16;
 
 #[derive(Deserialize)]
@@ -38,36 +38,39 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let players = players(request)?;
     match owmm.party(&players, &pool).await? {
         PartyOutcome::Slots(slots) => Ok(placed(&slots)),
-        PartyOutcome::Elsewhere(sitting) => {
-            let names = sitting.iter().map(|player| format!("`{player}`")).collect::<Vec<_>>().join(", ");
-            let detail = format!("These players hold slots where the others cannot come: {names}. Nobody was placed.");
-            Err(Problem::new(Code::PlacedElsewhere, detail).about(sitting))
+        PartyOutcome::Elsewhere(elsewhere) => {
+            let names = elsewhere.iter().map(|player| format!("`{player}`")).collect::<Vec<_>>().join(", ");
+            let detail = format!(
+                "These players hold slots on servers that cannot take the rest of the party: {names}. \
+                 No player was placed."
+            );
+            Err(Problem::new(Code::PlacedElsewhere, detail).about(elsewhere))
         }
         PartyOutcome::TooLarge(capacity) => Err(Problem::new(
             Code::InvalidBody,
-            format!("`players`: a server of this pool has {capacity} slots, fewer than the party has players."),
+            format!("`players`: a server of this pool has only {capacity} slots, too few for the party."),
         )),
         PartyOutcome::No(reason) => Err(no_slot(reason, owmm.time())),
     }
 }
 
-/// The players, parsed, distinct, as many as a party may have.
+/// Parses the player ids of the body: 1 to [`MAX_PLAYERS`], each listed once.
 fn players(request: &Request) -> Result<Vec<PlayerId>, Problem> {
     let bad = |problem: String| Problem::new(Code::InvalidBody, format!("`players`: {problem}."));
-    let params = json_body::<Params>(request)?.ok_or_else(|| bad("send who is in the party".to_owned()))?;
+    let params = json_body::<Params>(request)?.ok_or_else(|| bad("send the ids of the party's players".to_owned()))?;
     if !(1..=MAX_PLAYERS).contains(&params.players.len()) {
         return Err(bad(format!("a party has 1 to {MAX_PLAYERS} players")));
     }
     let players = params.players.iter().map(|player| PlayerId::parse(player)).collect::<Result<Vec<_>, _>>();
     let players = players.map_err(|error| bad(error.to_string()))?;
     if players.iter().collect::<HashSet<_>>().len() < players.len() {
-        return Err(bad("somebody is named twice".to_owned()));
+        return Err(bad("a player id is listed twice".to_owned()));
     }
     Ok(players)
 }
 
 fn placed(slots: &[(PlayerId, Slot)]) -> Response<Body> {
-    // All are on one server, so the first says how all are.
+    // The whole party is on one server, so the state of the first slot is the state of every slot.
     match slots.first() {
         Some((_, Slot::Ready { server, address, port, .. })) => {
             let ready = slots.iter().filter_map(|(player, slot)| match slot {

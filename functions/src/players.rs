@@ -1,4 +1,4 @@
-//! `GET` and `DELETE /players/{playerId}`: operators look where a player is, and release one whom something still holds.
+//! `GET` and `DELETE /players/{playerId}`: an operator reads a player's seat and claim, or releases them.
 
 use std::convert::Infallible;
 
@@ -33,21 +33,22 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         Method::DELETE => match owmm.release_player(&player).await? {
             Released::Free => Ok(no_content()),
             Released::Unknown => Err(unknown()),
-            Released::Inside(server) => {
+            Released::StillConnected(server) => {
                 let detail = format!(
-                    "The player is inside `{server}`, which alone can let them go. If it hangs, drain it with a \
-                     deadline (POST /servers/{server}/drain): once it is stopped, all its players are free."
+                    "The player is connected to `{server}`, and only this server can disconnect the player. If the \
+                     server hangs, drain it with a deadline (POST /servers/{server}/drain): its stop releases all \
+                     its players."
                 );
                 Err(Problem::new(Code::PlayerInside, detail))
             }
-            Released::Busy => Err(Problem::busy("other calls about the player were faster")),
+            Released::Busy => Err(Problem::busy("every retry lost against concurrent writes for the player")),
         },
         _ => Err(method_not_allowed("GET, DELETE")),
     }
 }
 
 fn unknown() -> Problem {
-    Problem::new(Code::UnknownPlayer, "No player of this id has been placed within the last day.")
+    Problem::new(Code::UnknownPlayer, "No player with this id has been placed within the last day.")
 }
 
 fn shown(player: &PlayerId, PlayerView { seat, ledger }: &PlayerView, now: Time) -> Value {

@@ -1,5 +1,5 @@
-//! `GET /pools`, `GET` and `PUT /pools/{pool}`, `POST /pools/{pool}/pause` and `resume`: operators configure pools, look
-//! at them, and pause launching.
+//! `GET /pools`, `GET` and `PUT /pools/{pool}`, `POST /pools/{pool}/pause` and `resume`: operators read and configure
+//! pools, and pause their launches.
 
 use std::convert::Infallible;
 
@@ -15,7 +15,7 @@ use shared::{
     },
 };
 
-/// How long launching may be paused; without a number, until it is resumed.
+/// Range of a pause of launches, in seconds. A pause without `seconds` lasts until `resume`.
 const PAUSE_SECONDS: Bound = Bound { name: "seconds", least: 1, most: 604_800, default: 0 };
 
 #[derive(Default, Deserialize)]
@@ -25,7 +25,7 @@ struct Pause {
     seconds: Option<i64>,
 }
 
-/// A pool as operators write it. What is not said has its default.
+/// Settings of a pool in a request or response body. An omitted field has its default.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Params {
@@ -71,11 +71,10 @@ defaults! {
 }
 
 impl Params {
-    /// The pool that is wished for, if every value is in its range. `task` is what is started for it if the wish does not
-    /// say.
+    /// Checks every value and returns the pool `name` with these settings. `task` replaces an omitted `task`.
     ///
     /// # Errors
-    /// A value is out of range; the error names it.
+    /// A value is out of range, and the error names it; or `task` is missing in both.
     pub fn parse(self, name: PoolName, task: Option<TaskSettings>) -> Result<Pool, String> {
         let count = |bound: Bound, value| bound.count(value);
         let span = |bound: Bound, value| bound.count(value).map(Span::seconds);
@@ -91,7 +90,7 @@ impl Params {
         };
         let task = self.task.or(task).ok_or("`task` is missing.")?;
         task.check()?;
-        // Which build it is and where it was before, the table says.
+        // `version`, `build` and `previous_clusters` come from the table when the pool is written.
         Ok(Pool {
             name,
             limits,

@@ -1,16 +1,16 @@
-//! The EventBridge schedule: the fleet is looked after, each minute.
+//! The EventBridge schedule: reconciles every pool and server, each minute.
 
 use serde::Deserialize;
 use shared::{Failure, Owmm, Reconciled};
 
-/// The schedule's event, of which nothing matters but that it came.
+/// Event of the schedule. None of its fields is read.
 #[derive(Debug, Deserialize)]
 pub struct Tick {}
 
-/// Looks after the fleet once. What it came to is in the log, one record a run.
+/// Performs one reconcile run, which logs its result as one record.
 ///
 /// # Errors
-/// The table gave no answer: the next minute tries again.
+/// The table did not answer. The schedule starts the next run a minute later.
 pub async fn handle(owmm: &Owmm) -> Result<Reconciled, Failure> {
     owmm.reconcile().await
 }

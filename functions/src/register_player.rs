@@ -1,4 +1,4 @@
-//! `PUT /servers/{serverId}/players/{playerId}`: a player has come in.
+//! `PUT /servers/{serverId}/players/{playerId}`: a game server asks whether to let a player in.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use shared::{
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Shown {
+struct Params {
     #[serde(default, deserialize_with = "present")]
     ticket: Option<String>,
 }
@@ -32,18 +32,19 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let server = path(request, "serverId", ServerId::parse)?;
     let player = path(request, "playerId", PlayerId::parse)?;
     let token = server_token(request)?;
-    let shown = json_body::<Shown>(request)?.unwrap_or_default();
-    let ticket = shown.ticket.map(|text| ticket::read(&token, &server, &player, &text)).transpose();
+    let params = json_body::<Params>(request)?.unwrap_or_default();
+    let ticket = params.ticket.map(|text| ticket::read(&token, &server, &player, &text)).transpose();
     let ticket = ticket.map_err(|bad| Problem::new(Code::InvalidTicket, format!("{bad}.")))?;
     match owmm.register_player(token, &server, &player, ticket).await? {
-        Connected::Inside(placement) => Ok(json(StatusCode::OK, &json!({ "placement": placement.get() }))),
+        Connected::Admitted(placement) => Ok(json(StatusCode::OK, &json!({ "placement": placement.get() }))),
         Connected::NoClaim => Err(Problem::new(
             Code::NoClaim,
-            "Do not let the player in. With POST /join the player gets a slot and a new ticket.",
+            "Do not let the player in. POST /join gives the player a slot and a new ticket.",
         )),
-        Connected::PlacedElsewhere => {
-            Err(Problem::new(Code::PlacedElsewhere, "Do not let the player in: another server is the player's by now."))
-        }
+        Connected::PlacedElsewhere => Err(Problem::new(
+            Code::PlacedElsewhere,
+            "Do not let the player in: the player is placed on another server.",
+        )),
         Connected::NotRegistered => Err(ServerOutcome::NotRegistered.into()),
         Connected::Stopped => Err(ServerOutcome::Stopped.into()),
         Connected::WrongToken => Err(ServerOutcome::WrongToken.into()),

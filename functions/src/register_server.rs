@@ -1,4 +1,4 @@
-//! `PUT /servers/{serverId}`: a server has started and says where players find it.
+//! `PUT /servers/{serverId}`: a game server has started and registers its address.
 
 use std::{collections::BTreeMap, convert::Infallible};
 
@@ -14,18 +14,20 @@ use shared::{
     },
 };
 
-/// Slots that a server may have. The bound is what one DynamoDB item bears: docs/internals/costs.md.
+/// Most slots of one server. The limit is what writes on one DynamoDB item can bear: docs/internals/costs.md.
 const MAX_CAPACITY: u32 = 1_000;
-/// Metadata counts towards the size of the ledger, which every claim pays for.
+/// Most metadata pairs of one server. Metadata adds to the ledger's size, and so to the cost of writing each claim.
 const MAX_METADATA_PAIRS: usize = 8;
+/// Longest metadata key, in bytes.
 const MAX_METADATA_KEY: usize = 32;
+/// Longest metadata value, in bytes.
 const MAX_METADATA_VALUE: usize = 128;
-/// For an address: the one that the registration comes from.
+/// Value of `address` that stands for the source address of the request.
 const AUTO: &str = "auto";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Hello {
+struct Params {
     address: String,
     port: u16,
     #[serde(default, deserialize_with = "present")]
@@ -34,12 +36,12 @@ struct Hello {
     metadata: BTreeMap<String, String>,
 }
 
-impl TryFrom<Hello> for Registration {
+impl TryFrom<Params> for Registration {
     type Error = Problem;
 
-    fn try_from(hello: Hello) -> Result<Self, Problem> {
+    fn try_from(params: Params) -> Result<Self, Problem> {
         let bad = |what: &str| Err(Problem::new(Code::InvalidBody, what));
-        let Hello { address, port, capacity, metadata } = hello;
+        let Params { address, port, capacity, metadata } = params;
         if !(1..=255).contains(&address.len()) || !address.bytes().all(|byte| byte.is_ascii_graphic()) {
             return bad("`address` must be 1 to 255 printable ASCII characters without blanks.");
         }
@@ -71,12 +73,12 @@ pub async fn handle(owmm: &Owmm, request: Request) -> Result<Response<Body>, Inf
 async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem> {
     let server = path(request, "serverId", ServerId::parse)?;
     let token = server_token(request)?;
-    let hello = json_body::<Hello>(request)?;
-    let mut hello = hello.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with `address` and `port`."))?;
-    if hello.address == AUTO {
-        hello.address = source_address(request)?.to_string();
+    let params = json_body::<Params>(request)?;
+    let mut params = params.ok_or_else(|| Problem::new(Code::InvalidBody, "Send a body with `address` and `port`."))?;
+    if params.address == AUTO {
+        params.address = source_address(request)?.to_string();
     }
-    let registered = owmm.register_server(token, &server, hello.try_into()?).await??;
+    let registered = owmm.register_server(token, &server, params.try_into()?).await??;
     Ok(json(
         StatusCode::OK,
         &json!({

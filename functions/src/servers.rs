@@ -1,6 +1,6 @@
-//! `GET /servers/{serverId}` and `GET /pools/{pool}/servers`: operators look at servers.
+//! `GET /servers/{serverId}` and `GET /pools/{pool}/servers`: operators read servers.
 //!
-//! A server's token is never shown, nor its hash, with which tickets are signed.
+//! The response never has the server's token, nor the token's hash, which is the key that signs tickets.
 
 use std::convert::Infallible;
 

@@ -1,14 +1,15 @@
-//! The EventBridge rule on `ECS Task State Change`: a task has stopped, and with it its server.
+//! The EventBridge rule on `ECS Task State Change`: a task has stopped.
 //!
-//! EventBridge delivers at least once and in any order, and each event of a task carries a version, so that an older one
-//! can be told from a newer. Here that is not needed: only `STOPPED` counts, which is the last state of a task, so there is
-//! no newer event that one could be older than. It can be late or twice, and what it does is bound to the server and the
-//! attempt that the task was for, so then it changes nothing.
+//! A server that was starting gets its next attempt. A server that was up is stopped.
+//!
+//! EventBridge delivers each event at least once and in any order. The `version` of an event, which orders the events
+//! of a task, is not needed here: the function only uses `STOPPED`, the last state of a task. A late or repeated event
+//! changes nothing, because the write is conditional on the server and the attempt that the task was started for.
 
 use serde::Deserialize;
 use shared::{Failure, Owmm, launching::parse_started_by};
 
-/// The event: the parts that matter.
+/// The fields of the event that this function reads.
 #[derive(Debug, Deserialize)]
 pub struct Event {
     detail: Task,
@@ -24,17 +25,17 @@ struct Task {
     stopped_reason: String,
 }
 
-/// Handles one event. Tasks that are nobody's server are none of its business.
+/// Handles one event. Ignores tasks that OWMM did not start.
 ///
 /// # Errors
-/// The table gave no answer: Lambda repeats the event.
+/// The table did not answer. Lambda then delivers the event again.
 pub async fn handle(owmm: &Owmm, event: Event) -> Result<(), Failure> {
     let Task { task_arn, last_status, started_by, stopped_reason } = event.detail;
     if last_status != "STOPPED" {
         return Ok(());
     }
     let Some((server, attempt)) = started_by.as_deref().and_then(parse_started_by) else { return Ok(()) };
-    let over = owmm.task_stopped(&server, attempt).await?;
-    tracing::info!(%server, attempt, task = task_arn, reason = stopped_reason, over, "task stopped");
+    let server_stopped = owmm.task_stopped(&server, attempt).await?;
+    tracing::info!(%server, attempt, task = task_arn, reason = stopped_reason, server_stopped, "task stopped");
     Ok(())
 }

@@ -1,3 +1,3 @@
-//! Does nothing: cargo considers build dependencies only where there is a build script.
+//! An empty build script: cargo resolves the features of build dependencies only for a crate that has one.
 
 fn main() {}

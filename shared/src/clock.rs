@@ -1,7 +1,7 @@
-//! Time and chance, the two things that a function takes from its surroundings besides the wire.
+//! The time and the random numbers of a process: its only inputs besides the network.
 //!
-//! The clock is the SDK's own seam ([`SharedTimeSource`]), so a simulation that turns it turns request signing too.
-//! Chance is one seeded generator, for the same reason.
+//! The clock is the SDK's own time source ([`SharedTimeSource`]), so a simulation that sets it controls request signing
+//! too. All random numbers come from one seedable generator, so that a simulation can be repeated.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,66 +15,66 @@ use ulid::Ulid;
 
 use crate::domain::{ServerId, Span, Time};
 
-/// Where `now` comes from.
+/// The clock of a process.
 #[derive(Clone, Debug)]
 pub struct Clock(SharedTimeSource);
 
 impl Clock {
-    /// The machine's clock.
+    /// Uses the machine's clock.
     pub fn system() -> Self {
         Self(SharedTimeSource::new(SystemTimeSource::new()))
     }
 
-    /// Another clock.
+    /// Uses another time source, as a simulation does.
     pub const fn of(source: SharedTimeSource) -> Self {
         Self(source)
     }
 
-    /// The time now.
+    /// The current time, in milliseconds since 1970.
     pub fn now(&self) -> Time {
         let since = self.0.now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Time(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 }
 
-/// Where choices, ids and tokens come from.
+/// The random number generator behind random choices, ids and tokens.
 #[derive(Clone, Debug)]
 pub struct Rng(Arc<Mutex<StdRng>>);
 
 impl Rng {
-    /// Seeded by the operating system.
+    /// Creates a generator seeded by the operating system.
     pub fn system() -> Self {
         Self(Arc::new(Mutex::new(rand::make_rng())))
     }
 
-    /// Seeded by a number, for a simulation.
+    /// Creates a generator seeded by a number, for a simulation.
     pub fn seeded(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
     }
 
-    fn roll<T>(&self, roll: impl FnOnce(&mut StdRng) -> T) -> T {
-        roll(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn draw<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A number below `n`; 0 if there is none.
+    /// Returns a random number below `n`, or 0 if `n` is 0.
     pub fn below(&self, n: usize) -> usize {
-        if n < 2 { 0 } else { self.roll(|rng| rng.random_range(0..n)) }
+        if n < 2 { 0 } else { self.draw(|rng| rng.random_range(0..n)) }
     }
 
-    /// A time between nothing and `at_most`, to keep callers apart.
+    /// Returns a random time from 0 to `at_most`, which spreads callers that would otherwise collide again.
     pub fn jitter(&self, at_most: Span) -> Duration {
-        Duration::from_millis(self.roll(|rng| rng.random_range(0..=at_most.0.max(0).unsigned_abs())))
+        Duration::from_millis(self.draw(|rng| rng.random_range(0..=at_most.0.max(0).unsigned_abs())))
     }
 
-    /// A new server's id: a ULID, so that ids sort by the time of their launch.
+    /// Creates a server id: a ULID, so that ids sort by launch time.
     pub fn server_id(&self, now: Time) -> ServerId {
-        let ulid = Ulid::from_parts(now.0.max(0).unsigned_abs(), self.roll(|rng| rng.random()));
-        // The alphabet of a ULID is part of the alphabet of ids; the digits of a number are too.
+        let ulid = Ulid::from_parts(now.0.max(0).unsigned_abs(), self.draw(|rng| rng.random()));
+        // Never fails: every character of a ULID is allowed in an id.
         ServerId::parse(&ulid.to_string()).unwrap_or_else(|_| self.server_id(now))
     }
 
-    /// A new server's token: 256 bits.
+    /// Creates a server's token: 256 random bits in base64url without padding.
     pub fn token(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.roll(|rng| rng.random::<[u8; 32]>()))
+        BASE64_URL_SAFE_NO_PAD.encode(self.draw(|rng| rng.random::<[u8; 32]>()))
     }
 }

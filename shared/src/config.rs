@@ -1,11 +1,11 @@
-//! What a function reads from its environment, and the clients that follow from it.
+//! The environment variables that a function reads, and the AWS clients that are built from them.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `OWMM_TABLE` | name of the table | none: must be set |
-//! | `OWMM_DEFAULT_POOL` | the pool of a join that names none | `default` |
+//! | `OWMM_TABLE` | name of the DynamoDB table | none: must be set |
+//! | `OWMM_DEFAULT_POOL` | pool of a join that names no pool | `default` |
 //! | `OWMM_LOG` | log level | `info` |
-//! | `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_ECS` | other endpoints, for the laptop | AWS |
+//! | `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_ECS` | other endpoints, for local use | AWS |
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
     telemetry::{Calls, Meter},
 };
 
-/// A variable that is missing or out of range.
+/// An environment variable is missing or has an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("set the environment variable {variable}: {problem}")]
 pub struct ConfigError {
@@ -32,20 +32,20 @@ pub struct ConfigError {
     problem: String,
 }
 
-/// What a function must be told.
+/// The settings that a function reads from its environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The table's name.
+    /// Name of the DynamoDB table.
     pub table: String,
-    /// The pool of a join that names none.
+    /// Pool of a join that names no pool.
     pub default_pool: PoolName,
 }
 
 impl Config {
-    /// From the environment.
+    /// Reads the settings from the environment.
     ///
     /// # Errors
-    /// A variable is missing or out of range; the error names it.
+    /// A variable is missing or has an invalid value; the error names the variable.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -62,8 +62,10 @@ impl Config {
     }
 }
 
-/// The SDK has no attempt timeout of its own, so a hung connection would last until the function dies. Half of API
-/// Gateway's 30 s are left for everything else.
+/// Timeouts of AWS calls: 1 s to connect, 3 s per attempt, 8 s per call.
+///
+/// The SDK has no attempt timeout of its own, so a hung connection would last until the function is killed. API Gateway
+/// ends a request after 30 s; two calls that time out leave about half of that.
 pub fn timeouts() -> TimeoutConfig {
     TimeoutConfigBuilder::new()
         .connect_timeout(Duration::from_secs(1))
@@ -72,29 +74,30 @@ pub fn timeouts() -> TimeoutConfig {
         .build()
 }
 
-/// Three attempts.
+/// Retries of AWS calls: at most three attempts, with the SDK's standard backoff.
 pub fn retries() -> RetryConfig {
     RetryConfig::standard().with_max_attempts(3)
 }
 
-/// The SDK's configuration: region, credentials and endpoints as usual, our timeouts, three attempts.
+/// Loads the SDK's configuration: region, credentials and endpoints from the environment, with [`timeouts`] and
+/// [`retries`].
 pub async fn sdk() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::v2026_01_12()).timeout_config(timeouts()).retry_config(retries()).load().await
 }
 
-/// OWMM over AWS, or over whatever the SDK's configuration points at; and who tells of the calls of that function.
+/// Creates OWMM with the clients that the SDK's configuration describes, and the recorder of the function's calls.
 pub fn connect(function: &'static str, config: Config, sdk: &SdkConfig) -> (Owmm, Calls) {
     let (meter, clock) = (Meter::default(), Clock::system());
     let dynamodb = aws_sdk_dynamodb::config::Builder::from(sdk).interceptor(meter.clone()).build();
     let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
     let ecs = aws_sdk_ecs::Client::new(sdk);
     let owmm = assemble(config, dynamodb, ecs, clock.clone(), Rng::system());
-    // Lambda's name for it has the stack's in it, so that the metrics of two stages in one account stay apart.
+    // Lambda's function name includes the stack's name, so the metrics of two stages in one account stay apart.
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| function.to_owned());
     (owmm, Calls::new(function, meter, clock))
 }
 
-/// OWMM over these clients, with this clock and these dice.
+/// Creates OWMM from its parts: clients, clock and random number generator.
 pub fn assemble(
     config: Config,
     dynamodb: aws_sdk_dynamodb::Client,
@@ -112,13 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_variable_is_named() {
+    fn an_error_about_a_missing_variable_names_the_variable() {
         let error = Config::from_variables(|_| None).map(|_| ()).map_err(|error| error.to_string());
         assert_eq!(error, Err("set the environment variable OWMM_TABLE: the name of the DynamoDB table".to_owned()));
     }
 
     #[test]
-    fn a_pool_out_of_range_is_named() {
+    fn an_error_about_an_invalid_default_pool_names_the_variable() {
         let error = Config::from_variables(|name| Some(if name == "OWMM_TABLE" { "t" } else { "a b" }.to_owned()));
         assert!(error.is_err_and(|error| error.to_string().contains("OWMM_DEFAULT_POOL")));
     }

@@ -1,8 +1,8 @@
-//! What a warm function remembers between calls: pools, servers with room, and the frontiers' last seen state.
+//! Memory of a warm process between calls: pools, servers with room, and the last known state of each frontier.
 //!
-//! All of it is a hint. A wrong one costs a refused write or a launch, never correctness. It also keeps the calls of one
-//! process out of each other's way: places that are spoken for here are not offered to the next caller, so a herd in one
-//! process costs little more than the same calls one by one.
+//! Everything here is a hint. A wrong hint costs a refused write or an extra launch, never correctness. Hints also keep
+//! concurrent calls of one process from colliding: a slot that one call is about to claim is not offered to the next
+//! call, so many calls at once cost little more than the same calls one by one.
 
 use std::{
     collections::HashMap,
@@ -18,36 +18,36 @@ use crate::{
     table::{Table, TableError},
 };
 
-/// How long a pool's configuration is believed.
+/// Time for which a pool's configuration is used without reading it again.
 const POOL_FRESH_FOR: Span = Span::seconds(10);
-/// How long the index's answer is believed.
+/// Time for which an answer of the index is used without querying it again.
 const LISTING_FRESH_FOR: Span = Span::seconds(1);
-/// How long an observed number of free slots is believed over the index.
+/// Time for which the free slots seen in a ledger take precedence over the index.
 const ROOM_FRESH_FOR: Span = Span::seconds(2);
-/// Callers that may ask a used-up frontier at once; the others wait for what these find.
+/// Calls that may probe a used-up frontier at once; the others wait for the result.
 const PROBERS: usize = 2;
-/// Servers among which a herd is spread at the most.
+/// Most servers among which colliding calls are spread.
 const WIDEST_SPREAD: usize = 16;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Everything remembered.
+/// All hints of one process.
 #[derive(Debug, Default)]
 pub struct Hints {
     pools: Mutex<HashMap<PoolName, (Time, Arc<Pool>)>>,
-    /// One caller asks for a pool; the others wait for the answer.
-    asking_for_pool: tokio::sync::Mutex<()>,
+    /// Held while one call reads a pool from the table; the others wait for the result.
+    reading_pool: tokio::sync::Mutex<()>,
     listings: Mutex<HashMap<PoolName, Arc<Listing>>>,
     limiters: Mutex<HashMap<(PoolName, u32), Arc<Limiter>>>,
 }
 
 impl Hints {
-    /// A pool's configuration; `None` if nobody has configured it.
+    /// Returns a pool's configuration, at most 10 s old; `None` if no operator has configured the pool.
     ///
     /// # Errors
-    /// The table gave no answer.
+    /// The call to the table failed.
     pub async fn pool(&self, table: &Table, name: &PoolName, now: Time) -> Result<Option<Arc<Pool>>, TableError> {
         let known = || match lock(&self.pools).get(name) {
             Some((at, pool)) if now < *at + POOL_FRESH_FOR => Some(Arc::clone(pool)),
@@ -56,7 +56,7 @@ impl Hints {
         if let Some(pool) = known() {
             return Ok(Some(pool));
         }
-        let _asking = self.asking_for_pool.lock().await;
+        let _reading = self.reading_pool.lock().await;
         if let Some(pool) = known() {
             return Ok(Some(pool));
         }
@@ -68,52 +68,57 @@ impl Hints {
         Ok(pool)
     }
 
-    /// A pool has been configured here: what is remembered of it is old.
+    /// Drops the remembered configuration of a pool, because this process has just changed it.
     pub fn forget(&self, pool: &PoolName) {
         lock(&self.pools).remove(pool);
     }
 
-    /// The servers of a pool with room.
+    /// Returns the listing of a pool: its servers with room.
     pub fn listing(&self, pool: &PoolName) -> Arc<Listing> {
         Arc::clone(lock(&self.listings).entry(pool.clone()).or_default())
     }
 
-    /// A pool's `k`-th frontier.
+    /// Returns the limiter of a pool's `k`-th frontier, from 0.
     pub fn limiter(&self, pool: &PoolName, k: u32) -> Arc<Limiter> {
         Arc::clone(lock(&self.limiters).entry((pool.clone(), k)).or_default())
     }
 }
 
+/// A server of a listing.
 #[derive(Debug)]
 struct Candidate {
     id: ServerId,
     rank: Rank,
-    /// Free slots, and when they were seen; the index alone does not tell.
+    /// Free slots and when they were seen; `None` if only the index, which has no count, knows the server.
     room: Option<(u32, Time)>,
-    /// Calls of this process that are on their way there.
-    on_their_way: u32,
+    /// Slots that calls of this process are about to claim on the server.
+    in_flight: u32,
 }
 
+/// The last answer of the index, with what has been seen since.
 #[derive(Debug, Default)]
 struct Listed {
+    /// Time of the answer; `None` before the first one.
     at: Option<Time>,
+    /// Newest build first, then fullest first.
     servers: Vec<Candidate>,
+    /// Number of servers among which calls are spread, because calls have collided.
     spread: usize,
 }
 
-/// Servers of one pool with room, fullest first.
+/// Servers of one pool with room, from the index and from ledgers seen since.
 #[derive(Debug, Default)]
 pub struct Listing {
     listed: Mutex<Listed>,
-    /// One caller asks the index; the others wait for the answer.
-    asking: tokio::sync::Mutex<()>,
+    /// Held while one call queries the index; the others wait for the result.
+    querying: tokio::sync::Mutex<()>,
 }
 
 impl Listing {
-    /// Asks the index, unless its last answer is from after `not_before` or still fresh.
+    /// Queries the index, unless its last answer is fresh: later than `not_before`, or under 1 s old if that is `None`.
     ///
     /// # Errors
-    /// The table gave no answer.
+    /// The call to the table failed.
     pub async fn refresh(
         &self,
         table: &Table,
@@ -126,7 +131,7 @@ impl Listing {
         if is_fresh() {
             return Ok(());
         }
-        let _asking = self.asking.lock().await;
+        let _querying = self.querying.lock().await;
         if is_fresh() {
             return Ok(());
         }
@@ -139,8 +144,10 @@ impl Listing {
         Ok(())
     }
 
-    /// A server to try for so many slots, and a note that somebody is on the way there. Newest build first, then fullest
-    /// first; at random among those of the same rank, and among more of the same build when many collide.
+    /// Chooses a server for `slots` slots, and counts those slots as in flight until the returned guard is dropped.
+    ///
+    /// Newest build first, then fullest first. At random among servers of the same rank; if calls have collided, among
+    /// more servers of the same build.
     pub fn pick(
         self: &Arc<Self>,
         pool: &Pool,
@@ -152,7 +159,7 @@ impl Listing {
         let capacity = pool.limits.capacity;
         let mut listed = lock(&self.listed);
         let wanted =
-            |candidate: &Candidate| candidate.on_their_way + in_flight.get(&candidate.id).copied().unwrap_or(0) + slots;
+            |candidate: &Candidate| candidate.in_flight + in_flight.get(&candidate.id).copied().unwrap_or(0) + slots;
         let free = |candidate: &Candidate| {
             let room = candidate.room.map_or_else(|| candidate.rank.fill.least_room(capacity), |(room, _)| room);
             room >= wanted(candidate)
@@ -161,7 +168,8 @@ impl Listing {
         let spread = listed.spread;
         let mut best: Vec<&mut Candidate> = listed.servers.iter_mut().filter(open).filter(|one| free(one)).collect();
         if best.is_empty() {
-            // Each is spoken for as far as the index tells; where nobody has counted, there may be more room.
+            // By the least room that the index allows, every server is taken. One whose ledger was not seen may have
+            // more room.
             let uncounted = |candidate: &&mut Candidate| {
                 let most = candidate.rank.fill.most_room(capacity);
                 open(candidate) && candidate.room.is_none() && wanted(candidate) <= most
@@ -173,17 +181,17 @@ impl Listing {
         let of_that_build = best.iter().take_while(|candidate| candidate.rank.build == first.build).count();
         let among = of_that_rank.max(spread).min(of_that_build);
         let candidate = best.into_iter().nth(rng.below(among))?;
-        candidate.on_their_way += slots;
+        candidate.in_flight += slots;
         Some(InFlight { listing: Arc::clone(self), server: candidate.id.clone(), build: first.build, slots })
     }
 
-    /// A ledger was seen: that is what is free there.
+    /// Records the free slots of a server from its ledger.
     pub fn observe(&self, ledger: &Ledger, now: Time) {
         let claims = u32::try_from(ledger.live_claims(now)).unwrap_or(u32::MAX);
         let room = if ledger.state == ServerState::Ready { ledger.capacity.saturating_sub(claims) } else { 0 };
         let mut listed = lock(&self.listed);
         if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == ledger.id) {
-            // Answers overtake each other, so of two that are fresh the one with less room is the later one.
+            // Responses may arrive out of order. Of two fresh ones the one with less room is taken as the later one.
             let before = candidate.room.filter(|(_, at)| now < *at + ROOM_FRESH_FOR);
             candidate.room = match before {
                 Some((less, at)) if less < room => Some((less, at)),
@@ -192,7 +200,7 @@ impl Listing {
         }
     }
 
-    /// A server was refused: nothing is free there, and many are looking.
+    /// Records that a server refused a claim for want of room, and spreads further calls among more servers.
     pub fn used_up(&self, server: &ServerId, now: Time) {
         let mut listed = lock(&self.listed);
         listed.spread = (listed.spread * 2).clamp(2, WIDEST_SPREAD);
@@ -203,8 +211,11 @@ impl Listing {
 }
 
 impl Listed {
-    /// What was seen on a ledger from `believed_from` on is believed over the index. When the question is whether there is
-    /// any room at all, that is the time of the question: a slot may have been freed since an earlier look.
+    /// Replaces the servers by a new answer of the index, and keeps the free slots that were seen since
+    /// `believed_from`.
+    ///
+    /// A call that must know whether there is any room at all passes the time of its own start: earlier counts are
+    /// dropped, because a slot may have been freed since.
     fn replace(&mut self, servers: Vec<(ServerId, Rank)>, believed_from: Time, now: Time) {
         let mut old: HashMap<ServerId, Candidate> =
             std::mem::take(&mut self.servers).into_iter().map(|old| (old.id.clone(), old)).collect();
@@ -212,7 +223,7 @@ impl Listed {
             let old = old.remove(&id);
             let room = old.as_ref().and_then(|old| old.room);
             let room = room.filter(|(_, at)| believed_from <= *at);
-            Candidate { on_their_way: old.map_or(0, |old| old.on_their_way), room, rank, id }
+            Candidate { in_flight: old.map_or(0, |old| old.in_flight), room, rank, id }
         });
         self.servers = known.collect();
         self.servers.sort_by_key(|candidate| std::cmp::Reverse(candidate.rank));
@@ -221,13 +232,13 @@ impl Listed {
     }
 }
 
-/// Somebody is on the way to a server of the index.
+/// Guard of a call that is about to claim slots on a listed server; counts the slots as in flight until it is dropped.
 #[derive(Debug)]
 pub struct InFlight {
     listing: Arc<Listing>,
     /// The server.
     pub server: ServerId,
-    /// The build.
+    /// The server's build.
     pub build: u32,
     slots: u32,
 }
@@ -236,22 +247,24 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut listed = lock(&self.listing.listed);
         if let Some(candidate) = listed.servers.iter_mut().find(|candidate| candidate.id == self.server) {
-            candidate.on_their_way = candidate.on_their_way.saturating_sub(self.slots);
+            candidate.in_flight = candidate.in_flight.saturating_sub(self.slots);
         }
     }
 }
 
+/// The last known state of a frontier.
 #[derive(Debug, Default)]
 struct LastSeen {
+    /// The server that the frontier fills.
     server: Option<ServerId>,
-    /// Slots that nobody in this process has spoken for.
+    /// Remaining slots that no call of this process has reserved.
     left: u32,
-    /// Slots that the frontier had when it was last seen: no more than that can be given back.
+    /// Remaining slots when the frontier was last seen; the upper bound of `left`.
     most: u32,
-    /// The server before that one: an answer that still names it is late, or the frontier has gone back to it. The first is
-    /// taken for late, and the next is believed.
-    gone: Option<ServerId>,
-    /// Slots of a server that calls of this process have spoken for and have not claimed yet.
+    /// The server before `server`. A response that still names it is late, or the frontier has returned to it: the
+    /// first such response is taken as late, and the second as a return.
+    previous: Option<ServerId>,
+    /// Slots that calls of this process have reserved or taken and not claimed yet, by server.
     in_flight: HashMap<ServerId, u32>,
 }
 
@@ -273,12 +286,16 @@ impl LastSeen {
     }
 }
 
-/// The way to one frontier. While its server has slots left by what this process has seen, callers go through side by
-/// side; when it has none, a few probe and the others wait for the new server's name.
+/// Limits how many calls of this process use one frontier at once.
+///
+/// While the frontier has slots left as far as this process knows, calls pass in parallel. Otherwise two calls probe
+/// it, and the others wait for the id of the next server.
 #[derive(Debug)]
 pub struct Limiter {
     seen: Mutex<LastSeen>,
+    /// Permits to probe the frontier when it has no slots left.
     probers: Arc<Semaphore>,
+    /// Held while a call advances the frontier.
     advancing: tokio::sync::Mutex<()>,
 }
 
@@ -292,25 +309,25 @@ impl Default for Limiter {
     }
 }
 
-/// A permit to ask a frontier.
+/// A call's permit to take slots from a frontier.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<Limiter>,
-    /// Which frontier of the pool.
+    /// Number of the frontier in its pool, from 0.
     pub k: u32,
-    /// The server that it was last seen filling.
+    /// The server that the frontier was last seen filling.
     pub server: Option<ServerId>,
-    /// Slots that the call wants.
+    /// Number of slots that the call needs.
     slots: u32,
-    /// They are spoken for on that server, as far as this process goes.
+    /// Whether the slots are deducted from this process's count of remaining slots.
     reserved: bool,
-    /// This call is among those that are on their way to that server.
+    /// Whether the slots count as in flight on the server.
     counted: bool,
     _probing: Option<OwnedSemaphorePermit>,
 }
 
 impl Limiter {
-    /// A permit for slots that are left by what this process has seen; `None` if there are not as many.
+    /// Reserves slots that are left as far as this process knows; `None` if fewer are left.
     pub fn reserve(self: &Arc<Self>, k: u32, slots: u32) -> Option<Permit> {
         let mut seen = lock(&self.seen);
         seen.left = seen.left.checked_sub(slots)?;
@@ -319,7 +336,7 @@ impl Limiter {
         Some(Permit { limiter: Arc::clone(self), k, server, slots, reserved: true, counted: true, _probing: None })
     }
 
-    /// Waits for leave to ask the frontier.
+    /// Returns a permit as soon as slots are left, or as soon as this call may probe the frontier.
     pub async fn enter(self: &Arc<Self>, k: u32, slots: u32) -> Permit {
         if let Some(permit) = self.reserve(k, slots) {
             return permit;
@@ -331,66 +348,68 @@ impl Limiter {
         self.uncounted(k, slots, probing)
     }
 
-    /// A permit without waiting, for a caller who is done with another gate.
+    /// Returns a permit without waiting, for a call that has given up another frontier's permit.
     pub fn at_once(self: &Arc<Self>, k: u32, slots: u32) -> Permit {
         self.reserve(k, slots).unwrap_or_else(|| self.uncounted(k, slots, None))
     }
 
+    /// Creates a permit without reserved slots.
     fn uncounted(self: &Arc<Self>, k: u32, slots: u32, probing: Option<OwnedSemaphorePermit>) -> Permit {
         let (limiter, server) = (Arc::clone(self), self.server());
         Permit { limiter, k, server, slots, reserved: false, counted: false, _probing: probing }
     }
 
-    /// The frontier was seen.
+    /// Records the state of the frontier from a response of the table.
     pub fn observe(&self, frontier: &Frontier) {
         let mut seen = lock(&self.seen);
-        if seen.gone.as_ref() == Some(&frontier.server) {
-            seen.gone = None;
+        if seen.previous.as_ref() == Some(&frontier.server) {
+            seen.previous = None;
             return;
         }
         if seen.server.as_ref() == Some(&frontier.server) {
             seen.most = seen.most.min(frontier.remaining);
             seen.left = seen.left.min(seen.most);
         } else {
-            seen.gone = seen.server.replace(frontier.server.clone());
+            seen.previous = seen.server.replace(frontier.server.clone());
             (seen.most, seen.left) = (frontier.remaining, frontier.remaining);
         }
     }
 
-    /// This process has moved the frontier back to a server that it had left.
+    /// Records that this process has moved the frontier back to an earlier server.
     pub fn goes_back(&self, frontier: &Frontier) {
-        lock(&self.seen).gone = None;
+        lock(&self.seen).previous = None;
         self.observe(frontier);
     }
 
-    /// Slots that calls of this process are on their way to, on servers of this frontier.
+    /// Returns the slots that calls of this process have taken from this frontier and not claimed yet, by server.
     pub fn in_flight(&self) -> HashMap<ServerId, u32> {
         lock(&self.seen).in_flight.clone()
     }
 
-    /// The name of the server that the frontier was last seen filling.
+    /// Returns the server that the frontier was last seen filling.
     pub fn server(&self) -> Option<ServerId> {
         lock(&self.seen).server.clone()
     }
 
-    /// Waits until nobody else in this process is moving the frontier on.
+    /// Waits until no other call of this process advances the frontier.
     pub async fn advance(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.advancing.lock().await
     }
 }
 
 impl Permit {
-    /// The frontier that it is for.
+    /// The limiter of the permit's frontier.
     pub const fn limiter(&self) -> &Arc<Limiter> {
         &self.limiter
     }
 
-    /// The pass has been used: what is left at the frontier is now for the frontier to say.
+    /// Marks the reserved slots as used: from now on, only a response of the table changes the count of remaining
+    /// slots.
     pub fn spend(&mut self) {
         self.reserved = false;
     }
 
-    /// A slot of that server was taken: its claim is on its way, and it is the next one's turn.
+    /// Records that the call has taken its slots on `server` and will claim them, and lets the next call probe.
     pub fn took(&mut self, server: &ServerId) {
         let mut seen = lock(&self.limiter.seen);
         if self.counted {
@@ -460,14 +479,14 @@ mod tests {
         }
     }
 
-    /// What the index has said just now.
+    /// A listing with these servers, as of `NOW`.
     fn listing(servers: &[(&str, Rank)]) -> Arc<Listing> {
         let listing = Arc::new(Listing::default());
         listed_again(&listing, servers, NOW);
         listing
     }
 
-    /// The index is asked again; rooms that were seen from then on are believed over it.
+    /// Applies a new answer of the index at `NOW`, and keeps free slots that were seen since `believed_from`.
     fn listed_again(listing: &Listing, servers: &[(&str, Rank)], believed_from: Time) {
         let servers = servers.iter().map(|(name, rank)| (id(name), *rank)).collect();
         lock(&listing.listed).replace(servers, believed_from, NOW);
@@ -496,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_build_is_picked_first_and_of_it_the_fullest_and_only_builds_that_the_pool_takes() {
+    fn the_fullest_server_of_the_newest_build_is_picked_first_and_only_builds_that_the_pool_takes() {
         let old_and_full = ("old", rank(0, Fill::TOP));
         let listing = listing(&[old_and_full, ("empty", rank(1, Fill::EMPTY)), ("full", rank(1, Fill::TOP))]);
         let (lazy, drain) = (pool(9, Rollout::Lazy), pool(9, Rollout::Drain));
@@ -505,7 +524,7 @@ mod tests {
             ("the fullest of the newest build", &lazy, 0, Some("full"), Some(1)),
             ("the next one of that build", &lazy, 1, Some("empty"), Some(1)),
             ("the older build last", &lazy, 2, Some("old"), Some(0)),
-            ("each has been tried", &lazy, 3, None, None),
+            ("every server was tried", &lazy, 3, None, None),
             ("a pool that drains older builds", &drain, 2, None, None),
         ] {
             let chosen = pick(&listing, pool, 1, &all[..tried]);
@@ -515,23 +534,23 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_calls_are_on_their_way_to_are_not_offered_again_until_those_calls_are_over() {
+    fn slots_in_flight_on_a_listed_server_are_offered_again_only_after_their_call_has_ended() {
         let (listing, pool) = (listing(&[("s", rank(1, Fill::EMPTY))]), pool(3, Rollout::Lazy));
         listing.observe(&ledger(ServerState::Ready, 1), NOW);
         assert!(pick(&listing, &pool, 3, &[]).is_none(), "three slots where two are free");
         let first = pick(&listing, &pool, 1, &[]);
         let second = pick(&listing, &pool, 1, &[]);
         assert_eq!((picked(first.as_ref()), picked(second.as_ref())), (Some("s"), Some("s")), "two slots are free");
-        assert!(pick(&listing, &pool, 1, &[]).is_none(), "both are spoken for");
+        assert!(pick(&listing, &pool, 1, &[]).is_none(), "both are in flight");
         listed_again(&listing, &[("s", rank(1, Fill::EMPTY))], NOW);
-        assert!(pick(&listing, &pool, 1, &[]).is_none(), "and stay so when the index is asked again");
+        assert!(pick(&listing, &pool, 1, &[]).is_none(), "both stay in flight after a new answer of the index");
         drop(first);
-        assert!(pick(&listing, &pool, 2, &[]).is_none(), "one is still spoken for");
+        assert!(pick(&listing, &pool, 2, &[]).is_none(), "one is still in flight");
         assert!(pick(&listing, &pool, 1, &[]).is_some(), "one is free again");
     }
 
     #[test]
-    fn slots_of_a_frontier_that_are_on_their_way_to_a_server_count_there() {
+    fn slots_taken_from_a_frontier_and_not_claimed_yet_reduce_the_room_of_their_server() {
         let (listing, pool) = (listing(&[("s", rank(1, Fill::EMPTY))]), pool(3, Rollout::Lazy));
         listing.observe(&ledger(ServerState::Ready, 1), NOW);
         for (case, server, slots, free) in
@@ -544,24 +563,24 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_nobody_has_counted_is_offered_up_to_the_most_that_its_fill_allows() {
+    fn a_server_whose_ledger_was_not_seen_is_offered_up_to_the_most_room_that_its_fill_allows() {
         let (listing, pool) = (listing(&[("s", rank(1, Fill::EMPTY))]), pool(9, Rollout::Lazy));
         let seven = pick(&listing, &pool, 7, &[]);
-        assert!(seven.is_some(), "an empty one of nine has seven free at least");
+        assert!(seven.is_some(), "an empty server of nine slots has at least seven free");
         let (eighth, ninth) = (pick(&listing, &pool, 1, &[]), pick(&listing, &pool, 1, &[]));
-        assert!(eighth.is_some() && ninth.is_some(), "and nine at most");
-        assert!(pick(&listing, &pool, 1, &[]).is_none(), "a tenth call has no slot");
+        assert!(eighth.is_some() && ninth.is_some(), "an empty server of nine slots has at most nine free");
+        assert!(pick(&listing, &pool, 1, &[]).is_none(), "a tenth slot does not exist");
     }
 
     #[test]
-    fn of_two_fresh_looks_at_a_ledger_the_one_that_saw_less_room_counts() {
+    fn of_two_fresh_observations_of_a_ledger_the_one_with_less_room_counts() {
         use ServerState::{Draining, Ready};
         let ago = |ms| NOW - Span(ms);
         for (case, before, state, players, expected) in [
-            ("the first look", None, Ready, 1, (2, NOW)),
-            ("a fresh look saw less", Some((1, ago(1_999))), Ready, 1, (1, ago(1_999))),
-            ("a look that saw less is two seconds old", Some((1, ago(2_000))), Ready, 1, (2, NOW)),
-            ("a fresh look saw more", Some((3, ago(1))), Ready, 1, (2, NOW)),
+            ("the first observation", None, Ready, 1, (2, NOW)),
+            ("a fresh observation had less", Some((1, ago(1_999))), Ready, 1, (1, ago(1_999))),
+            ("an observation with less is two seconds old", Some((1, ago(2_000))), Ready, 1, (2, NOW)),
+            ("a fresh observation had more", Some((3, ago(1))), Ready, 1, (2, NOW)),
             ("a draining server has no room", None, Draining, 1, (0, NOW)),
             ("a full server", None, Ready, 3, (0, NOW)),
         ] {
@@ -575,23 +594,25 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_that_has_run_out_leaves_room() {
+    fn an_expired_reservation_leaves_room() {
         let listing = listing(&[("s", rank(1, Fill::EMPTY))]);
         let claim = Claim::Reserved(Placement::new(1).unwrap());
         let claims = BTreeMap::from([(PlayerId::parse("late").unwrap(), claim)]);
         let seen = Ledger { claims, ..ledger(ServerState::Ready, 0) };
-        let over = NOW + seen.reservation;
-        listing.observe(&seen, over - TICK);
-        assert_eq!(room(&listing), Some((2, over - TICK)), "it still holds");
-        listing.observe(&seen, over + ROOM_FRESH_FOR);
-        assert_eq!(room(&listing), Some((3, over + ROOM_FRESH_FOR)), "it is over");
+        let end = NOW + seen.reservation;
+        listing.observe(&seen, end - TICK);
+        assert_eq!(room(&listing), Some((2, end - TICK)), "the reservation is live");
+        listing.observe(&seen, end + ROOM_FRESH_FOR);
+        assert_eq!(room(&listing), Some((3, end + ROOM_FRESH_FOR)), "the reservation has expired");
     }
 
     #[test]
-    fn a_room_that_was_seen_is_believed_over_the_index_only_if_it_is_recent_enough() {
-        for (case, seen, kept) in
-            [("before", NOW - TICK, false), ("at that time", NOW, true), ("later", NOW + TICK, true)]
-        {
+    fn free_slots_seen_in_a_ledger_survive_a_new_answer_of_the_index_only_if_they_are_recent() {
+        for (case, seen, kept) in [
+            ("seen before the limit", NOW - TICK, false),
+            ("seen at the limit", NOW, true),
+            ("seen later", NOW + TICK, true),
+        ] {
             let listing = listing(&[("s", rank(1, Fill::EMPTY))]);
             listing.observe(&ledger(ServerState::Ready, 3), seen);
             listed_again(&listing, &[("s", rank(1, Fill::EMPTY))], NOW);
@@ -600,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_refused_is_not_offered_and_callers_spread_wider_with_each_refusal() {
+    fn a_server_that_refused_a_claim_is_not_offered_and_each_refusal_spreads_calls_wider() {
         let servers = [("s", rank(1, Fill::TOP)), ("t", rank(1, Fill::EMPTY)), ("old", rank(0, Fill::TOP))];
         let (listing, pool) = (listing(&servers), pool(9, Rollout::Lazy));
         let offered = |listing: &Arc<Listing>| {
@@ -610,12 +631,12 @@ mod tests {
                 .collect::<std::collections::BTreeSet<_>>()
         };
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(offered(&listing), names(&["s"]), "no refusal: the first alone");
+        assert_eq!(offered(&listing), names(&["s"]), "no refusal: only the first server");
         listing.used_up(&id("elsewhere"), NOW);
         assert_eq!(offered(&listing), names(&["s", "t"]), "one refusal: two servers, and no older build");
         listing.used_up(&id("s"), NOW);
         assert_eq!(room(&listing), Some((0, NOW)));
-        assert_eq!(offered(&listing), names(&["t"]), "the one that refused is not offered");
+        assert_eq!(offered(&listing), names(&["t"]), "the server that refused is not offered");
         let spread = || lock(&listing.listed).spread;
         let mut wider = vec![spread()];
         wider.extend((0..3).map(|_| {
@@ -633,7 +654,7 @@ mod tests {
         limiter
     }
 
-    fn on_their_way(limiter: &Limiter) -> Vec<(String, u32)> {
+    fn in_flight(limiter: &Limiter) -> Vec<(String, u32)> {
         let mut in_flight =
             limiter.in_flight().into_iter().map(|(server, n)| (server.to_string(), n)).collect::<Vec<_>>();
         in_flight.sort();
@@ -641,22 +662,22 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_a_frontier_are_reserved_once_and_given_back_unless_they_were_spent() {
+    fn a_dropped_permit_gives_its_slots_back_unless_they_were_spent() {
         let limiter = limiter("s", 3);
-        assert!(limiter.reserve(0, 4).is_none(), "four of three");
+        assert!(limiter.reserve(0, 4).is_none(), "four slots of a frontier with three");
         let first = limiter.reserve(0, 1).unwrap();
         let mut second = limiter.reserve(0, 2).unwrap();
         assert_eq!(first.server, Some(id("s")));
-        assert!(limiter.reserve(0, 1).is_none(), "all are spoken for");
+        assert!(limiter.reserve(0, 1).is_none(), "all slots are reserved");
         drop(first);
         second.spend();
         drop(second);
-        assert!(limiter.reserve(0, 2).is_none(), "what was spent does not come back");
-        assert!(limiter.reserve(0, 1).is_some(), "what was not spent does");
+        assert!(limiter.reserve(0, 2).is_none(), "spent slots are not given back");
+        assert!(limiter.reserve(0, 1).is_some(), "unspent slots are given back");
     }
 
     #[test]
-    fn what_is_given_back_never_exceeds_what_the_frontier_had_and_belongs_to_its_server() {
+    fn a_dropped_permit_gives_back_no_more_slots_than_the_frontier_has_left_on_the_same_server() {
         let seen_since = limiter("s", 3);
         let permit = seen_since.reserve(0, 2).unwrap();
         seen_since.observe(&Frontier::new(id("s"), 1));
@@ -667,11 +688,11 @@ mod tests {
         moved_since.observe(&Frontier::new(id("t"), 2));
         let _one = moved_since.reserve(0, 1).unwrap();
         drop(permit);
-        assert!(moved_since.reserve(0, 2).is_none(), "slots of the server before are none of this one's");
+        assert!(moved_since.reserve(0, 2).is_none(), "slots of the previous server are not added to the next one");
     }
 
     #[test]
-    fn of_one_server_a_frontier_never_has_more_slots_than_were_seen_and_another_server_counts_anew() {
+    fn the_known_slots_of_a_frontier_only_fall_until_it_fills_another_server() {
         for (case, then, slots, free) in [
             ("fewer of the same server", ("s", 1), 2, false),
             ("more of the same server", ("s", 5), 3, false),
@@ -686,54 +707,54 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_names_the_server_before_is_taken_for_late_once_and_for_a_return_the_second_time() {
+    fn a_response_with_the_previous_server_counts_as_late_once_and_as_a_return_the_second_time() {
         let limiter = limiter("s", 1);
         limiter.observe(&Frontier::new(id("t"), 5));
         limiter.observe(&Frontier::new(id("s"), 0));
-        assert_eq!(limiter.server(), Some(id("t")), "a late answer");
+        assert_eq!(limiter.server(), Some(id("t")), "the first response is taken as late");
         limiter.observe(&Frontier::new(id("s"), 2));
-        assert_eq!(limiter.server(), Some(id("s")), "the frontier has gone back");
+        assert_eq!(limiter.server(), Some(id("s")), "the second response is taken as a return");
         limiter.observe(&Frontier::new(id("u"), 5));
         limiter.goes_back(&Frontier::new(id("s"), 1));
-        assert_eq!(limiter.server(), Some(id("s")), "this process has moved it back");
+        assert_eq!(limiter.server(), Some(id("s")), "this process has moved the frontier back");
         assert!(limiter.reserve(0, 2).is_none() && limiter.reserve(0, 1).is_some());
     }
 
     #[test]
-    fn calls_on_their_way_are_counted_on_the_server_whose_slot_they_have() {
+    fn slots_in_flight_are_counted_on_the_server_on_which_they_were_taken() {
         let limiter = limiter("s", 1);
         let mut reserved = limiter.reserve(0, 1).unwrap();
-        assert_eq!(on_their_way(&limiter), [("s".to_owned(), 1)]);
+        assert_eq!(in_flight(&limiter), [("s".to_owned(), 1)]);
         let mut probing = limiter.at_once(0, 2);
-        assert_eq!(on_their_way(&limiter), [("s".to_owned(), 1)], "a call without a slot is not counted");
+        assert_eq!(in_flight(&limiter), [("s".to_owned(), 1)], "a call without a slot is not in flight");
         reserved.took(&id("t"));
-        assert_eq!(on_their_way(&limiter), [("t".to_owned(), 1)], "it got a slot of another server");
+        assert_eq!(in_flight(&limiter), [("t".to_owned(), 1)], "the call took a slot on another server");
         probing.took(&id("t"));
-        assert_eq!(on_their_way(&limiter), [("t".to_owned(), 3)]);
+        assert_eq!(in_flight(&limiter), [("t".to_owned(), 3)]);
         drop(reserved);
-        assert_eq!(on_their_way(&limiter), [("t".to_owned(), 2)]);
+        assert_eq!(in_flight(&limiter), [("t".to_owned(), 2)]);
         drop(probing);
-        assert_eq!(on_their_way(&limiter), []);
+        assert_eq!(in_flight(&limiter), []);
     }
 
     #[test]
-    fn two_calls_probe_a_used_up_frontier_and_the_others_wait_for_the_name_of_its_next_server() {
+    fn two_calls_probe_a_used_up_frontier_and_the_others_wait_for_its_next_server() {
         let limiter = limiter("s", 0);
         let mut first = limiter.enter(0, 1).now_or_never().unwrap();
         let _second = limiter.enter(0, 1).now_or_never().unwrap();
         let (mut third, mut fourth) = (Box::pin(limiter.enter(0, 1)), Box::pin(limiter.enter(0, 1)));
-        assert!((&mut third).now_or_never().is_none(), "two are probing");
+        assert!((&mut third).now_or_never().is_none(), "two calls are probing");
         limiter.observe(&Frontier::new(id("t"), 1));
         first.took(&id("t"));
         let third = third.now_or_never().unwrap();
         assert_eq!((third.server.as_ref(), third.reserved), (Some(&id("t")), true), "a slot of the next server");
-        // It holds no leave to probe, so the next one may.
+        // The third call has a slot and does not probe, so the fourth call may probe.
         let fourth = (&mut fourth).now_or_never().unwrap();
         assert!(!fourth.reserved);
     }
 
     #[test]
-    fn a_pools_listing_and_each_of_its_frontiers_are_one_for_the_whole_process() {
+    fn a_process_has_one_listing_per_pool_and_one_limiter_per_frontier() {
         let hints = Hints::default();
         let (p, q) = (PoolName::parse("p").unwrap(), PoolName::parse("q").unwrap());
         assert!(

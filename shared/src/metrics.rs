@@ -1,35 +1,35 @@
-//! What OWMM says of itself in numbers: the names of its metrics, and the record that carries them.
+//! The names of OWMM's metrics, and the log record that carries their values.
 //!
-//! A record is one line of JSON in CloudWatch's embedded metric format: CloudWatch takes the metrics out of the log, and
-//! the log keeps the line with its properties. Owns names, units and dimensions, once: alarms and dashboards are held
-//! against them. Must not know what is measured.
+//! A record is one line of JSON in CloudWatch's embedded metric format: CloudWatch extracts the metrics from the log,
+//! and the log keeps the line with its properties. This module alone owns names, units and dimensions; a test compares
+//! alarms and dashboards with them. Must not know what is measured.
 //!
-//! | metric | of | says |
+//! | metric | kept for | value |
 //! |---|---|---|
-//! | [`CALLS`], [`DURATION`] | each function, and each outcome of it | one call, and how long it took |
-//! | [`ERRORS`] | each function | 1 for a call that failed by our mistake, or 0 |
-//! | [`REQUESTS`], [`WRITE_UNITS`] | each function | what the call asked of the table, and was charged for writes |
-//! | the others | `reconcile` | the fleet as one look has found it; see each |
+//! | [`CALLS`], [`DURATION`] | each function, and each outcome of it | number of calls, and their duration |
+//! | [`ERRORS`] | each function | 1 for a call that failed through a fault of OWMM, else 0 |
+//! | [`REQUESTS`], [`WRITE_UNITS`] | each function | requests to the table, and write units charged for them |
+//! | the others | `reconcile` | state of the servers as one run found it; see each metric |
 
 use serde_json::{Map, Value, json};
 
 use crate::domain::Time;
 
-/// The namespace of every metric.
+/// Namespace of every metric.
 pub const NAMESPACE: &str = "OWMM";
-/// Dimension: the function, by its name in Lambda, `STACK-FUNCTION`; elsewhere by the function's name alone.
+/// Dimension: name of the function, in Lambda `STACK-FUNCTION`, elsewhere `FUNCTION` alone.
 pub const FUNCTION: &str = "Function";
-/// Dimension: how a call ended, see [`Outcome`].
+/// Dimension: outcome of the call, see [`Outcome`].
 pub const OUTCOME: &str = "Outcome";
 
 /// A metric. Every metric has the dimension [`FUNCTION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name.
+    /// Name of the metric.
     pub name: &'static str,
-    /// Its unit, one that CloudWatch knows.
+    /// Unit, one of those that CloudWatch accepts.
     pub unit: &'static str,
-    /// Whether it is kept by [`OUTCOME`] too.
+    /// Whether the metric is also kept by [`OUTCOME`].
     pub by_outcome: bool,
 }
 
@@ -39,57 +39,58 @@ impl Metric {
     }
 }
 
-/// A call.
+/// Calls of a function.
 pub const CALLS: Metric = Metric { by_outcome: true, ..Metric::count("Calls") };
-/// How long a call took.
+/// Duration of a call, in milliseconds.
 pub const DURATION: Metric = Metric { name: "Duration", unit: "Milliseconds", by_outcome: true };
-/// Calls that failed by our mistake.
+/// Calls that failed through a fault of OWMM.
 pub const ERRORS: Metric = Metric::count("Errors");
-/// Requests to the table, repeated ones included.
+/// Requests to the table, retries included.
 pub const REQUESTS: Metric = Metric::count("Requests");
-/// Write units that the table said it charged.
+/// Write units that DynamoDB reported as charged.
 pub const WRITE_UNITS: Metric = Metric::count("WriteUnits");
 
-/// Servers that live.
+/// Live servers.
 pub const SERVERS: Metric = Metric::count("Servers");
-/// Players inside servers.
+/// Connected players.
 pub const PLAYERS: Metric = Metric::count("Players");
-/// Slots that can be had, now or once their server is ready.
+/// Free slots, on ready servers and on starting ones.
 pub const FREE_SLOTS: Metric = Metric::count("FreeSlots");
-/// Things that were put right; the property [`REASONS`] says which.
+/// Repairs. The property [`REASONS`] counts them by reason.
 pub const REPAIRED: Metric = Metric::count("Repaired");
-/// Servers that should have beaten and have not.
+/// Servers whose leases have lapsed, because their heartbeats stopped.
 pub const LAPSED_LEASES: Metric = Metric::count("LapsedLeases");
-/// Pools in which so many leases lapsed at once that nobody was believed dead for it. More than 0 is an alarm.
+/// Pools in which so many leases lapsed at once that no server was stopped for it. More than 0 is an alarm.
 pub const MASS_LAPSES: Metric = Metric::count("MassLapses");
-/// Pools that could not be looked after to the end. More than 0, again and again, is an alarm.
+/// Pools that could not be reconciled completely. More than 0 in several runs is an alarm.
 pub const FAILED_POOLS: Metric = Metric::count("FailedPools");
-/// Launches that have failed in a row, over all pools. Falls to 0 with the first server that registers.
+/// Launches that have failed in a row, summed over all pools. A pool's count falls to 0 when one of its servers
+/// registers.
 pub const LAUNCHES_FAILED: Metric = Metric::count("LaunchesFailed");
 /// Pools in which launching is paused because launches have failed. More than 0 is an alarm.
 pub const LAUNCH_PAUSED: Metric = Metric::count("LaunchPaused");
 
 /// Metrics of every function.
 pub const OF_CALLS: [Metric; 5] = [CALLS, DURATION, ERRORS, REQUESTS, WRITE_UNITS];
-/// Metrics of `reconcile` alone.
+/// Metrics of the function `reconcile` alone.
 pub const OF_FLEET: [Metric; 9] =
     [SERVERS, PLAYERS, FREE_SLOTS, REPAIRED, LAPSED_LEASES, MASS_LAPSES, FAILED_POOLS, LAUNCHES_FAILED, LAUNCH_PAUSED];
 
 /// Property: the problem code of a refusal.
 pub const CODE: &str = "Code";
-/// Property: how often something was put right, by reason.
+/// Property: number of repairs, by reason.
 pub const REASONS: &str = "Reasons";
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As its caller wished.
+    /// The call succeeded.
     Ok,
-    /// With a refusal that is no fault: bad input, no right, no room.
+    /// The call was refused without a fault of OWMM: invalid input, missing permission or no room.
     Refused,
-    /// With `busy`: the table gave no answer, or too much was going on.
+    /// The call ended with `busy`: the table did not answer, or the call lost too many races.
     Busy,
-    /// By our mistake.
+    /// The call failed through a fault of OWMM.
     Failed,
 }
 
@@ -97,7 +98,7 @@ impl Outcome {
     /// Every outcome.
     pub const ALL: [Self; 4] = [Self::Ok, Self::Refused, Self::Busy, Self::Failed];
 
-    /// Its name, the value of the dimension [`OUTCOME`].
+    /// The outcome's name, which is the value of the dimension [`OUTCOME`].
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -108,7 +109,7 @@ impl Outcome {
     }
 }
 
-/// What one call came to.
+/// The metrics and properties of one call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     outcome: Outcome,
@@ -117,28 +118,28 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a call that ended so.
+    /// Creates the record of a call with this outcome.
     pub fn new(outcome: Outcome) -> Self {
         let failed = if outcome == Outcome::Failed { 1.0 } else { 0.0 };
         Self { outcome, values: vec![(CALLS, 1.0), (ERRORS, failed)], properties: Map::new() }
     }
 
-    /// The same with a value of a metric.
+    /// Adds the value of a metric.
     pub fn with(mut self, metric: Metric, value: f64) -> Self {
         self.values.push((metric, value));
         self
     }
 
-    /// The same with a property, which only the log keeps.
+    /// Adds a property, which only the log keeps.
     pub fn about(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.properties.insert(name.to_owned(), value.into());
         self
     }
 
-    /// The record of a function's call that ended then, in the embedded metric format.
+    /// Renders the record in the embedded metric format, for a call of `function` that ended at `now`.
     pub fn line(&self, function: &str, now: Time) -> Value {
-        // "Specification: Embedded metric format" in the CloudWatch user guide: one directive for each set of dimensions,
-        // and every name in a directive is a member of the root.
+        // "Specification: Embedded metric format" in the CloudWatch user guide: one directive for each set of
+        // dimensions, and every name in a directive is a member of the root.
         let directive = |dimensions: &[&str], by_outcome: bool| {
             let metrics = self.values.iter().filter(|(metric, _)| !by_outcome || metric.by_outcome);
             let metrics = metrics.map(|(metric, _)| json!({ "Name": metric.name, "Unit": metric.unit }));
@@ -168,7 +169,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    /// "Unit" of "MetricDatum" in the CloudWatch API reference.
+    /// Units that CloudWatch accepts: "Unit" of "MetricDatum" in the CloudWatch API reference.
     const UNITS: [&str; 27] = [
         "Seconds",
         "Microseconds",
@@ -199,10 +200,10 @@ mod tests {
         "None",
     ];
 
-    /// What the specification demands of a line.
+    /// Asserts that a line meets the specification of the embedded metric format.
     fn is_embedded_metric_format(line: &Value) {
         let text = line.to_string();
-        assert!(text.len() < 256 * 1024 && !text.contains('\n'), "one log event");
+        assert!(text.len() < 256 * 1024 && !text.contains('\n'), "a record must fit into one log event of one line");
         let metadata = line["_aws"].as_object().unwrap();
         assert!(metadata["Timestamp"].as_i64().unwrap() > 0);
         let directives = metadata["CloudWatchMetrics"].as_array().unwrap();
@@ -218,7 +219,7 @@ mod tests {
                 assert!((1..=30).contains(&set.len()));
                 for dimension in set {
                     let value = line[dimension.as_str().unwrap()].as_str().unwrap();
-                    assert!((1..=1_024).contains(&value.len()), "a dimension's value is a text at the root");
+                    assert!((1..=1_024).contains(&value.len()), "the value of a dimension must be a text at the root");
                 }
             }
             let metrics = directive["Metrics"].as_array().unwrap();
@@ -227,7 +228,7 @@ mod tests {
                 let (name, unit) = (metric["Name"].as_str().unwrap(), metric["Unit"].as_str().unwrap());
                 assert!(UNITS.contains(&unit), "{unit}");
                 assert!((1..=1_024).contains(&name.len()));
-                assert!(line[name].is_number(), "{name} is a number at the root");
+                assert!(line[name].is_number(), "{name} must be a number at the root");
             }
         }
     }
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_by_outcome_are_in_both_sets_of_dimensions_and_no_name_is_there_twice() {
+    fn metrics_by_outcome_are_in_both_sets_of_dimensions_and_metric_names_are_unique() {
         let line = Record::new(Outcome::Ok).with(WRITE_UNITS, 2.0).line("join", Time(1));
         let names = |i: usize| {
             let metrics = line["_aws"]["CloudWatchMetrics"][i]["Metrics"].as_array().unwrap();
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_mistake_of_ours_is_an_error() {
+    fn only_the_outcome_failed_counts_as_an_error() {
         for outcome in Outcome::ALL {
             let line = Record::new(outcome).line("join", Time(1));
             assert_eq!(line["Errors"], json!(if outcome == Outcome::Failed { 1.0 } else { 0.0 }));

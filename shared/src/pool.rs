@@ -1,38 +1,38 @@
-//! A pool as operators configured it: its rules, and what ECS starts for it.
+//! A pool as an operator configures it: its limits, and the ECS task that runs its servers.
 
 use crate::domain::{PoolBuild, PoolLimits, PoolName, Rollout};
 
-/// What operators say of a pool.
+/// The configuration of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
-    /// Its name.
+    /// Name of the pool.
     pub name: PoolName,
-    /// Its limits.
+    /// Limits: slots, servers and times.
     pub limits: PoolLimits,
-    /// What is started for it.
+    /// The ECS task that runs a server of the pool.
     pub task: TaskSettings,
-    /// How often it has been configured since it was made: late settings do not undo later ones.
+    /// Number of configurations since the first, from 0. A late write of an older version is refused.
     pub version: u32,
-    /// The build: one more each time that the task definition changes.
+    /// Number of the build, from 0: one more with each change of the task definition.
     pub build: u32,
-    /// What becomes of servers of an older build.
+    /// Rule for servers of an older build.
     pub rollout: Rollout,
-    /// Parts of its index that may list servers: the most frontiers that it has ever had. A server stays in the part that
-    /// it was started for.
+    /// Number of shards of the pool's index: the highest number of frontiers that the pool has ever had, because a
+    /// server stays in the shard for which it was started.
     pub shards: u32,
-    /// ECS clusters that it has left, the last one first: servers may still run there.
+    /// ECS clusters that the pool used before, the latest first. Servers may still run there.
     pub previous_clusters: Vec<String>,
 }
 
-/// How many clusters that it has left a pool remembers.
+/// Number of previous clusters that a pool keeps.
 const MAX_PREVIOUS_CLUSTERS: usize = 4;
 
 impl Pool {
-    /// This configuration in the place of `old`: a new build if it starts another build.
+    /// Returns this configuration as the successor of `old`. A changed task definition is a new build.
     pub fn succeeding(self, old: Option<&Self>) -> Self {
         let build = old.map_or(0, |old| {
-            let another = old.task.task_definition != self.task.task_definition;
-            old.build.saturating_add(another.into())
+            let changed = old.task.task_definition != self.task.task_definition;
+            old.build.saturating_add(changed.into())
         });
         let version = old.map_or(0, |old| old.version.saturating_add(1));
         let shards = self.limits.concurrent_launches.max(old.map_or(0, |old| old.shards));
@@ -42,36 +42,36 @@ impl Pool {
         Self { version, build, shards, previous_clusters, ..self }
     }
 
-    /// Where its servers may run: the cluster of the next one first.
+    /// Returns the clusters in which the pool's servers may run: the current one first, then the previous ones.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.task.cluster).chain(&self.previous_clusters).map(String::as_str)
     }
 
-    /// The current build, and what becomes of servers of older ones.
+    /// The current build, with the rule for servers of older builds.
     pub const fn current(&self) -> PoolBuild {
         PoolBuild { number: self.build, rollout: self.rollout }
     }
 
-    /// Whether a server of that build takes new players.
+    /// Whether servers of this build take new players.
     pub const fn takes(&self, build: u32) -> bool {
         self.current().takes(build)
     }
 }
 
-/// What is there must be of its type: `null` is not the same as nothing.
+/// Deserializes an optional field that may be absent but not `null`.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     serde::Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// What RunTask is called with, and where.
+/// The parameters of ECS's RunTask for a server, and its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskSettings {
-    /// The ECS cluster's name or ARN.
+    /// Name or ARN of the ECS cluster.
     pub cluster: String,
-    /// The task definition with its revision, so that a repeated call starts the same thing.
+    /// Task definition with its revision, so that a repeated call starts the same software.
     pub task_definition: String,
-    /// The container that gets the server's environment.
+    /// Name of the container that gets the server's environment variables.
     pub container: String,
     /// Subnets of the task's network interface; none on EC2 with host networking.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -79,21 +79,21 @@ pub struct TaskSettings {
     /// Security groups of the task's network interface.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub security_groups: Vec<String>,
-    /// Whether the task gets a public address, which players need unless there is another way in.
+    /// Whether the task gets a public IP address, which players need unless they reach it in another way.
     #[serde(default)]
     pub assign_public_ip: bool,
-    /// `FARGATE` or `EC2`; without it the cluster's default capacity provider strategy decides.
+    /// `FARGATE` or `EC2`. If absent, the cluster's default capacity provider strategy decides.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub launch_type: Option<String>,
-    /// The URL at which the server reaches OWMM.
+    /// URL at which the server calls OWMM.
     pub url: String,
 }
 
 impl TaskSettings {
-    /// Whether RunTask could be called with it at all, as far as can be told without asking ECS.
+    /// Checks everything about the settings that can be checked without a call to ECS.
     ///
     /// # Errors
-    /// A value is out of range; the error names it.
+    /// A value is invalid; the error names the setting and its range.
     pub fn check(&self) -> Result<(), String> {
         let texts = [
             ("cluster", &self.cluster),
@@ -109,27 +109,28 @@ impl TaskSettings {
         if !self.url.starts_with("https://") && !self.url.starts_with("http://") {
             return Err("`task.url` must begin with https:// (or http:// on a laptop).".to_owned());
         }
-        // A repeated RunTask must start the same thing, and a family alone means whatever is newest by then.
+        // A repeated RunTask must start the same software, but a family without a revision means the newest revision.
         if self.task_definition.rsplit_once(':').is_none_or(|(_, revision)| revision.parse::<u32>().is_err()) {
             return Err("`task.taskDefinition` must name a revision, as in `game-server:7`.".to_owned());
         }
-        // "AwsVpcConfiguration" in the ECS API reference.
+        // Limits of "AwsVpcConfiguration" in the ECS API reference.
         if self.subnets.len() > 16 || self.security_groups.len() > 5 {
-            return Err("`task.subnets` has at most 16 entries, `task.securityGroups` at most 5.".to_owned());
+            return Err("`task.subnets` must have at most 16 entries, `task.securityGroups` at most 5.".to_owned());
         }
         let entries = [("subnets", &self.subnets), ("securityGroups", &self.security_groups)];
         for (name, ids) in entries {
             if !ids.iter().all(|id| (1..=512).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())) {
                 return Err(format!(
-                    "`task.{name}` has entries of 1 to 512 printable ASCII characters without blanks."
+                    "Each entry of `task.{name}` must be 1 to 512 printable ASCII characters without blanks."
                 ));
             }
         }
-        // All three are about the task's own network interface, which Fargate always has.
+        // These three settings need a network interface of the task's own, which needs subnets. On Fargate a task has
+        // one.
         let fargate = self.launch_type.as_deref() == Some("FARGATE");
         if self.subnets.is_empty() && (fargate || self.assign_public_ip || !self.security_groups.is_empty()) {
-            let who = "`task.launchType` FARGATE, `task.securityGroups` and `task.assignPublicIp`";
-            return Err(format!("`task.subnets` must be there for {who}."));
+            let settings = "`task.launchType` FARGATE, `task.securityGroups` and `task.assignPublicIp`";
+            return Err(format!("`task.subnets` must name at least one subnet for {settings}."));
         }
         if self.launch_type.as_deref().is_some_and(|launch_type| !matches!(launch_type, "FARGATE" | "EC2")) {
             return Err("`task.launchType` must be FARGATE or EC2.".to_owned());
@@ -143,7 +144,7 @@ impl TaskSettings {
 pub(crate) mod tests {
     use super::*;
 
-    /// A pool as operators have configured it.
+    /// A pool with default limits and valid task settings.
     pub(crate) fn configured() -> Pool {
         Pool {
             name: PoolName::parse("p").unwrap(),
@@ -167,7 +168,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_task_definition_is_a_new_build_and_parts_of_the_index_stay() {
+    fn a_changed_task_definition_is_a_new_build_and_the_number_of_shards_never_falls() {
         let old = Pool { version: 6, build: 3, shards: 4, ..configured() };
         let same = configured().succeeding(Some(&old));
         assert_eq!((same.version, same.build, same.shards), (7, 3, 4));
@@ -181,7 +182,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn clusters_that_were_left_are_remembered_for_a_while() {
+    fn a_pool_keeps_the_last_four_clusters_that_it_has_left() {
         let moved = |old: &Pool, cluster: &str| {
             let mut pool = configured();
             pool.task.cluster = cluster.to_owned();
@@ -190,23 +191,27 @@ pub(crate) mod tests {
         let clusters = |pool: &Pool| pool.clusters().map(str::to_owned).collect::<Vec<_>>();
         let first = configured();
         assert_eq!(clusters(&first), ["games"]);
-        assert_eq!(clusters(&first.clone().succeeding(Some(&first))), ["games"], "it has not moved");
+        assert_eq!(
+            clusters(&first.clone().succeeding(Some(&first))),
+            ["games"],
+            "an unchanged cluster is no previous cluster"
+        );
         let second = moved(&first, "b");
         assert_eq!(clusters(&second), ["b", "games"]);
-        assert_eq!(clusters(&moved(&second, "games")), ["games", "b"], "back again");
+        assert_eq!(clusters(&moved(&second, "games")), ["games", "b"], "a pool that returns to its first cluster");
         let sixth = ["c", "d", "e", "f"].iter().fold(second, |pool, cluster| moved(&pool, cluster));
         assert_eq!(clusters(&sixth), ["f", "e", "d", "c", "b"]);
     }
 
-    fn placed(change: impl FnOnce(&mut TaskSettings)) -> Result<(), String> {
+    fn checked(change: impl FnOnce(&mut TaskSettings)) -> Result<(), String> {
         let mut task = configured().task;
         change(&mut task);
         task.check()
     }
 
-    /// What is wrong must be named.
+    /// Asserts that the settings are refused with an error that contains `what`.
     fn refused(what: &str, change: impl FnOnce(&mut TaskSettings)) {
-        let reply = placed(change);
+        let reply = checked(change);
         assert!(reply.as_ref().is_err_and(|reply| reply.contains(what)), "{what}: {reply:?}");
     }
 
@@ -215,20 +220,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_task_that_could_be_started_is_taken() {
-        assert_eq!(placed(|_| {}), Ok(()));
-        assert_eq!(placed(|task| task.cluster = "c".repeat(512)), Ok(()));
-        assert_eq!(placed(|task| "http://127.0.0.1:1".clone_into(&mut task.url)), Ok(()));
-        assert_eq!(placed(|task| task.launch_type = Some("EC2".to_owned())), Ok(()));
+    fn valid_task_settings_pass_the_check() {
+        assert_eq!(checked(|_| {}), Ok(()));
+        assert_eq!(checked(|task| task.cluster = "c".repeat(512)), Ok(()));
+        assert_eq!(checked(|task| "http://127.0.0.1:1".clone_into(&mut task.url)), Ok(()));
+        assert_eq!(checked(|task| task.launch_type = Some("EC2".to_owned())), Ok(()));
         let fargate = |task: &mut TaskSettings| {
             task.launch_type = Some("FARGATE".to_owned());
             (task.subnets, task.security_groups, task.assign_public_ip) = (ids(16), ids(5), true);
         };
-        assert_eq!(placed(fargate), Ok(()));
+        assert_eq!(checked(fargate), Ok(()));
     }
 
     #[test]
-    fn a_launch_type_is_read_as_it_was_written_and_null_is_none() {
+    fn a_launch_type_is_read_back_as_written_may_be_absent_and_must_not_be_null() {
         let task = TaskSettings { launch_type: Some("EC2".to_owned()), ..configured().task };
         let text = serde_json::to_string(&task).unwrap();
         assert_eq!(serde_json::from_str::<TaskSettings>(&text).unwrap(), task);
@@ -238,7 +243,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_task_that_could_not_is_refused_by_the_name_of_what_is_wrong() {
+    fn an_error_about_invalid_task_settings_names_the_setting() {
         refused("task.cluster", |task| task.cluster = "c".repeat(513));
         refused("task.cluster", |task| task.cluster.clear());
         refused("task.container", |task| "a b".clone_into(&mut task.container));

@@ -1,12 +1,12 @@
-//! The text of an SDK error, without anything that the call or its answer carried.
+//! The text of an AWS SDK error, without any content of the request or the response.
 
 use std::error::Error;
 
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 
-/// The causes of an SDK error, from the outermost to the innermost, with AWS's code and message.
+/// Joins the causes of an SDK error, from the outermost to the innermost, with AWS's error code and message.
 ///
-/// The SDK's own `Debug` text ends in the whole request and response, and with them in a server's token. This text has neither.
+/// The SDK's own `Debug` text contains the whole request and response, and so a server's token. This text has neither.
 pub(crate) fn causes<E: ProvideErrorMetadata + Error>(error: &E) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -14,9 +14,9 @@ pub(crate) fn causes<E: ProvideErrorMetadata + Error>(error: &E) -> String {
         text = format!("{text}: {inner}");
         cause = inner.source();
     }
-    for said in [error.code(), error.message()].into_iter().flatten().filter(|said| !said.is_empty()) {
-        if !text.contains(said) {
-            text = format!("{text}: {said}");
+    for part in [error.code(), error.message()].into_iter().flatten().filter(|part| !part.is_empty()) {
+        if !text.contains(part) {
+            text = format!("{text}: {part}");
         }
     }
     text

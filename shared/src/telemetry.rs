@@ -1,6 +1,6 @@
-//! What a function says about itself: log records as JSON, one record of metrics a call, and what it asked of the table.
+//! Logs as JSON, one record of metrics per call, and the count of a call's DynamoDB requests.
 //!
-//! No secret gets out this way, however much is asked for: see [`log_as_json`] and [`crate::sdk_error`].
+//! Logs contain no secret at any log level: see [`harmless`] and [`crate::sdk_error`].
 
 use std::{
     collections::BTreeMap,
@@ -40,36 +40,36 @@ use crate::{
     metrics::{self, Outcome, Record},
 };
 
-/// What a client has sent, and what it was charged.
+/// Requests that a DynamoDB client has sent, and the capacity units that it was charged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Requests, repeated ones included, by operation.
+    /// Requests by operation, retries included.
     pub requests: BTreeMap<String, u64>,
-    /// Capacity units of the answers that came: read units of reads, write units of writes. A write that its condition
-    /// refuses is charged too, but its answer does not say how much.
+    /// Capacity units by operation, as the responses report them: read units of reads, write units of writes. A write
+    /// that its condition refuses is charged too, but its response does not report the units.
     pub units: BTreeMap<String, f64>,
 }
 
 impl Usage {
-    /// All requests.
+    /// Number of requests of all operations.
     pub fn total_requests(&self) -> u64 {
         self.requests.values().sum()
     }
 
-    /// Write units, of all operations that write.
+    /// Write units of all operations that write.
     pub fn write_units(&self) -> f64 {
         let writes = ["UpdateItem", "PutItem", "TransactWriteItems"];
-        // The sum of no floats is -0.
+        // `sum` of no floats is -0, so the fold starts at 0.
         writes.iter().filter_map(|operation| self.units.get(*operation)).fold(0.0, |sum, units| sum + units)
     }
 
-    /// Read units, of all operations that read.
+    /// Read units of all operations that read.
     pub fn read_units(&self) -> f64 {
         self.units.values().fold(0.0, |sum, units| sum + units) - self.write_units()
     }
 }
 
-/// Counts what a DynamoDB client sends and is charged.
+/// Counts the requests of a DynamoDB client and the units that it is charged.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<Mutex<Usage>>);
 
@@ -78,12 +78,12 @@ impl Meter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Since the last reset.
+    /// Returns the usage since the last reset.
     pub fn read(&self) -> Usage {
         self.usage().clone()
     }
 
-    /// Starts again at nothing.
+    /// Sets the usage to zero.
     pub fn reset(&self) {
         *self.usage() = Usage::default();
     }
@@ -93,7 +93,7 @@ fn operation(config: &ConfigBag) -> String {
     config.load::<Metadata>().map_or("unknown", |metadata| metadata.name()).to_owned()
 }
 
-/// What an answer says it was charged.
+/// The capacity units that a response reports; `None` for operations without them.
 fn units(output: &Output) -> Option<f64> {
     let one = |capacity: Option<&ConsumedCapacity>| capacity.and_then(ConsumedCapacity::capacity_units);
     if let Some(output) = output.downcast_ref::<UpdateItemOutput>() {
@@ -145,7 +145,7 @@ impl Intercept for Meter {
     }
 }
 
-/// Tells of each call of one function, as a record of metrics.
+/// Records each call of one function as a line of metrics.
 #[derive(Clone, Debug)]
 pub struct Calls {
     function: String,
@@ -154,25 +154,27 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Of the function of that name, whose client this meter counts. Right as long as there is one call at a time, as there
-    /// is in a Lambda function.
+    /// Creates the recorder of a function from the meter of its DynamoDB client.
+    ///
+    /// The counts are right only if calls do not overlap, as in a Lambda function.
     pub fn new(function: impl Into<String>, meter: Meter, clock: Clock) -> Self {
         Self { function: function.into(), meter, clock }
     }
 
-    /// A call, and its record on stdout.
+    /// Runs a call and prints its record to stdout.
     pub async fn told<T: Tells>(&self, call: impl Future<Output = T>) -> T {
         let (outcome, line) = self.measured(call).await;
-        // Where stdout is gone there is nobody to tell.
+        // Without stdout the record has no destination, and the call must not fail for it.
         let _ = writeln!(io::stdout().lock(), "{line}");
         outcome
     }
 
-    /// A call, and its record as one line.
+    /// Runs a call and returns its outcome with its record as one line.
     pub async fn measured<T: Tells>(&self, call: impl Future<Output = T>) -> (T, String) {
         let begun = Instant::now();
         self.meter.reset();
-        // On the heap: a function's whole call would make the runtime's own future as large, and too deep for the compiler.
+        // Boxed: otherwise the runtime's future would contain the whole call, and its type would be too deep for the
+        // compiler.
         let outcome = Box::pin(call).await;
         let usage = self.meter.read();
         let record = outcome
@@ -184,9 +186,9 @@ impl Calls {
     }
 }
 
-/// How a call ended, in numbers.
+/// An outcome of a call that can be recorded as metrics.
 pub trait Tells {
-    /// Its record, but for what every call has.
+    /// Creates the outcome's record, without the duration and usage that every call has.
     fn record(&self) -> Record;
 }
 
@@ -225,9 +227,10 @@ impl Tells for Result<Reconciled, Failure> {
     }
 }
 
-/// Crates whose records may be as detailed as is asked for. What others say when asked for much (the SDK and its HTTP
-/// client each request and answer, the runtime each event) has tokens, tickets and tasks' environments in it, so theirs
-/// end at `info`.
+/// Crates whose log records are kept at every level; those of other crates are kept up to `info`.
+///
+/// At `debug` and `trace` the SDK and its HTTP client log requests and responses, and the Lambda runtime logs events.
+/// These contain tokens, tickets and the environments of tasks.
 const OURS: [&str; 5] = ["shared", "functions", "local", "ecs", "demo"];
 
 fn is_harmless(record: &tracing::Metadata<'_>) -> bool {
@@ -235,25 +238,25 @@ fn is_harmless(record: &tracing::Metadata<'_>) -> bool {
     *record.level() <= tracing::Level::INFO || OURS.contains(&from)
 }
 
-/// Records of that level as JSON, and no secret in them.
+/// Builds a subscriber that writes log records of a level as JSON, without secrets. An invalid level means `info`.
 pub fn json_log<W>(level: &str, writer: W) -> impl tracing::Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let wished = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let layer =
         tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(writer);
-    tracing_subscriber::registry().with(layer.with_filter(harmless())).with(wished)
+    tracing_subscriber::registry().with(layer.with_filter(harmless())).with(wanted)
 }
 
-/// The same for whoever builds a subscriber of their own: a filter that keeps secrets out of it.
+/// Builds a filter that keeps secrets out of a subscriber's log: it drops detailed records of other crates.
 pub fn harmless() -> FilterFn {
     FilterFn::new(is_harmless)
 }
 
-/// Log records as JSON on stdout, which Lambda sends to CloudWatch. `OWMM_LOG` sets the level (default `info`).
+/// Writes log records as JSON to stdout, which Lambda sends to CloudWatch. `OWMM_LOG` sets the level (default `info`).
 pub fn log_as_json() {
     let level = std::env::var("OWMM_LOG").unwrap_or_else(|_| "info".to_owned());
-    // A second call finds a subscriber and leaves it.
+    // Fails if a subscriber is set already, which a second call keeps.
     let _ = tracing::subscriber::set_global_default(json_log(&level, io::stdout));
 }

@@ -1,25 +1,25 @@
-//! Tickets: what a player shows to the server, and what the server can check without calling anyone.
+//! Tickets: a player presents one to a game server, which can check it without a network call.
 //!
-//! A ticket is a JWT ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519)) signed with HS256. The key is the SHA-256 of the
-//! server's token, which the table and the server both know and nobody else: whoever holds one server's token can forge
-//! tickets for that server alone.
+//! A ticket is a JWT ([RFC 7519](https://www.rfc-editor.org/rfc/rfc7519)) signed with HS256. The key is the SHA-256 of
+//! the server's token, which only the table and that server know. A leaked token allows forging tickets for its own
+//! server alone.
 //!
-//! | claim | is |
+//! | JWT claim | value |
 //! |---|---|
 //! | `sub` | the player |
 //! | `aud` | the server |
-//! | `exp` | when the reservation's time is up, in seconds since 1970, rounded up |
-//! | `jti` | The placement, as decimal digits |
+//! | `exp` | end of the reservation, in seconds since 1970, rounded up |
+//! | `jti` | the placement, as decimal digits |
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Placement, PlayerId, PresentedTicket, ServerId, Time, TokenHash};
 
-/// Longer texts are not looked at.
+/// Longest ticket that is checked, in bytes; a longer text is refused at once.
 const LONGEST: usize = 2_048;
 
-/// Why a ticket does not count.
+/// A text is not a ticket, or is not a ticket for this player on this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the ticket is not one that was issued for this player on this server")]
 pub struct BadTicket;
@@ -32,10 +32,10 @@ struct Claims {
     jti: String,
 }
 
-/// Issues the ticket of one placement.
+/// Signs the ticket for one placement of a player on a server.
 ///
 /// # Errors
-/// The signature could not be made.
+/// Signing failed.
 pub fn issue(
     key: &TokenHash,
     server: &ServerId,
@@ -52,11 +52,12 @@ pub fn issue(
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(key.bytes()))
 }
 
-/// Reads a ticket that a player showed to a server. Whether its time is up is for the caller to decide, since a
-/// repeated call may come late.
+/// Verifies a ticket that a player presented to a server, and returns its placement and expiry.
+///
+/// An expired ticket is no error: the caller decides about the expiry, because a repeated call may arrive late.
 ///
 /// # Errors
-/// It was not issued for this player on this server.
+/// The ticket was not issued for this player on this server.
 pub fn read(key: &TokenHash, server: &ServerId, player: &PlayerId, ticket: &str) -> Result<PresentedTicket, BadTicket> {
     if ticket.len() > LONGEST {
         return Err(BadTicket);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_counts_for_its_own_player_server_and_key_only() {
+    fn a_ticket_is_valid_only_for_its_own_player_server_and_key() {
         let (key, server, player, placement) = ids();
         let ticket = issue(&key, &server, &player, placement, Time(1_700_000_060_500)).unwrap();
         assert!(read(&TokenHash::of("other"), &server, &player, &ticket).is_err());
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ticket_is_refused() {
+    fn a_text_that_is_not_a_ticket_is_refused() {
         let (key, server, player, placement) = ids();
         for text in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", &"x".repeat(3_000)] {
             assert_eq!(read(&key, &server, &player, text), Err(BadTicket), "{text}");

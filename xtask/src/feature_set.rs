@@ -67,24 +67,24 @@ fn compiled_again(known: &BTreeSet<String>, lines: &[String]) -> Vec<String> {
 /// The deployed programs must not get the features of the tools: nothing that they are built from asks for them.
 fn functions_stay_small() -> Outcome {
     let manifest = shell::read("Cargo.toml")?;
-    let tools = not_deployed(&manifest);
-    let mut arguments = vec!["--edges", "normal,build", "--workspace"];
-    for tool in &tools {
-        arguments.extend(["--exclude", tool]);
+    let deployed = deployed(&manifest);
+    let mut arguments = vec!["--edges", "normal,build"];
+    for package in &deployed {
+        arguments.extend(["--package", package]);
     }
     let tree = tree(&arguments)?;
     let found: Vec<&str> = OF_TOOLS.iter().copied().filter(|it| tree.contains(&format!("{it} v"))).collect();
-    if !tools.is_empty() && found.is_empty() {
+    if !deployed.is_empty() && found.is_empty() {
         println!("the deployed functions have none of {}", OF_TOOLS.join(", "));
         return Ok(());
     }
     Err(Failure::new(format!("the deployed functions depend on {}", found.join(", "))))
 }
 
-/// The members that `cargo lambda build` leaves out, as the root Cargo.toml lists them.
-fn not_deployed(manifest: &str) -> Vec<&str> {
+/// The packages that `cargo lambda build` builds, as the root Cargo.toml lists them.
+fn deployed(manifest: &str) -> Vec<&str> {
     let section = manifest.split("[workspace.metadata.lambda.build]").nth(1).unwrap_or_default();
-    let list = section.split("exclude = [").nth(1).and_then(|it| it.split(']').next()).unwrap_or_default();
+    let list = section.split("packages = [").nth(1).and_then(|it| it.split(']').next()).unwrap_or_default();
     list.split(',').map(|it| it.trim().trim_matches('"')).filter(|it| !it.is_empty()).collect()
 }
 
@@ -155,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn the_members_that_are_not_deployed_are_read_from_the_manifest() {
-        let manifest = "exclude = [\"fuzz\"]\n[workspace.metadata.lambda.build]\nexclude = [\"cli\", \"demo\"]\n";
-        assert_eq!(not_deployed(manifest), ["cli", "demo"]);
+    fn the_packages_that_are_deployed_are_read_from_the_manifest() {
+        let manifest = "packages = [\"x\"]\n[workspace.metadata.lambda.build]\npackages = [\"functions\"]\n";
+        assert_eq!(deployed(manifest), ["functions"]);
     }
 
     #[test]

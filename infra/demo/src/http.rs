@@ -1,8 +1,8 @@
-//! One HTTP call to OWMM and what may come back: an answer, a problem, or nothing that can be understood.
+//! One HTTP call to OWMM, and its three outcomes: an answer, a problem, or no valid response.
 //!
-//! The three never mix, because they ask for different things. After an answer the caller goes on. After a problem that
-//! is final it gives up, since asking again would be answered the same. In every other case it asks again, after a pause:
-//! each call of the contract may be repeated safely.
+//! Each outcome needs another reaction. After an answer the caller continues. After a final problem the caller gives
+//! up, because a repeated call would fail in the same way. In every other case the caller repeats the call after a
+//! pause: each call of the contract may be repeated safely.
 
 use std::{error::Error, time::Duration};
 
@@ -12,18 +12,20 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::line::preview;
 
+/// Time limit for connecting to OWMM.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The whole call. An answer that takes longer counts as lost.
+/// Time limit for the whole call. A slower response counts as lost.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer is a heartbeat's list of unknown players, and that is far below this.
+/// Longest response, in bytes. The longest of OWMM, a heartbeat's list of unknown players, is far shorter.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-/// No answer makes anyone wait longer than this: whoever asked for more may be back sooner.
+/// Longest pause that a response can ask for. A longer `Retry-After` is shortened to this.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// A client with a limit on everything. Clone it into each [`Player`](crate::player::Player) of a load test.
+/// Creates an HTTP client with time limits. Clone it into each [`Player`](crate::player::Player) of a load test.
 ///
-/// It ignores proxy variables: OWMM is reached directly. On a machine without any root certificates it still speaks plain
-/// HTTP, which is all that the local stack needs; HTTPS then fails by name at the first call.
+/// The client ignores proxy variables and connects to OWMM directly. On a machine without root certificates the client
+/// still supports plain HTTP, which the local stack uses; HTTPS then fails at the first call with an error that says
+/// why.
 pub fn http_client() -> Result<Client, reqwest::Error> {
     let limited = || {
         Client::builder()
@@ -35,43 +37,43 @@ pub fn http_client() -> Result<Client, reqwest::Error> {
     limited().build().or_else(|_| limited().tls_certs_only([]).build())
 }
 
-/// What OWMM answers when it does not do what was asked (RFC 9457).
+/// Error response of OWMM, in the problem format of RFC 9457.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status} {code}: {detail}")]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
-    /// The stable name, such as `no_claim`. `http_STATUS` where something before OWMM answered.
+    /// The problem code, such as `no_claim`. `http_STATUS` if a gateway or proxy in front of OWMM responded.
     pub code: String,
-    /// For people.
+    /// Description for people.
     pub detail: String,
-    /// How long to wait before asking again, if the answer said so.
+    /// How long to wait before the next call, if the response has `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
 impl Problem {
-    /// Whether asking again would only be answered the same.
+    /// Whether a repeated call would get the same response.
     pub fn is_final(&self) -> bool {
         self.status < 500 && !matches!(self.status, 408 | 429)
     }
 }
 
-/// Why a call has no result.
+/// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// OWMM refused, or could not right now.
+    /// OWMM refused the call, or could not handle it now.
     #[error(transparent)]
     Problem(#[from] Problem),
-    /// No answer, or none that can be read: whether the call took effect is unknown.
-    #[error("no answer from OWMM: {0}")]
+    /// No response, or an invalid one. Whether the call took effect is unknown.
+    #[error("no valid response from OWMM: {0}")]
     NoAnswer(String),
-    /// The call cannot be made at all, so nothing happened: a bad URL, or a token that does not fit into a header.
-    #[error("the call cannot be made: {0}")]
+    /// The request cannot be built, so the call had no effect: a bad URL, or a token that is not a valid header value.
+    #[error("the request cannot be built: {0}. Check URL and token")]
     Unsendable(String),
 }
 
 impl Failure {
-    /// Whether asking again would only fail the same way.
+    /// Whether a repeated call would fail in the same way.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Problem(problem) => problem.is_final(),
@@ -80,7 +82,7 @@ impl Failure {
         }
     }
 
-    /// How long to wait before asking again, if the answer said so.
+    /// How long to wait before the next call, if the response has `Retry-After`.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Problem(problem) => problem.retry_after,
@@ -97,7 +99,7 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-/// Makes the call and reads its answer. An empty answer (204) is read as JSON's `null`.
+/// Makes the call and parses the answer. An empty body (204) is parsed as JSON `null`.
 pub(crate) async fn call<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Failure> {
     let response = request.send().await?;
     let status = response.status().as_u16();
@@ -111,12 +113,12 @@ pub(crate) async fn call<T: DeserializeOwned>(request: RequestBuilder) -> Result
     Err(problem(status, retry_after, &body).into())
 }
 
-/// An answer that is not OWMM's. JSON is not shown: it may hold a ticket.
+/// Describes an invalid answer. The message never quotes JSON, which may have a ticket.
 fn unreadable(error: &serde_json::Error, body: &[u8]) -> String {
     if error.is_data() {
-        format!("it is JSON, but not what OWMM answers: {error}")
+        format!("unexpected JSON: {error}")
     } else {
-        format!("it is not OWMM's: expected JSON, got {}. Is this OWMM's URL?", preview(body))
+        format!("expected JSON, got {}. Is this OWMM's URL?", preview(body))
     }
 }
 
@@ -124,20 +126,20 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(Failure::NoAnswer(format!("longer than {MAX_ANSWER_BYTES} bytes")));
+            return Err(Failure::NoAnswer(format!("the response is longer than {MAX_ANSWER_BYTES} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body)
 }
 
-/// Seconds only: the contract knows no other form.
+/// Parses `Retry-After` in seconds, the only form in the contract.
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
-/// Lenient, since a gateway or a proxy in front of OWMM answers in forms of its own.
+/// Parses a problem. The parser is lenient, because a gateway or proxy in front of OWMM responds in other formats.
 fn problem(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Problem {
     #[derive(Default, Deserialize)]
     struct Body {
@@ -155,7 +157,7 @@ fn problem(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Problem {
     }
 }
 
-/// The error with all that caused it; the outermost message alone rarely names the reason.
+/// Returns the messages of the error and of all its sources. The outermost message alone rarely names the cause.
 pub(crate) fn reasons(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -167,23 +169,24 @@ pub(crate) fn reasons(error: &dyn Error) -> String {
     text
 }
 
-/// An id as one segment of a path. Ids may hold `|`, `@`, `=` and others that a router may take for something else.
+/// Percent-encodes an id as one path segment. An id may have characters such as `|`, `@` and `=`.
 pub(crate) fn segment(id: &str) -> String {
     const KEEP: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(id, KEEP).to_string()
 }
 
-/// An id of the contract: `1..=max` of the letters, digits and `punctuation` that it allows.
+/// Returns whether `id` is valid: 1 to `max_bytes` ASCII letters, digits and characters of `punctuation`.
 ///
-/// `.` and `..` are refused although they are made of allowed characters: as a segment of a path every HTTP client
-/// resolves them, even percent-encoded, and the call would reach another route.
+/// `.` and `..` are invalid, although `punctuation` may allow their characters: HTTP clients resolve these path
+/// segments, even percent-encoded, so the call would reach another route.
 pub(crate) fn is_id(id: &str, max_bytes: usize, punctuation: &str) -> bool {
     (1..=max_bytes).contains(&id.len())
         && id.chars().all(|c| c.is_ascii_alphanumeric() || punctuation.contains(c))
         && !matches!(id, "." | "..")
 }
 
-/// Pauses that double up to a limit, with jitter so that many who failed together do not come back together.
+/// Pauses between retries. They double up to a limit, with jitter, so that callers that failed at the same time do not
+/// retry at the same time.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     ceiling: Duration,
@@ -197,7 +200,7 @@ impl Backoff {
         Self { ceiling: Self::FIRST }
     }
 
-    /// The next pause: not shorter than what the answer asked for.
+    /// Returns the next pause, which is at least `retry_after`.
     pub(crate) fn pause(&mut self, retry_after: Option<Duration>) -> Duration {
         let own = self.ceiling.mul_f64(rand::random_range(0.5..=1.0));
         self.ceiling = (self.ceiling * 2).min(Self::LONGEST);
@@ -207,18 +210,18 @@ impl Backoff {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_id_becomes_one_segment_whatever_it_holds() {
+    fn any_id_is_encoded_as_one_path_segment() {
         assert_eq!(segment("auth0|Ann@x.y=1+2:z-_"), "auth0%7CAnn%40x.y%3D1%2B2%3Az-_");
         assert_eq!(segment("a/../b %"), "a%2F..%2Fb%20%25");
     }
 
     #[test]
-    fn dots_alone_are_no_id() {
+    fn one_or_two_dots_are_not_a_valid_id() {
         assert!(is_id("a.b", 64, "."));
         assert!(is_id("...", 64, "."));
         for id in ["", ".", "..", "a/b", "a b", "ä", &"x".repeat(65)] {
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_final_unless_the_status_says_try_again() {
+    fn a_problem_is_final_unless_its_status_allows_a_retry() {
         for (status, is_final) in
             [(400, true), (404, true), (409, true), (410, true), (408, false), (429, false), (503, false)]
         {
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_in_another_form_still_has_a_code() {
+    fn a_problem_in_the_format_of_a_proxy_has_a_code_from_its_status() {
         let ours = problem(409, None, br#"{"code":"no_claim","detail":"none","requestId":"r"}"#);
         assert_eq!((ours.code.as_str(), ours.detail.as_str()), ("no_claim", "none"));
         let gateway = problem(401, None, br#"{"message":"Unauthorized"}"#);
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_grows_to_its_limit_and_is_not_shorter_than_asked_for() {
+    fn a_pause_doubles_to_its_limit_and_is_at_least_retry_after() {
         let mut backoff = Backoff::new();
         assert!(backoff.pause(None) <= Backoff::FIRST);
         assert!(backoff.pause(Some(Duration::from_secs(30))) >= Duration::from_secs(30));
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_cannot_be_built_is_final_and_one_without_answer_is_not() {
+    async fn a_request_that_cannot_be_built_is_final_and_a_missing_response_is_not() {
         let http = http_client().unwrap();
         let bad: Result<(), _> = call(http.get("http://127.0.0.1/").bearer_auth("a\nb")).await;
         assert!(matches!(&bad, Err(Failure::Unsendable(_))), "{bad:?}");
@@ -267,16 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_owmms_is_shown_unless_it_is_json() {
-        let told = |body: &str| {
+    fn the_error_of_an_invalid_answer_quotes_the_body_unless_it_is_json() {
+        let message = |body: &str| {
             let error = serde_json::from_str::<Vec<u8>>(body).unwrap_err();
             unreadable(&error, body.as_bytes())
         };
-        assert_eq!(
-            told("<!doctype html>"),
-            "it is not OWMM's: expected JSON, got `<!doctype html>`. Is this OWMM's URL?"
-        );
-        let json = told(r#"{"ticket": "s3cret"}"#);
-        assert!(json.starts_with("it is JSON, but not what OWMM answers: ") && !json.contains("s3cret"), "{json}");
+        assert_eq!(message("<!doctype html>"), "expected JSON, got `<!doctype html>`. Is this OWMM's URL?");
+        let json = message(r#"{"ticket": "s3cret"}"#);
+        assert!(json.starts_with("unexpected JSON: ") && !json.contains("s3cret"), "{json}");
     }
 }

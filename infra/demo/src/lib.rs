@@ -1,19 +1,20 @@
-//! The demo game server and the demo player: the smallest real programs on either side of OWMM.
+//! The demo game server and the demo player: small working examples of both sides of OWMM's API.
 //!
-//! Read [`server`] as the example of how a dedicated server integrates. All of it comes down to six duties:
+//! [`server`] is the example of a dedicated game server. A game server has six duties:
 //!
-//! 1. **Register** once the socket is open: `PUT /servers/{id}` with the address that players can reach.
-//! 2. **Beat** every `heartbeatSeconds`, telling who is inside. The answer says which state OWMM wants, and which
-//!    players it believes inside that the list lacks: disconnect those that really are not there.
-//! 3. **Check the ticket** that a player presents. This needs no call: it is signed with what the server was started with.
-//! 4. **Register the player** with that ticket, and let the player in only when OWMM has said yes.
-//! 5. **Say disconnect** for each player who leaves, and for the server itself when it ends.
-//! 6. **One call at a time about one player**: the next goes out only when the last has been answered, and a call
-//!    without an answer is repeated until it has one. `server/roster.rs` shows what that takes.
+//! 1. **Register** when the socket is open: `PUT /servers/{id}` with the address that players can reach.
+//! 2. **Send a heartbeat** every `heartbeatSeconds` with the connected players. The answer has the state that OWMM
+//!    wants, and in `unknown` the players that OWMM counts as connected and the list lacks: disconnect them if they are
+//!    not connected.
+//! 3. **Check the ticket** of a player. This needs no call: the key is derived from the server's own token.
+//! 4. **Register the player** with the ticket, and let the player in only after a 200.
+//! 5. **Disconnect** each player who leaves, and **deregister** the server when it ends.
+//! 6. **Make one call at a time per player**: send the next call after the answer to the previous one, and repeat a
+//!    call until it is answered. `server/roster.rs` shows how.
 //!
-//! [`player`] is the other side: join over HTTP, wait while a server starts, connect, play a moment, leave.
+//! [`player`] is the game client: it joins over HTTP, waits while a server starts, connects, plays and leaves.
 //!
-//! This crate knows OWMM by its HTTP contract alone and shares no code with it, just like a game of yours would.
+//! Like your own game, this crate depends only on the HTTP contract and shares no code with OWMM.
 
 mod http;
 mod line;

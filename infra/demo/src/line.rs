@@ -1,17 +1,17 @@
-//! What game server and player say to each other: lines of JSON over TCP, each with a limit.
+//! Protocol between the demo player and the demo game server: lines of JSON over TCP, with a limit on their length.
 //!
 //! ```text
 //! player                              server
 //! {"ticket":"<JWT>"}              ->
 //!                                 <-  {"welcome":{"player":"ann","server":"01K..."}}
-//!                                     or {"refused":{"code":"no_claim","detail":"..."}}, and it closes
+//!                                     or {"refused":{"code":"no_claim","detail":"..."}}, and closes
 //! "hello"                         ->
 //!                                 <-  {"echo":"hello"}
 //! {"leave":true,"grace":30}       ->
-//!                                     gives the slot back (or holds it for 30 s), and closes
+//!                                     frees the slot (or keeps it for 30 s), and closes
 //! ```
 //!
-//! A game has a protocol of its own; all that OWMM needs of it is that the ticket arrives.
+//! A real game has its own protocol. OWMM only requires that the client sends the ticket to the server.
 
 use std::{io, time::Duration};
 
@@ -25,14 +25,14 @@ use tokio::{
 
 use crate::secret::Secret;
 
-/// What a player may send in one line, without its end.
+/// Longest line of a player, in bytes, without the line break.
 pub(crate) const MAX_CLIENT_LINE_BYTES: usize = 8 * 1024;
-/// What a server may send in one line: an echo is longer than what it repeats, the more so where it has to be escaped.
+/// Longest line of a server, in bytes. An echo is longer than the line that it repeats, mostly because of escapes.
 pub(crate) const MAX_SERVER_LINE_BYTES: usize = 64 * 1024;
-/// Whoever does not take a line for so long is gone.
+/// Time limit for sending a line. A peer that does not read for so long counts as disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first line of a player. No `Debug`: a ticket is a secret until it has been used.
+/// First line of a player. It has no `Debug`, because a ticket is a secret until it has been used.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Hello {
@@ -45,12 +45,12 @@ impl Hello {
     }
 }
 
-/// Every further line of a player.
+/// Any later line of a player.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientLine {
-    /// `{"leave":true}`, perhaps with `"grace"`: the seconds to hold the slot for.
+    /// `{"leave":true}`, optionally with `"grace"`: how long to keep the slot for a reconnect, in seconds.
     Leave { grace_seconds: u32 },
-    /// Anything else. A line that is not JSON is taken as a string.
+    /// Any other line, to be echoed. A line that is not JSON is taken as a string.
     Say(Value),
 }
 
@@ -73,19 +73,19 @@ impl ClientLine {
     }
 }
 
-/// Every line of a server.
+/// Line of a server.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum ServerLine {
-    /// The player is in.
+    /// The server has let the player in.
     Welcome { player: String, server: String },
-    /// The player is not let in, or is sent away. The socket closes after it.
+    /// The server refuses the player or a line, and then closes the connection.
     Refused { code: String, detail: String },
-    /// What the player said.
+    /// The player's line, repeated.
     Echo(Value),
 }
 
-/// Why there is no line.
+/// Why no line was received.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LineError {
     #[error("a line is longer than {0} bytes")]
@@ -96,26 +96,27 @@ pub(crate) enum LineError {
     Socket(#[from] io::Error),
 }
 
-/// A socket that speaks in lines.
+/// TCP connection that sends and receives lines.
 #[derive(Debug)]
 pub(crate) struct Lines {
     reader: BufReader<tcp::OwnedReadHalf>,
     writer: tcp::OwnedWriteHalf,
     max_bytes: usize,
-    /// The line that came last, or the part of it that has come.
+    /// Bytes of the last line, or the part of it that was received.
     received: Vec<u8>,
 }
 
 impl Lines {
-    /// `max_bytes`: what the other side may send in one line.
+    /// Wraps a connection. `max_bytes` is the longest line that the peer may send.
     pub(crate) fn new(stream: TcpStream, max_bytes: usize) -> Self {
-        // Lines are short and wanted at once. A socket that refuses this is merely slower.
+        // Lines are short and must not wait for more data. If the option cannot be set, lines are only slower.
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.into_split();
         Self { reader: BufReader::new(reader), writer, max_bytes, received: Vec::new() }
     }
 
-    /// The next line, without its end. `None`: the other side has closed; a line without an end does not count.
+    /// Receives the next line, without its line break. Returns `None` when the peer has closed the connection; an
+    /// incomplete last line is ignored.
     pub(crate) async fn next(&mut self) -> Result<Option<String>, LineError> {
         let line = &mut self.received;
         line.clear();
@@ -128,7 +129,7 @@ impl Lines {
         String::from_utf8(line.to_vec()).map(Some).map_err(|_| LineError::NotText)
     }
 
-    /// The bytes of the last call of [`Lines::next`], whatever came of it: also those of a line without an end.
+    /// Returns the bytes that the last call of [`Lines::next`] received, also of an incomplete or invalid line.
     pub(crate) fn received(&self) -> &[u8] {
         &self.received
     }
@@ -140,7 +141,7 @@ impl Lines {
     }
 }
 
-/// The first bytes, printable: control characters and what is not UTF-8 are escaped.
+/// Returns the first bytes as printable text: control characters and invalid UTF-8 are escaped.
 pub(crate) fn preview(bytes: &[u8]) -> String {
     const SHOWN: usize = 80;
     let shown = bytes.get(..SHOWN).unwrap_or(bytes);
@@ -156,7 +157,7 @@ pub(crate) fn preview(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use serde_json::json;
     use tokio::net::TcpListener;
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leave_is_told_from_what_a_player_says() {
+    fn only_a_leave_object_is_parsed_as_leave() {
         let leave = |grace_seconds| ClientLine::Leave { grace_seconds };
         let say = |value| ClientLine::Say(value);
         for (line, meaning) in [
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leave_that_asks_for_the_impossible_is_refused() {
+    fn a_leave_with_an_invalid_grace_or_field_is_refused() {
         for line in [
             r#"{"leave":true,"grace":-1}"#,
             r#"{"leave":true,"grace":"long"}"#,
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_is_a_ticket_and_nothing_else() {
+    fn the_first_line_has_a_ticket_and_no_other_field() {
         let hello: Hello = serde_json::from_value(Hello::line(&"t".into())).unwrap();
         assert_eq!(hello.ticket.expose(), "t");
         for line in ["{}", r#"{"ticket":7}"#, r#"{"ticket":"t","more":1}"#, r#""t""#, "t"] {
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_a_server_have_the_documented_form() {
+    fn the_lines_of_a_server_have_the_documented_format() {
         let welcome = ServerLine::Welcome { player: "ann".into(), server: "s1".into() };
         let refused = ServerLine::Refused { code: "no_claim".into(), detail: "none".into() };
         for (line, form) in [
@@ -218,7 +219,7 @@ mod tests {
         }
     }
 
-    /// What comes out of the server's end of a real socket when these bytes go in at the other.
+    /// Sends bytes over a real socket and returns the receiving end.
     async fn sent(bytes: &[u8]) -> Lines {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_come_one_by_one_and_a_torn_one_does_not_count() {
+    async fn lines_are_received_one_by_one_and_an_incomplete_last_line_is_ignored() {
         let mut lines = sent(b"one\n\n{\"two\":2}\ntor").await;
         for line in ["one", "", "{\"two\":2}"] {
             assert_eq!(lines.next().await.unwrap().as_deref(), Some(line));
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_longest_line_passes_and_one_byte_more_does_not() {
+    async fn a_line_of_the_maximum_length_is_received_and_a_longer_one_is_refused() {
         let mut line = vec![b'x'; MAX_CLIENT_LINE_BYTES];
         line.push(b'\n');
         assert_eq!(sent(&line).await.next().await.unwrap().unwrap().len(), MAX_CLIENT_LINE_BYTES);
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_are_no_text_are_refused() {
+    async fn a_line_that_is_not_utf_8_is_refused() {
         assert!(matches!(sent(b"\xff\xfe\n").await.next().await, Err(LineError::NotText)));
     }
 }

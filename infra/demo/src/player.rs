@@ -1,4 +1,4 @@
-//! The demo player: what a game client does, in steps that a demo, a test or a load test puts together.
+//! The demo player: the steps of a game client, which a demo, a test or a load test combines.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), demo::player::Error> {
@@ -14,7 +14,7 @@
 //! # }
 //! ```
 //!
-//! It knows what a player can know: the public contract and its own token. A ticket it only carries.
+//! The player depends only on the public contract and its own token. It does not read a ticket, only forwards it.
 
 use std::{
     fmt,
@@ -37,73 +37,76 @@ use crate::{
     secret::Secret,
 };
 
+/// Time limit for connecting to a game server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than an echo takes by far: before it lets a player in, and before it closes after a disconnect, the server asks
-/// OWMM, and perhaps more than once.
+/// Time limit for a line of the game server. It is far longer than an echo takes, because the server calls OWMM,
+/// perhaps repeatedly, before it lets a player in and before it closes the connection of a player who leaves.
 const ANSWER_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(15) };
 
-/// One player.
+/// A player.
 #[derive(Debug, Clone)]
 pub struct Player {
-    /// Where OWMM listens, without a slash at its end.
+    /// OWMM's URL, without a trailing slash.
     pub url: String,
-    /// Who the player is.
+    /// The player's id.
     pub id: String,
-    /// What proves it: sent as `Authorization: Bearer`. The local stack takes the id itself, AWS a JWT.
+    /// Bearer token that authenticates the player: the id itself at the local stack, a JWT on AWS.
     pub token: Secret,
     /// The pool to join; without one, OWMM's default.
     pub pool: Option<String>,
     http: Client,
 }
 
-/// What joining has brought.
+/// Answer to a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joined {
-    /// The slot is on a server that runs: connect.
+    /// The slot is on a ready server: connect.
     Ready(Ready),
-    /// The slot is on a server that starts: ask again.
+    /// The slot is on a starting server: join again.
     Starting(Starting),
 }
 
-/// A slot on a server that runs.
+/// A slot on a ready server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
     /// The server's id.
     pub server: String,
-    /// Where it listens.
+    /// The server's address.
     pub address: String,
-    /// On which port.
+    /// The server's port.
     pub port: u16,
-    /// What lets the player in there.
+    /// The ticket that the server requires.
     pub ticket: Secret,
     /// Until when the slot is held, as RFC 3339.
     pub expires_at: String,
 }
 
-/// A slot on a server that starts.
+/// A slot on a starting server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Starting {
     /// The server's id.
     pub server: String,
-    /// When to ask again.
+    /// How long to wait before the next join.
     pub retry_after: Duration,
     /// Until when the slot is held, as RFC 3339.
     pub expires_at: String,
 }
 
-/// Why [`Player::join_until_ready`] goes on waiting. Prints as a sentence.
+/// Why [`Player::join_until_ready`] waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wait {
-    /// The server starts.
+    /// The server is starting.
     Starting(Starting),
-    /// No slot yet, or no answer.
+    /// The join failed, and may succeed later.
     NotNow(Failure),
 }
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Starting(starting) => write!(f, "a slot is ours on server {}, which is starting", starting.server),
+            Self::Starting(starting) => {
+                write!(f, "a slot is reserved on server {}, which is starting", starting.server)
+            }
             Self::NotNow(failure) => write!(f, "no slot yet: {failure}"),
         }
     }
@@ -112,55 +115,55 @@ impl fmt::Display for Wait {
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// OWMM refused, or gave no answer.
+    /// OWMM refused the call, or did not respond.
     #[error(transparent)]
     Owmm(#[from] Failure),
-    /// The time for waiting is over.
-    #[error("gave up after {} s: {last}", .waited.as_secs())]
+    /// No server was ready within the time limit.
+    #[error("gave up after {} s, last state: {last}", .waited.as_secs())]
     NotReady {
-        /// How long it was waited for.
+        /// How long the player waited.
         waited: Duration,
-        /// What it was waited for at the end.
+        /// Last reason to wait.
         last: Box<Wait>,
     },
-    /// The game server refused.
-    #[error("the game server refuses: {code}: {detail}")]
+    /// The game server refused the player or a line.
+    #[error("the game server refused: {code}: {detail}")]
     Refused {
         /// OWMM's code, or one of the server's own: `bad_ticket`, `no_ticket`, `bad_line`.
         code: String,
-        /// For people.
+        /// Description for people.
         detail: String,
     },
-    /// Nothing takes a connection there.
+    /// No connection to the game server's address could be made.
     #[error("no connection to the game server at {address}:{port} (TCP): {error}")]
     Unreachable {
-        /// Where OWMM says that it listens.
+        /// The server's address, from OWMM.
         address: String,
-        /// On which port.
+        /// The server's port.
         port: u16,
-        /// What the system says.
+        /// Error of the operating system.
         error: io::Error,
     },
     /// The connection broke.
-    #[error("the connection to the game server: {0}")]
+    #[error("the connection to the game server failed: {0}")]
     Connection(#[from] io::Error),
     /// The game server has closed the connection.
     #[error("the game server has closed the connection")]
     Closed,
-    /// The game server answers other than a demo game server does.
+    /// The game server does not speak the protocol of the demo game server.
     #[error(
         "the game server does not speak the demo player's protocol (lines of JSON over TCP): expected {expected}, got {got}"
     )]
     Unexpected {
-        /// The line that was waited for.
+        /// The expected line.
         expected: String,
-        /// What came instead: its first bytes, printable.
+        /// The first bytes received instead, as printable text.
         got: String,
     },
 }
 
 impl Error {
-    /// Whether the reason may be that the game server speaks a protocol of its own.
+    /// Whether the cause may be that the game server speaks another protocol.
     pub fn is_about_the_protocol(&self) -> bool {
         match self {
             Self::Owmm(_) | Self::NotReady { .. } | Self::Refused { .. } => false,
@@ -168,7 +171,7 @@ impl Error {
         }
     }
 
-    /// The same, where the end of the connection is not what was expected.
+    /// Converts [`Error::Closed`] into [`Error::Unexpected`], for a place where `expected` is not the end.
     fn instead_of(self, expected: &str) -> Self {
         match self {
             Self::Closed => {
@@ -180,7 +183,7 @@ impl Error {
 }
 
 impl Player {
-    /// A player whose token is the id, as the local stack takes it.
+    /// Creates a player whose token is the id, for the local stack.
     pub fn new(url: &str, id: &str, pool: Option<&str>, http: Client) -> Self {
         Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -191,12 +194,12 @@ impl Player {
         }
     }
 
-    /// The same player with a real token.
+    /// Replaces the player's token, for a stack on AWS.
     pub fn with_token(self, token: impl Into<Secret>) -> Self {
         Self { token: token.into(), ..self }
     }
 
-    /// Asks for a slot, once.
+    /// Joins once.
     pub async fn join(&self) -> Result<Joined, Failure> {
         let body = self.pool.as_ref().map_or_else(|| json!({}), |pool| json!({ "pool": pool }));
         let request = self.http.post(format!("{}/join", self.url)).json(&body);
@@ -204,8 +207,8 @@ impl Player {
         Ok(answer.into())
     }
 
-    /// Asks until the slot is on a server that runs. Between two questions it waits as long as the answer says, and tells
-    /// `on_wait` why. It gives up at a refusal that is final, or when the next question would come later than `patience`.
+    /// Joins repeatedly until the slot is on a ready server. Before each pause, whose length is set by the answer,
+    /// calls `on_wait` with the reason. Fails at a final refusal, or when the next join would be later than `patience`.
     pub async fn join_until_ready(&self, patience: Duration, mut on_wait: impl FnMut(&Wait)) -> Result<Ready, Error> {
         let started = Instant::now();
         let mut backoff = Backoff::new();
@@ -231,7 +234,7 @@ impl Player {
         }
     }
 
-    /// Gives the slot up. Also fine without one.
+    /// Cancels the reservation. Succeeds also without one.
     pub async fn leave_queue(&self) -> Result<(), Failure> {
         let request = self.http.delete(format!("{}/join", self.url));
         http::call::<IgnoredAny>(request.bearer_auth(self.token.expose())).await?;
@@ -261,7 +264,7 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Says something and returns what the server repeats.
+    /// Sends a line and returns the server's echo.
     pub async fn say(&mut self, text: &str) -> Result<String, Error> {
         self.lines.send(&text).await?;
         let expected = json!({ "echo": text }).to_string();
@@ -271,18 +274,18 @@ impl Visit {
         }
     }
 
-    /// Leaves, and waits until the slot has been given back.
+    /// Leaves, and waits until the slot is free.
     pub async fn leave(self) -> Result<(), Error> {
         self.leave_with_grace(0).await
     }
 
-    /// Leaves, and waits until the server knows; the slot is held for `grace_seconds` in case the player comes back.
+    /// Leaves, and waits until the server closes the connection. The slot is kept for `grace_seconds` for a reconnect.
     pub async fn leave_with_grace(mut self, grace_seconds: u32) -> Result<(), Error> {
         self.lines.send(&json!({ "leave": true, "grace": grace_seconds })).await?;
         self.closed().await
     }
 
-    /// Waits until the server has closed the connection, as it does when the player connects once more.
+    /// Waits until the server closes the connection, for example because the player has connected again.
     pub async fn closed(&mut self) -> Result<(), Error> {
         let expected = "the end of the connection";
         match self.answer(expected).await {
@@ -292,10 +295,10 @@ impl Visit {
         }
     }
 
-    /// Goes without a word, as a crash or a pulled cable does.
+    /// Drops the connection without leaving, like a crash of the client.
     pub fn drop_connection(self) {}
 
-    /// The next line of the server.
+    /// Receives the next line of the server.
     async fn answer(&mut self, expected: &str) -> Result<ServerLine, Error> {
         let next = timeout(ANSWER_TIMEOUT, self.lines.next()).await;
         let nothing = self.lines.received().is_empty();
@@ -306,7 +309,7 @@ impl Visit {
                 Err(_) => return Err(self.unexpected(expected)),
             },
             Ok(Ok(None)) if nothing => return Err(Error::Closed),
-            // A close that crosses with what we have sent arrives as a reset.
+            // If the server closes while a line of this player is in flight, the close arrives as a reset.
             Ok(Err(LineError::Socket(error))) if nothing && error.kind() == io::ErrorKind::ConnectionReset => {
                 return Err(Error::Closed);
             }
@@ -323,7 +326,7 @@ impl Visit {
         Err(Error::Unexpected { expected: expected.to_owned(), got })
     }
 
-    /// That the line which came last is another than the one expected.
+    /// Returns the error for a last line that differs from `expected`.
     fn unexpected(&self, expected: &str) -> Error {
         let line = self.lines.received();
         let got = preview(line.strip_suffix(b"\n").unwrap_or(line));
@@ -331,7 +334,7 @@ impl Visit {
     }
 }
 
-/// The form of OWMM's answer.
+/// JSON format of OWMM's answer to a join.
 #[derive(Deserialize)]
 #[serde(tag = "status", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Answer {
@@ -366,17 +369,18 @@ impl From<Answer> for Joined {
     }
 }
 
-/// The whole program: joins, waits at most `patience`, plays for `play`, leaves. Tells each step with its time.
+/// Entry point of the demo player: joins, waits at most `patience`, plays for `play`, and leaves. Prints each step with
+/// the elapsed time.
 pub async fn main(player: Player, patience: Duration, play: Duration) -> ExitCode {
     let clock = Instant::now();
-    let tell = |text: &dyn fmt::Display| {
-        // Nobody reads on? Play on all the same.
+    let print = |text: &dyn fmt::Display| {
+        // A closed stdout does not stop the player.
         let _ = writeln!(io::stdout(), "{:>7} ms  {text}", clock.elapsed().as_millis());
     };
-    match play_once(&player, patience, play, &tell).await {
+    match play_once(&player, patience, play, &print).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&error);
+            print(&error);
             ExitCode::FAILURE
         }
     }
@@ -386,29 +390,29 @@ async fn play_once(
     player: &Player,
     patience: Duration,
     play: Duration,
-    tell: &dyn Fn(&dyn fmt::Display),
+    print: &dyn Fn(&dyn fmt::Display),
 ) -> Result<(), Error> {
-    tell(&format_args!("{} asks {} for a slot", player.id, player.url));
-    let joined = player.join_until_ready(patience, |wait| tell(wait)).await;
+    print(&format_args!("{} joins at {}", player.id, player.url));
+    let joined = player.join_until_ready(patience, |wait| print(wait)).await;
     if matches!(joined, Err(Error::NotReady { .. })) {
-        // Whoever waits no longer should not keep a slot from others. It would run out by itself, only later.
+        // Cancelling frees the slot for other players at once. Without it, the reservation would expire later.
         let _ = player.leave_queue().await;
     }
     let ready = joined?;
     let Ready { server, address, port, expires_at, .. } = &ready;
-    tell(&format_args!("a slot is ours on server {server} at {address}:{port} until {expires_at}"));
+    print(&format_args!("a slot is reserved on server {server} at {address}:{port} until {expires_at}"));
     let mut visit = player.connect(&ready).await?;
-    tell(&"connected, the ticket is good, we are inside");
-    let heard = visit.say("hello").await?;
-    tell(&format_args!("we say \"hello\", the server says {heard:?}"));
+    print(&"connected, the game server has accepted the ticket");
+    let echo = visit.say("hello").await?;
+    print(&format_args!("sent \"hello\", received {echo:?}"));
     sleep(play).await;
     visit.leave().await?;
-    tell(&"left, the slot is free again");
+    print(&"disconnected, the slot is free");
     Ok(())
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
 
@@ -417,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn both_answers_to_a_join_are_understood() {
+    fn both_answers_to_a_join_are_parsed() {
         let ready = json!({
             "status": "ready",
             "server": {"id": "s1", "address": "127.0.0.1", "port": 4242},
@@ -439,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_names_no_server_or_no_known_status_is_not_believed() {
+    fn an_answer_without_a_server_or_with_an_unknown_status_is_refused() {
         for answer in [
             json!({"status": "ready", "ticket": "t", "expiresAt": "x"}),
             json!({"status": "ready", "server": {"id": "s1", "address": "a", "port": 70000}, "ticket": "t", "expiresAt": "x"}),
@@ -452,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_ends_when_patience_does_and_at_once_where_it_is_in_vain() {
+    async fn waiting_for_a_server_ends_after_patience_or_at_a_final_failure() {
         let http = crate::http_client().unwrap();
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let player = Player::new(&format!("http://{closed}/"), "ann", None, http.clone());
@@ -461,17 +465,18 @@ mod tests {
         assert!(matches!(gave_up, Err(Error::NotReady { .. })) && waits > 1, "{gave_up:?} after {waits}");
 
         let nowhere = Player::new("nowhere", "ann", None, http);
-        let in_vain = nowhere.join_until_ready(Duration::MAX, |_| unreachable!("it is in vain")).await;
+        let in_vain = nowhere.join_until_ready(Duration::MAX, |_| unreachable!("the failure is final")).await;
         assert!(matches!(in_vain, Err(Error::Owmm(Failure::Unsendable(_)))), "{in_vain:?}");
     }
 
     #[test]
-    fn tokens_and_tickets_stay_out_of_debug_output() {
+    fn debug_output_of_a_player_does_not_have_the_token() {
         let player = Player::new("http://x", "ann", None, crate::http_client().unwrap()).with_token("s3cret");
         assert!(!format!("{player:?}").contains("s3cret"));
     }
 
-    /// What connecting comes to where the server reads the ticket, answers so, and then closes or holds its peace.
+    /// Connects to a server that reads the ticket, sends `answer`, and then closes or waits. Returns the player's
+    /// error.
     async fn welcomed(answer: &'static [u8], closes: bool) -> String {
         use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -498,7 +503,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_game_with_a_protocol_of_its_own_is_told_what_was_expected_and_what_came() {
+    async fn the_error_for_another_protocol_has_the_expected_and_the_received_line() {
         for (answer, closes, got) in [
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], true, r"`HTTP/1.1 400 Bad Request\r`"),
             (b"{\"hello\":1}\n", true, r#"`{"hello":1}`"#),
@@ -514,12 +519,12 @@ mod tests {
             (b"", true, "the end of the connection"),
             (b"", false, "nothing within 500ms"),
         ] {
-            let told = welcomed(answer, closes).await;
+            let error = welcomed(answer, closes).await;
             let expected = r#"{"welcome":{"player":"ann","server":"s1"}}"#;
             let due = format!(
                 "the game server does not speak the demo player's protocol (lines of JSON over TCP): expected {expected}, got {got}"
             );
-            assert_eq!(told, due);
+            assert_eq!(error, due);
         }
         let long = welcomed(&[b'x'; 100], true).await;
         assert!(
@@ -529,7 +534,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_game_that_opens_no_port_is_named_with_its_address() {
+    async fn the_error_for_a_closed_port_has_the_address_of_the_game_server() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let player = Player::new("http://x", "ann", None, crate::http_client().unwrap());
         let (ticket, expires_at, port) = ("t".into(), String::new(), closed.port());

@@ -1,16 +1,16 @@
-//! Strings that must not reach a log: the server's token, a player's token, tickets.
+//! Strings that must not be logged: the server's token, a player's token, and tickets.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// A string that shows itself only when asked to: `Debug` hides it, and there is no `Display`.
+/// A secret string. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The string itself, for a header, a socket or a hash. Never for a log.
+    /// Returns the string, for a header, a socket or a hash. Never log it.
     pub fn expose(&self) -> &str {
         &self.0
     }

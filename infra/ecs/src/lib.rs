@@ -1,25 +1,25 @@
 //! The local ECS: an HTTP endpoint that speaks the Amazon ECS JSON protocol and runs every task as a real process.
 //!
-//! It stands where ECS stands, so the code under test keeps the real SDK client and only its endpoint differs. It
-//! owns the tasks of one cluster, in memory, and the processes behind them. It must not know what the processes are:
-//! game servers are one use of it.
+//! It replaces ECS behind the real SDK client: only the client's endpoint differs. It owns the tasks of one cluster, in
+//! memory, and their processes. It does not depend on what the processes do: game servers are one use.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `options` | what is started, and the limits |
-//! | `cluster` | what all operations and runners share |
-//! | `wire` | requests, refusals and the rules that a request alone can break |
-//! | `task` | one task: its lifecycle, and how it is described |
-//! | `registry` | all tasks, the `clientToken`s and what is forgotten when; every change is a version and an event |
-//! | `process` | one process group: start, log, signal, reap |
-//! | `reaper` | that no process outlives this one, however it ends |
-//! | `simulation` | tasks of a simulation, in the place of processes |
-//! | `runner` | takes one task through its life |
-//! | `server` | the operations |
+//! | `options` | the command of a task, and the limits |
+//! | `cluster` | the state that all operations and runners share |
+//! | `wire` | requests, refusals, and the rules that need only the request |
+//! | `task` | one task: its lifecycle and its JSON description |
+//! | `registry` | all tasks and `clientToken`s, and their removal; each change of a task is a version and an event |
+//! | `process` | one process group: starting, logging, signalling and reaping it |
+//! | `reaper` | a shell that kills the tasks' processes if this process is killed |
+//! | `simulation` | tasks of a simulation, which replace processes |
+//! | `runner` | the lifecycle of one task, from start delay to `STOPPED` |
+//! | `server` | the HTTP endpoint and the operations |
 //!
-//! Where it differs from ECS: there is one cluster, and any task definition is taken to exist, with one container. A
-//! task runs the configured command, whatever an override of `command` says, in the environment of this process plus
-//! the configured one plus the overrides'. Requests are not authenticated: serve it on loopback only.
+//! Differences from ECS: there is one cluster, and every task definition exists, with one container. A task runs the
+//! configured command and ignores an override of `command`. Its environment is that of this process, then the
+//! configured one, then that of the overrides; later values win. Requests are not authenticated: serve the endpoint on
+//! loopback only.
 
 mod cluster;
 mod options;
@@ -51,55 +51,56 @@ use reaper::Reaper;
 use registry::Registry;
 use task::StopCode;
 
-/// The local ECS. Clones share everything. Once the last of them and of its routers is dropped, the processes are
-/// killed by the runtime it ran on; only [`LocalEcs::shutdown`] waits until they are gone.
+/// The local ECS. Clones share all state. When the last clone and the last router are dropped, the tokio runtime kills
+/// the processes; only [`LocalEcs::shutdown`] waits until they have ended.
 #[derive(Clone)]
 pub struct LocalEcs(Arc<Shared>);
 
 impl LocalEcs {
-    /// An empty cluster.
+    /// Creates an empty cluster.
     pub fn new(options: Options) -> Self {
         let registry = Mutex::new(Registry::new(&options.cluster, options.simulation.clone()));
         let reaper = options.simulation.is_none().then(Reaper::start).transpose();
         let reaper = reaper.unwrap_or_else(|error| {
-            tracing::warn!(%error, "no shell: should this process be killed, the tasks' processes stay behind");
+            tracing::warn!(%error, "no reaper could be started: SIGKILL to this process leaves task processes running");
             None
         });
         Self(Arc::new(Shared { options: Arc::new(options), registry, reaper }))
     }
 
-    /// The endpoint, to be served at the root of a listener on loopback, within a tokio runtime.
+    /// Returns the endpoint. Serve it at the root of a listener on loopback, within a tokio runtime.
     pub fn router(&self) -> axum::Router {
         server::router(Arc::clone(&self.0))
     }
 
-    /// One request without HTTP around it: what the endpoint answers to this `X-Amz-Target` and body. Within a tokio
-    /// runtime, as the endpoint is.
+    /// Handles one request without HTTP: returns the endpoint's response to this `X-Amz-Target` and body. Call it
+    /// within a tokio runtime.
     pub fn call(&self, target: &str, body: &[u8]) -> (StatusCode, Value) {
         server::call(&self.0, target, body)
     }
 
-    /// Every later change of a task, in order, as EventBridge hands out an `ECS Task State Change`. As on AWS, times
-    /// are RFC 3339 and tags are missing. A receiver more than 1,024 events behind loses the oldest and is told so.
+    /// Subscribes to the later changes of all tasks, in order, in the format of EventBridge's `ECS Task State Change`.
+    /// As on AWS, times are RFC 3339 and tags are missing. A receiver more than 1,024 events behind loses the oldest
+    /// events and gets `RecvError::Lagged`.
     pub fn events(&self) -> broadcast::Receiver<Value> {
         self.0.registry().events()
     }
 
-    /// Makes the next `calls` calls of `RunTask` go wrong, after those that were injected before.
+    /// Injects `fault` into the next `calls` calls of `RunTask`, after all faults that were injected earlier.
     pub fn inject(&self, fault: Fault, calls: u32) {
         self.0.registry().inject(fault, calls);
     }
 
-    /// What has happened so far.
+    /// Returns the counters since the start.
     pub fn counts(&self) -> Counts {
         self.0.registry().counts
     }
 
-    /// Stops every task and refuses new ones: SIGTERM, then SIGKILL to the process group after the shutdown timeout.
-    /// Returns once all processes are gone, also when called again meanwhile.
+    /// Stops every task and refuses new ones. Each process gets SIGTERM, and its group SIGKILL after the shutdown
+    /// timeout. Returns when all processes have ended. Concurrent calls wait for the same end.
     pub async fn shutdown(&self) {
         let kill_at = Instant::now() + self.0.options.shutdown_timeout;
-        let ending = {
+        let runners = {
             let mut registry = self.0.registry();
             registry.closing = true;
             let live = registry.live();
@@ -107,7 +108,7 @@ impl LocalEcs {
                 .filter_map(|id| registry.stop(id, StopCode::UserInitiated, "The local ECS shuts down", kill_at))
                 .collect::<Vec<_>>()
         };
-        for runner in ending {
+        for runner in runners {
             runner.closed().await;
         }
     }

@@ -1,33 +1,34 @@
-//! What the local ECS starts, and its limits.
+//! Options of the local ECS: the command of a task, and the limits.
 
 use std::{ffi::OsString, time::Duration};
 
 use crate::simulation::Simulation;
 
-/// What the local ECS starts, and its limits. Build one with [`Options::new`] and change what differs.
+/// Options of the local ECS. Create them with [`Options::new`], then change single fields.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The program and its arguments that every task runs.
+    /// Program, with its arguments, that every task runs.
     pub command: Vec<OsString>,
-    /// What a task definition would add to the environment of its container. It comes on top of this process's own; the
-    /// overrides of a `RunTask` come on top of it.
+    /// Environment of the task definition. It overrides this process's environment, and the overrides of `RunTask`
+    /// override it.
     pub environment: Vec<(String, String)>,
-    /// The name of the one cluster. ECS assumes `default` where a request names none.
+    /// Name of the cluster. A request without a cluster means `default`, as at ECS.
     pub cluster: String,
-    /// How long a task stays `PENDING` before its process starts: the image pull of the real thing.
+    /// How long a task stays `PENDING` before its process starts. Stands for the image pull of ECS.
     pub start_delay: Duration,
-    /// How long a stopped task's process has between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL for the process of a stopped task.
     pub stop_timeout: Duration,
-    /// The same for [`LocalEcs::shutdown`], where somebody waits at a terminal.
+    /// Time between SIGTERM and SIGKILL at [`LocalEcs::shutdown`]. Shorter, because a user waits at a terminal.
     pub shutdown_timeout: Duration,
-    /// How many tasks may live at once. `RunTask` answers `failures` for those beyond.
+    /// Most tasks that are not stopped. `RunTask` returns `failures` for tasks above this limit.
     pub max_tasks: usize,
-    /// Runs no process: tasks, time and ids are a simulation's.
+    /// Simulation that replaces processes, and provides time and ids. `None` runs real processes.
     pub simulation: Option<Simulation>,
 }
 
 impl Options {
-    /// The defaults of ECS for `command`: cluster `default`, no start delay, 30 s to stop; 3 s at shutdown, 2,000 tasks.
+    /// Returns the default options for `command`: cluster `default`, no start delay, stop timeout 30 s (as at ECS),
+    /// shutdown timeout 3 s, 2,000 tasks.
     pub fn new(command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self {
             command: command.into_iter().map(Into::into).collect(),

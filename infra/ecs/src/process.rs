@@ -1,7 +1,6 @@
-//! One real process in a group of its own: start, log, signal, reap. It must not know tasks.
+//! A process in a process group of its own: starts, logs, signals and reaps it. Does not depend on tasks.
 //!
-//! Nothing here outlives the group: what the process leaves behind is killed when it ends, and dropping a [`Process`]
-//! kills the whole group at once.
+//! When the process ends, the rest of its group is killed. Dropping a [`Process`] kills the whole group at once.
 
 use std::{
     collections::VecDeque,
@@ -21,24 +20,24 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long what was killed may take to be gone. Only a new parent that reaps no orphans, as the first process of a
-/// container may be, lets it take as long.
+/// How long to wait until a killed group has disappeared. It takes this long only where the init process reaps no
+/// orphans, as in some containers.
 const GONE_WITHIN: Duration = Duration::from_millis(200);
-/// How long the last lines of output are waited for: a process that has left the group may hold the output open.
+/// How long to wait for the end of the output. A process that has left the group may keep the output open.
 const OUTPUT_WITHIN: Duration = Duration::from_secs(1);
-/// A longer line is logged in pieces: a process that never ends its line must not fill the memory.
+/// Longest line of output, in bytes. A longer line is logged in pieces, so that an endless line cannot fill the memory.
 const MAX_LINE_BYTES: u64 = 16 * 1024;
-/// Target of the log records that hold a line which a process has written: field `task`, field `stream`, and the line as
-/// the message.
+/// Target of the log records with the output of processes. The message is the line; the fields are `task` and `stream`.
 pub const OUTPUT: &str = "ecs::output";
-/// How much of its output is kept in case the process crashes.
+/// Most lines of output that are kept for the log record of a crash.
 const TAIL_LINES: usize = 20;
+/// Most bytes of output that are kept for the log record of a crash.
 const TAIL_BYTES: usize = 4 * 1024;
 
 /// A process, its group and its output.
 pub(crate) struct Process {
     child: Child,
-    /// The process is the leader, so its id is the group's too.
+    /// Id of the process group, which is also the id of the process: the process leads the group.
     group: Pid,
     output: JoinSet<()>,
     tail: Arc<Mutex<Tail>>,
@@ -66,7 +65,8 @@ impl Tail {
 }
 
 impl Process {
-    /// Starts `command`; the environment comes on top of this process's own. Its output goes to the log as `label`'s.
+    /// Starts `command`. `environment` overrides this process's environment. The output is logged with the task
+    /// `label`.
     pub(crate) fn start<'a>(
         command: &[OsString],
         environment: impl Iterator<Item = (&'a str, &'a str)>,
@@ -98,14 +98,15 @@ impl Process {
         self.group.as_raw_nonzero().get()
     }
 
-    /// Waits for the process to end: its exit code, or 128 + the signal that killed it. May be dropped and repeated.
+    /// Waits until the process ends, and returns its exit code, or 128 plus the number of the signal that killed it.
+    /// The future may be dropped and `wait` called again.
     pub(crate) async fn wait(&mut self) -> Option<i32> {
         let status = self.child.wait().await.ok()?;
         self.status = Some(status);
         status.code().or_else(|| status.signal().map(|signal| 128 + signal))
     }
 
-    /// How the process has ended, in words.
+    /// Describes the end of the process: `exit code N` or `signal N`.
     pub(crate) fn ending(&self) -> String {
         match self.status.map(|status| (status.code(), status.signal())) {
             Some((Some(code), _)) => format!("exit code {code}"),
@@ -114,15 +115,15 @@ impl Process {
         }
     }
 
-    /// The last lines that the process has written, each after a line break; complete once it is cleared up.
+    /// Returns the last lines of output, each after a line break. They are complete after [`Process::clear_up`].
     pub(crate) fn last_output(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.lines.iter().map(|line| format!("\n    {line}")).collect()
     }
 
-    /// Asks the process to end, and kills its group once `kill_due` is over.
+    /// Sends SIGTERM to the process, and kills its group when `kill_due` completes first.
     pub(crate) async fn stop(&mut self, kill_due: impl Future<Output = ()>) -> Option<i32> {
-        // The id belongs to the process until it is waited for.
+        // Until the process is reaped, no other process can have its id.
         if self.child.id().is_some() {
             let _already_gone = kill_process(self.group, Signal::TERM);
         }
@@ -135,7 +136,7 @@ impl Process {
         }
     }
 
-    /// After the process has ended: kills what it has left in its group and reads its output to the end.
+    /// Kills the rest of the group and reads the output to its end. Call it after the process has ended.
     pub(crate) async fn clear_up(&mut self) {
         self.kill_group();
         let group_is_gone = async {
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tail_keeps_the_last_lines_within_both_limits() {
+    fn the_tail_of_the_output_keeps_the_last_lines_within_both_limits() {
         let mut tail = Tail::default();
         (1..=50).for_each(|line| tail.push(&line.to_string()));
         assert_eq!(tail.lines, (31..=50).map(|line| line.to_string()).collect::<VecDeque<_>>());

@@ -1,8 +1,9 @@
-//! What ends the processes of tasks should this process die without a word, as of SIGKILL: a shell at the other end of a
-//! pipe. It is told each process group that begins and ends, and when the pipe closes it kills those that are left.
+//! The reaper: a shell that kills the tasks' processes if this process ends without stopping them, for example by
+//! SIGKILL. The shell reads from a pipe which process groups start and end. When the pipe closes, it kills the
+//! remaining groups.
 //!
-//! Limits: a process that was started in the very moment of the death may not have been told of. And whoever kills the
-//! shell too has to clean up.
+//! Limits: a process that starts just before this process is killed may not be reported yet. If the shell is killed
+//! too, the processes stay.
 
 use std::{
     io::{self, Write},
@@ -11,7 +12,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// One line a change: `+ GROUP` or `- GROUP`. It is not for Ctrl-C to end.
+/// The shell's script. Each input line is `+ GROUP` or `- GROUP`. The script ignores Ctrl-C, which must not end it
+/// early.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 left=' '
@@ -24,7 +26,7 @@ done
 for group in $left; do kill -s KILL -- "-$group"; done
 "#;
 
-/// The shell. Dropping it is the end of this process, as far as it can tell.
+/// Handle of the shell. Dropping the handle closes the pipe, which has the same effect as the end of this process.
 #[derive(Debug)]
 pub(crate) struct Reaper {
     shell: Child,
@@ -43,21 +45,21 @@ impl Reaper {
         Ok(Self { pipe: Mutex::new(shell.stdin.take()), shell })
     }
 
-    /// A process group has begun.
+    /// Reports that a process group has started.
     pub(crate) fn begun(&self, group: i32) {
-        self.tell('+', group);
+        self.report('+', group);
     }
 
-    /// A process group has ended: its id may be another's soon.
+    /// Reports that a process group has ended. Its id may be reused, so the shell must not kill it any more.
     pub(crate) fn ended(&self, group: i32) {
-        self.tell('-', group);
+        self.report('-', group);
     }
 
-    fn tell(&self, what: char, group: i32) {
+    fn report(&self, what: char, group: i32) {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = pipe.as_mut().map(|pipe| writeln!(pipe, "{what} {group}"));
-        if let Some(Err(error)) = told {
-            tracing::warn!(%error, "should this process die now, the tasks' processes stay behind");
+        let written = pipe.as_mut().map(|pipe| writeln!(pipe, "{what} {group}"));
+        if let Some(Err(error)) = written {
+            tracing::warn!(%error, "reaper does not respond: SIGKILL to this process leaves task processes running");
             *pipe = None;
         }
     }
@@ -66,7 +68,7 @@ impl Reaper {
 impl Drop for Reaper {
     fn drop(&mut self) {
         drop(self.pipe.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-        // It has nothing left to do but that.
+        // The pipe is closed, so the shell ends.
         let _ = self.shell.wait();
     }
 }
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_begun_and_not_ended_is_killed_when_the_pipe_closes() {
+    fn groups_that_have_not_ended_are_killed_when_the_pipe_closes() {
         let sleeper = || Command::new("sleep").arg("3600").process_group(0).spawn().unwrap();
         let [mut left, mut ended, mut another] = [sleeper(), sleeper(), sleeper()];
         let reaper = Reaper::start().unwrap();

@@ -1,9 +1,9 @@
-//! All tasks of the cluster, the `clientToken`s, the injected faults. Every change of a task is a version and an event.
+//! The registry of all tasks, `clientToken`s and injected faults. Every change of a task is a version and an event.
 //!
-//! It starts nothing and waits for nothing: it is what the lock guards.
+//! The registry starts no process and never waits, because callers hold its lock.
 //!
-//! Limits: a stopped task is forgotten after an hour, and sooner when more than [`MAX_STOPPED`] wait to be. A token
-//! lives as long as one of its tasks is known, and at most 24 hours: the rule of ECS.
+//! Limits: a stopped task is removed after an hour, or earlier if there are more than [`MAX_STOPPED`]. A token is valid
+//! as long as one of its tasks is known, and for at most 24 hours, as at ECS.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -24,34 +24,36 @@ use crate::{
     wire::{Refusal, Spec},
 };
 
+/// How long a stopped task is visible, in milliseconds: one hour.
 const STOPPED_VISIBLE_MS: u64 = 60 * 60 * 1000;
+/// How long a `clientToken` is valid, in milliseconds: 24 hours.
 const TOKEN_MS: u64 = 24 * 60 * 60 * 1000;
-/// A build that crashes at start, launched again and again, must not fill the memory within the hour.
+/// Most stopped tasks, so that a command that crashes at every start cannot fill the memory within an hour.
 const MAX_STOPPED: usize = 4_096;
-/// How far an event receiver may fall behind.
+/// Most events that a receiver may fall behind before it loses the oldest.
 const EVENTS_KEPT: usize = 1_024;
 
-/// When a task's process is to be killed at the latest; `None` while it may run.
+/// Deadline for killing a task's process; `None` while the task may run.
 pub(crate) type KillAt = Option<Instant>;
 
-/// What can be made to go wrong with the next calls of `RunTask`.
+/// A fault that can be injected into calls of `RunTask`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Answers 200 with `failures` only, as for a lack of capacity. Nothing is started; a `clientToken` that has
-    /// started tasks before still answers with them.
+    /// Returns 200 with `failures` only, as for a lack of capacity. No task is started. A `clientToken` that has
+    /// started tasks before still returns these tasks.
     NoCapacity,
-    /// Answers `ThrottlingException`. Nothing is started.
+    /// Returns `ThrottlingException`. No task is started.
     Throttled,
-    /// Starts the tasks and answers 500, as if the answer had been lost.
+    /// Starts the tasks and returns 500, as if the response had been lost.
     AnswerLost,
 }
 
-/// What has happened since the start.
+/// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Processes ever started.
+    /// Processes that were started.
     pub processes_started: u64,
-    /// Calls of `RunTask`, whatever the answer: repeated, refused and faulty ones too.
+    /// Calls of `RunTask`, including repeated, refused and failed ones.
     pub run_task_calls: u64,
 }
 
@@ -63,7 +65,7 @@ pub(crate) struct Registry {
     simulation: Option<Simulation>,
     last_id: u128,
     tasks: BTreeMap<String, Entry>,
-    /// Ids of the stopped tasks, longest stopped first.
+    /// Ids of the stopped tasks, in the order in which they stopped.
     stopped: VecDeque<String>,
     launches: HashMap<String, Launch>,
     faults: VecDeque<(Fault, u32)>,
@@ -75,7 +77,7 @@ struct Entry {
     kill_at: watch::Sender<KillAt>,
 }
 
-/// What a `clientToken` stands for.
+/// The `RunTask` call of a `clientToken`: its parameters and the tasks that it started.
 struct Launch {
     parameters: Value,
     tasks: Vec<String>,
@@ -98,7 +100,7 @@ impl Registry {
         }
     }
 
-    /// The time: on the wall, or in the simulation.
+    /// Returns the time of the simulation, or else of the system clock.
     pub(crate) fn now(&self) -> EpochMs {
         self.simulation.as_ref().map_or_else(now, Simulation::now)
     }
@@ -111,7 +113,7 @@ impl Registry {
         self.faults.push_back((fault, calls));
     }
 
-    /// Counts a call of `RunTask` and says what is to go wrong with it.
+    /// Counts a call of `RunTask` and returns the fault to inject into it.
     pub(crate) fn count_run_task(&mut self) -> Option<Fault> {
         self.counts.run_task_calls += 1;
         while let Some((fault, calls)) = self.faults.front_mut() {
@@ -124,20 +126,21 @@ impl Registry {
         None
     }
 
-    /// Adds a task. Its runner hears through the receiver when the task is to stop, and drops it when it is done.
+    /// Adds a task and returns its id. The receiver signals the runner to stop the task; the runner drops it when done.
     pub(crate) fn create(&mut self, spec: Arc<Spec>) -> (String, watch::Receiver<KillAt>) {
-        // As many hex digits as ECS's ids have, and in the order of creation also within a millisecond: paging leans on it.
+        // 32 hex digits as at ECS. Ids ascend in the order of creation, also within a millisecond, because paging needs
+        // it.
         let ulid = self.simulation.as_ref().map_or_else(Ulid::generate, Simulation::ulid);
         self.last_id = ulid.0.max(self.last_id.saturating_add(1));
         let id = format!("{:032x}", self.last_id);
         let task = Task::new(&id, &self.cluster, spec, self.now());
-        tell(&self.events, &task);
+        send(&self.events, &task);
         let (kill_at, runner) = watch::channel(None);
         self.tasks.insert(id.clone(), Entry { task, kill_at });
         (id, runner)
     }
 
-    /// Changes a task: one version, one event.
+    /// Changes a task, which increments its version and sends one event.
     pub(crate) fn change(&mut self, id: &str, change: impl FnOnce(&mut Task, EpochMs)) {
         let now = self.now();
         let Some(Entry { task, .. }) = self.tasks.get_mut(id) else { return };
@@ -146,11 +149,11 @@ impl Registry {
         if task.status == Status::Stopped {
             self.stopped.push_back(id.to_owned());
         }
-        tell(&self.events, task);
+        send(&self.events, task);
     }
 
-    /// Has a task stopped, killed at `kill_at` at the latest. A repetition changes nothing but may bring that forward.
-    /// Answers with what closes once the runner is done, and `None` for an unknown task.
+    /// Signals a task's runner to stop the task, and to kill it at `kill_at` at the latest. A repeated call can only
+    /// move `kill_at` earlier. Returns a sender that closes when the runner is done, or `None` for an unknown task.
     pub(crate) fn stop(
         &mut self,
         id: &str,
@@ -173,20 +176,20 @@ impl Registry {
         Some(runner)
     }
 
-    /// A task by its id or its ARN.
+    /// Finds a task by its id or its ARN.
     pub(crate) fn find(&self, reference: &str) -> Option<(&str, &Task)> {
         let id = reference.rsplit('/').next()?;
         let (id, entry) = self.tasks.get_key_value(id)?;
         (reference == id || reference == entry.task.arn).then_some((id, &entry.task))
     }
 
-    /// The tasks in the order of their creation, those after the id `after`.
+    /// Returns the tasks with ids after `after`, in the order of their creation.
     pub(crate) fn tasks_after(&self, after: &str) -> impl Iterator<Item = (&str, &Task)> {
         let range = self.tasks.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
         range.map(|(id, entry)| (id.as_str(), &entry.task))
     }
 
-    /// The tasks that are not stopped yet.
+    /// Returns the ids of the tasks that are not stopped.
     pub(crate) fn live(&self) -> Vec<String> {
         let live = self.tasks.iter().filter(|(_, entry)| entry.task.status != Status::Stopped);
         live.map(|(id, _)| id.clone()).collect()
@@ -196,7 +199,7 @@ impl Registry {
         self.tasks.len().saturating_sub(self.stopped.len())
     }
 
-    /// The tasks that this token has started, if it was used with the same parameters; a conflict if with others.
+    /// Returns the tasks that `token` has started, or `None` for a new token. Refuses other parameters with a conflict.
     pub(crate) fn launched(&self, token: &str, parameters: &Value) -> Result<Option<Vec<String>>, Refusal> {
         match self.launches.get(token).filter(|launch| self.now().saturating_sub(launch.at) < TOKEN_MS) {
             None => Ok(None),
@@ -208,15 +211,15 @@ impl Registry {
         }
     }
 
-    /// Remembers what a token stands for.
+    /// Records the parameters and the tasks of a token.
     pub(crate) fn remember(&mut self, token: &str, parameters: Value, tasks: Vec<String>) {
         let at = self.now();
         self.launches.insert(token.to_owned(), Launch { parameters, tasks, at });
     }
 
-    /// Forgets the tasks whose time is up at `now`, and the tokens that have no task left.
+    /// Removes the stopped tasks that are no longer visible at `now`, and the tokens without tasks.
     pub(crate) fn forget(&mut self, now: EpochMs) {
-        let mut forgotten = false;
+        let mut removed = false;
         while let Some(id) = self.stopped.front() {
             let stopped_at = self.tasks.get(id).and_then(|entry| entry.task.stopped_at());
             let visible = stopped_at.is_some_and(|at| now.saturating_sub(at) < STOPPED_VISIBLE_MS);
@@ -225,17 +228,17 @@ impl Registry {
             }
             self.tasks.remove(id);
             self.stopped.pop_front();
-            forgotten = true;
+            removed = true;
         }
-        if forgotten {
+        if removed {
             self.launches.retain(|_, launch| launch.tasks.iter().any(|id| self.tasks.contains_key(id)));
         }
     }
 }
 
-fn tell(events: &broadcast::Sender<Value>, task: &Task) {
+fn send(events: &broadcast::Sender<Value>, task: &Task) {
     if events.receiver_count() > 0 {
-        let _nobody_listens_any_more = events.send(task.event());
+        let _no_receiver_left = events.send(task.event());
     }
 }
 
@@ -246,7 +249,7 @@ mod tests {
     use super::*;
     use crate::wire::{self, RunTask};
 
-    /// A registry with one task that has stopped, and the task's id.
+    /// Returns a registry with one stopped task, and the task's id.
     fn with_a_stopped_task() -> (Registry, String) {
         let mut registry = Registry::new("default", None);
         let id = stopped_task(&mut registry);
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_task_and_its_token_are_forgotten_after_an_hour() {
+    fn a_stopped_task_and_its_token_are_removed_after_an_hour() {
         let (mut registry, id) = with_a_stopped_task();
         registry.remember("t", json!({}), vec![id.clone()]);
         registry.forget(now() + STOPPED_VISIBLE_MS - 1_000);
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_free_again_after_a_day() {
+    fn a_token_can_be_used_again_after_a_day() {
         let (mut registry, id) = with_a_stopped_task();
         registry.remember("t", json!({}), vec![id]);
         assert!(registry.launched("t", &json!({"count": 2})).is_err());
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn more_stopped_tasks_than_the_limit_are_forgotten_oldest_first() {
+    fn stopped_tasks_above_the_limit_are_removed_oldest_first() {
         let (mut registry, first) = with_a_stopped_task();
         let second = stopped_task(&mut registry);
         for _ in 2..=MAX_STOPPED {

@@ -1,6 +1,6 @@
-//! Takes one task through its life: waits the start delay, starts the process, waits for its end or for a stop.
+//! Runs one task through its lifecycle: waits for the start delay, starts the process, waits for its end or for a stop.
 //!
-//! A runner holds the cluster weakly: when that is dropped, the runner hears of it as of a stop that is due at once.
+//! A runner has a weak reference to the cluster. When the cluster is dropped, the runner kills the process at once.
 
 use std::sync::{Arc, Weak};
 
@@ -18,7 +18,7 @@ use crate::{
     wire::Spec,
 };
 
-/// Starts running the task `id`, within the current tokio runtime.
+/// Starts the runner of the task `id` on the current tokio runtime.
 pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: watch::Receiver<KillAt>) {
     let runner = Runner { ecs: Arc::downgrade(ecs), id };
     let options = Arc::clone(&ecs.options);
@@ -27,7 +27,7 @@ pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: wat
         let mut stop = Stop(kill_at);
         tokio::select! {
             biased;
-            () = stop.asked() => {}
+            () = stop.requested() => {}
             () = sleep(options.start_delay) => {
                 runner.advance(Status::Activating);
                 let configured = options.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -50,7 +50,7 @@ pub(crate) fn start(ecs: &Arc<Shared>, id: String, spec: Arc<Spec>, kill_at: wat
     });
 }
 
-/// What runs behind a task.
+/// The workload of a task: a process, or its simulation.
 enum Work {
     Process(Box<Process>),
     Simulated(Simulated),
@@ -99,13 +99,13 @@ impl Runner {
             }
             ecs.registry().counts.processes_started += 1;
         }
-        tracing::info!(task, pid, "started");
+        tracing::info!(task, pid, "process started");
         self.advance(Status::Running);
 
         let ended_by_itself = tokio::select! {
             biased;
             exit_code = process.wait() => Some(exit_code),
-            () = stop.asked() => None,
+            () = stop.requested() => None,
         };
         let exit_code = match ended_by_itself {
             Some(exit_code) => {
@@ -135,14 +135,14 @@ impl Runner {
                     none if none.is_empty() => "none".to_owned(),
                     lines => lines,
                 };
-                tracing::warn!(task, pid, %last_output, "crashed with {}", process.ending());
+                tracing::warn!(task, pid, %last_output, "process crashed with {}", process.ending());
             }
-            _ => tracing::info!(task, pid, exit_code, "ended"),
+            _ => tracing::info!(task, pid, exit_code, "process ended"),
         }
     }
 
     fn fail(&self, reason: &str) {
-        tracing::warn!(task = self.short_id(), reason, "not started");
+        tracing::warn!(task = self.short_id(), reason, "process not started");
         self.change(|task, now| {
             task.end(StopCode::TaskFailedToStart, reason, now);
             task.advance(Status::Deactivating, now);
@@ -159,22 +159,22 @@ impl Runner {
         }
     }
 
-    /// The end of the id: its start is a time, which tasks of the same minute share.
+    /// Returns the last 8 characters of the id. The first characters are a time, which tasks of the same minute share.
     fn short_id(&self) -> &str {
         self.id.get(24..).unwrap_or(&self.id)
     }
 }
 
-/// The order to stop, which may come at any time and may be brought forward.
+/// Signal to stop the task, with a deadline for killing it that may become earlier.
 struct Stop(watch::Receiver<KillAt>);
 
 impl Stop {
-    /// Waits for the order.
-    async fn asked(&mut self) {
-        let _dropped_is_an_order_too = self.0.wait_for(Option::is_some).await;
+    /// Waits until the task is to stop.
+    async fn requested(&mut self) {
+        let _dropped_means_stop = self.0.wait_for(Option::is_some).await;
     }
 
-    /// Waits for the moment to kill.
+    /// Waits until the deadline for killing the task. Returns at once if the cluster was dropped.
     async fn due(&mut self) {
         loop {
             let Some(at) = *self.0.borrow_and_update() else { return };

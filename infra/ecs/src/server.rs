@@ -1,4 +1,4 @@
-//! The endpoint: from the HTTP request to the operation, and the operations over the registry.
+//! The HTTP endpoint: dispatches a request to its operation, and implements the operations on the registry.
 
 use std::sync::Arc;
 
@@ -24,9 +24,10 @@ use crate::{
     },
 };
 
-/// The largest request of ECS is far below: 100 ARNs, or overrides of 8,192 characters.
+/// Longest request body, in bytes. The largest requests that ECS allows are far shorter: 100 ARNs, or overrides of
+/// 8,192 characters.
 const MAX_BODY_BYTES: usize = 256 * 1024;
-/// The words of Fargate.
+/// Failure reason for a lack of capacity, in the wording of Fargate.
 const NO_CAPACITY: &str =
     "Capacity is unavailable at this time. Please try again later or in a different availability zone";
 const OPERATIONS: &str = "RunTask, StopTask, DescribeTasks, ListTasks, DescribeClusters, ListClusters, \
@@ -57,13 +58,13 @@ async fn handle(State(ecs): State<Arc<Shared>>, headers: HeaderMap, body: Result
     match answered {
         Ok(body) => wire::answer(StatusCode::OK, &body),
         Err(refusal) => {
-            tracing::debug!(target, ?refusal, "refused");
+            tracing::debug!(target, ?refusal, "request refused");
             refusal.into_response()
         }
     }
 }
 
-/// One request without HTTP around it: what the endpoint would answer.
+/// Handles one request without HTTP, and returns the status and body of the response.
 pub(crate) fn call(ecs: &Arc<Shared>, target: &str, body: &[u8]) -> (StatusCode, Value) {
     match dispatch(ecs, target.strip_prefix(TARGET_PREFIX).unwrap_or_default(), body) {
         Ok(body) => (StatusCode::OK, body),
@@ -90,16 +91,16 @@ fn dispatch(ecs: &Arc<Shared>, operation: &str, body: &[u8]) -> Result<Value, Re
     }
 }
 
-/// Refuses a cluster other than ours. Of an ARN, its last part counts.
+/// Refuses a cluster with another name than this one. The name is the last part of an ARN.
 fn check_cluster(ecs: &Shared, cluster: Option<&str>) -> Result<(), Refusal> {
-    if is_ours(ecs, cluster.unwrap_or("default")) {
+    if is_this_cluster(ecs, cluster.unwrap_or("default")) {
         Ok(())
     } else {
         Err(Refusal::client("ClusterNotFoundException", "Cluster not found."))
     }
 }
 
-fn is_ours(ecs: &Shared, cluster: &str) -> bool {
+fn is_this_cluster(ecs: &Shared, cluster: &str) -> bool {
     cluster.rsplit('/').next() == Some(&ecs.options.cluster)
 }
 
@@ -114,7 +115,7 @@ fn run_task(ecs: &Arc<Shared>, body: &[u8]) -> Result<Value, Refusal> {
     let spec = Arc::new(request.check()?);
     let count = spec.count as usize;
 
-    // Under one lock, so that the same token twice at once starts its tasks once.
+    // One lock for look-up and start, so that concurrent calls with the same token start its tasks once.
     let mut registry = ecs.registry();
     let token = spec.request.client_token.as_deref();
     let ids = match token.map(|token| registry.launched(token, &parameters)).transpose()?.flatten() {
@@ -136,7 +137,7 @@ fn run_task(ecs: &Arc<Shared>, body: &[u8]) -> Result<Value, Refusal> {
         }
     };
     if fault == Some(Fault::AnswerLost) {
-        return Err(Refusal::server("The answer was lost by an injected fault."));
+        return Err(Refusal::server("The response was lost by an injected fault."));
     }
     let tasks: Vec<_> = ids.iter().filter_map(|id| Some(registry.find(id)?.1.describe(true))).collect();
     let failures = vec![json!({"reason": NO_CAPACITY}); count.saturating_sub(ids.len())];
@@ -166,7 +167,7 @@ fn describe_tasks(ecs: &Shared, request: DescribeTasks) -> Result<Value, Refusal
     Ok(json!({"tasks": tasks, "failures": failures}))
 }
 
-/// What `view` makes of each task, and the failures: unknown tasks, and those that `view` gives a reason for.
+/// Returns the `view` of each task, and the failures: unknown tasks, and tasks for which `view` returns a reason.
 fn look_up(
     ecs: &Shared,
     registry: &Registry,
@@ -189,7 +190,7 @@ fn list_tasks(ecs: &Shared, mut request: ListTasks) -> Result<Value, Refusal> {
     check_cluster(ecs, request.cluster.as_deref())?;
     let page_size = request.check()? as usize;
     let after = request.next_token.as_deref().unwrap_or_default();
-    // The token is the id that the last page ended with: it holds whatever is started or forgotten in between.
+    // The token is the last id of the previous page, so it stays valid when tasks are started or removed in between.
     ensure(after.is_empty() || after.len() == 32, "Invalid token.")?;
     let desired = request.desired_status.as_deref().unwrap_or("RUNNING");
     let is = |filter: &Option<String>, value: Option<&str>| filter.is_none() || filter.as_deref() == value;
@@ -209,9 +210,11 @@ fn list_tasks(ecs: &Shared, mut request: ListTasks) -> Result<Value, Refusal> {
 }
 
 fn describe_clusters(ecs: &Shared, request: DescribeClusters) -> Value {
-    let asked = request.clusters.filter(|clusters| !clusters.is_empty());
-    let (ours, others): (Vec<_>, Vec<_>) =
-        asked.unwrap_or_else(|| vec!["default".to_owned()]).into_iter().partition(|name| is_ours(ecs, name));
+    let requested = request.clusters.filter(|clusters| !clusters.is_empty());
+    let (known, others): (Vec<_>, Vec<_>) = requested
+        .unwrap_or_else(|| vec!["default".to_owned()])
+        .into_iter()
+        .partition(|name| is_this_cluster(ecs, name));
     let name = &ecs.options.cluster;
     let registry = ecs.registry();
     let count = |wanted: fn(Status) -> bool| registry.tasks_after("").filter(|(_, task)| wanted(task.status)).count();
@@ -231,7 +234,7 @@ fn describe_clusters(ecs: &Shared, request: DescribeClusters) -> Value {
     });
     let missing = |name: &String| json!({"arn": in_full("cluster", name), "reason": "MISSING"});
     json!({
-        "clusters": if ours.is_empty() { vec![] } else { vec![cluster] },
+        "clusters": if known.is_empty() { vec![] } else { vec![cluster] },
         "failures": others.iter().map(missing).collect::<Vec<_>>(),
     })
 }
@@ -247,7 +250,7 @@ fn get_task_protection(ecs: &Shared, request: DescribeTasks) -> Result<Value, Re
     Ok(protection(ecs, &bounded(request.tasks, 100)?))
 }
 
-/// Protection is for tasks of a service, against its deployments and its scaling in. Here every task is on its own.
+/// Returns failures only: ECS protects tasks of a service, and here no task belongs to a service.
 fn protection(ecs: &Shared, references: &[String]) -> Value {
     let (none, failures) = look_up(ecs, &ecs.registry(), references, |_| Err::<Value, _>("TASK_NOT_VALID"));
     json!({"protectedTasks": none, "failures": failures})

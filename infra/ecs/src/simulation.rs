@@ -1,43 +1,43 @@
-//! Tasks of a simulation: in the place of a process stands whoever the simulation makes of the task's environment.
+//! Tasks of a simulation: the simulation starts a future for a task's environment instead of a process.
 //!
-//! It must not know what the simulation is of. Time and chance come from it too, so that the same seed gives the same
-//! task ids.
+//! This module does not depend on what is simulated. The simulation also provides time and random numbers, so that the
+//! same seed produces the same task ids.
 
 use std::{fmt, sync::Arc};
 
 use tokio::sync::{oneshot, watch};
 use ulid::Ulid;
 
-/// What a simulation brings with it.
+/// Functions that a simulation provides.
 #[derive(Clone)]
 pub struct Simulation {
-    /// The time, in milliseconds since 1970.
+    /// Returns the time, in milliseconds since 1970.
     pub now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Random bits, for ids.
+    /// Returns random bits for ids.
     pub random: Arc<dyn Fn() -> u128 + Send + Sync>,
-    /// Starts what stands for the process of a task.
+    /// Starts the simulated process of a task.
     pub start: Arc<dyn Fn(SimulatedTask) + Send + Sync>,
 }
 
-/// What stands for the process of a task.
+/// Handle of a simulated process.
 #[derive(Debug)]
 pub struct SimulatedTask {
-    /// The environment that the task's overrides give it.
+    /// Environment of the task: the configured one, then that of the overrides.
     pub environment: Vec<(String, String)>,
-    /// What it is told; it is closed when nobody is left to tell.
+    /// Latest signal to the process. The channel closes when the task's runner is dropped.
     pub orders: watch::Receiver<Order>,
-    /// Takes its exit code; dropped without one it was killed.
+    /// Takes the exit code. If it is dropped without one, the process was killed.
     pub ended: oneshot::Sender<i32>,
 }
 
-/// What a process is told by signals.
+/// Signal to a simulated process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Nothing.
+    /// No signal yet.
     Run,
     /// SIGTERM.
     Terminate,
-    /// SIGKILL: nothing of it runs any more.
+    /// SIGKILL: the simulated process must stop at once.
     Kill,
 }
 
@@ -57,22 +57,22 @@ impl Simulation {
     }
 
     pub(crate) fn start<'a>(&self, environment: impl Iterator<Item = (&'a str, &'a str)>) -> Simulated {
-        let (orders, told) = watch::channel(Order::Run);
+        let (orders, received) = watch::channel(Order::Run);
         let (ended, end) = oneshot::channel();
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        (self.start)(SimulatedTask { environment, orders: told, ended });
+        (self.start)(SimulatedTask { environment, orders: received, ended });
         Simulated { orders, end: Some(end) }
     }
 }
 
-/// The other side of a [`SimulatedTask`].
+/// The runner's side of a [`SimulatedTask`].
 pub(crate) struct Simulated {
     orders: watch::Sender<Order>,
     end: Option<oneshot::Receiver<i32>>,
 }
 
 impl Simulated {
-    /// Waits for the end. May be dropped and repeated.
+    /// Waits for the exit code. The future may be dropped and `wait` called again.
     pub(crate) async fn wait(&mut self) -> Option<i32> {
         let code = self.end.as_mut()?.await.unwrap_or(137);
         self.end = None;

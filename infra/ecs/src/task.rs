@@ -1,4 +1,4 @@
-//! One task as ECS reports it: its lifecycle and its description. Pure: time comes in, nothing else does.
+//! One task: its lifecycle and its description in the format of ECS. The module is pure: callers pass the time.
 
 use std::{
     sync::Arc,
@@ -12,20 +12,23 @@ use ulid::Ulid;
 
 use crate::wire::{ACCOUNT, REGION, Spec, arn, without_nulls};
 
-/// Where every process can be reached.
+/// Address of every process.
 const ADDRESS: &str = "127.0.0.1";
 
 /// Milliseconds since 1970.
 pub(crate) type EpochMs = u64;
 
-/// The time on the wall.
-#[expect(clippy::disallowed_methods, reason = "real processes live in real time: this is no part of a simulation")]
+/// Returns the time of the system clock.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "real processes need the real time; a simulation does not call this function"
+)]
 pub(crate) fn now() -> EpochMs {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where a task is. It only ever moves forward, and may skip what does not happen to it.
+/// Lifecycle status of a task. It only moves forward, and may skip a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum Status {
@@ -84,13 +87,13 @@ impl Task {
         }
     }
 
-    /// To be called once after each change, however many fields it touched.
+    /// Increments the version. Call it once per change, regardless of the number of changed fields.
     pub(crate) fn changed(&mut self, now: EpochMs) {
         self.version += 1;
         self.updated_at = now;
     }
 
-    /// Moves on to `status`.
+    /// Moves the task forward to `status`.
     pub(crate) fn advance(&mut self, status: Status, now: EpochMs) {
         self.status = self.status.max(status);
         match status {
@@ -100,7 +103,7 @@ impl Task {
         }
     }
 
-    /// Says that the task is to end. The first reason stands.
+    /// Records why the task is stopping. Only the first reason is kept.
     pub(crate) fn end(&mut self, code: StopCode, reason: &str, now: EpochMs) {
         if self.stop.is_none() {
             self.stop = Some((code, reason.to_owned()));
@@ -108,7 +111,7 @@ impl Task {
         }
     }
 
-    /// Keeps how the process ended, if that could be learnt.
+    /// Records the exit code of the process, if it is known.
     pub(crate) fn exited(&mut self, exit_code: Option<i32>, now: EpochMs) {
         self.exit_code = exit_code;
         self.execution_stopped_at = Some(now);
@@ -122,15 +125,15 @@ impl Task {
         self.stopped_at
     }
 
-    /// ECS wants a task to run until it wants it to stop; it never wants `PENDING`.
+    /// Returns `RUNNING`, or `STOPPED` once the task is stopping. ECS never returns `PENDING`.
     pub(crate) fn desired_status(&self) -> &'static str {
         if self.is_ending() { "STOPPED" } else { "RUNNING" }
     }
 
-    /// The task in an answer, where times are seconds since 1970.
+    /// Describes the task for a response, where times are seconds since 1970.
     pub(crate) fn describe(&self, with_tags: bool) -> Value {
         let mut task = self.json(epoch_seconds);
-        // ECS deletes the tags of a task that it is told to stop.
+        // ECS deletes the tags of a task that a user stops.
         let user_initiated = matches!(self.stop, Some((StopCode::UserInitiated, _)));
         let tags = if with_tags && !user_initiated { self.spec.request.tags.as_slice() } else { &[] };
         if let Some(fields) = task.as_object_mut() {
@@ -139,7 +142,7 @@ impl Task {
         task
     }
 
-    /// The latest change as EventBridge tells it: times are RFC 3339, tags are missing.
+    /// Describes the latest change as an EventBridge event, where times are RFC 3339 and tags are missing.
     pub(crate) fn event(&self) -> Value {
         let mut detail = self.json(rfc3339);
         if let Some(fields) = detail.as_object_mut() {
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_to_stop_stands() {
+    fn the_first_reason_to_stop_is_kept() {
         let mut task = task();
         task.end(StopCode::UserInitiated, "enough", 2_000);
         task.end(StopCode::EssentialContainerExited, "exited", 3_000);

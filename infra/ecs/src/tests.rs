@@ -1,4 +1,4 @@
-//! The local ECS as its users meet it: the real SDK over real HTTP, with real processes.
+//! Tests of the local ECS with the real SDK over real HTTP, and with real processes.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,7 +18,9 @@ use ulid::Ulid;
 
 use crate::{Counts, Fault, LocalEcs, Options};
 
+/// Time limit of every wait.
 const BOUND: Duration = Duration::from_secs(20);
+/// Every status of a task, in order.
 const LIFE: [&str; 8] =
     ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING", "DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"];
 
@@ -58,7 +60,7 @@ impl Stack {
         self.client.run_task().task_definition("game")
     }
 
-    /// Runs one task and answers with its ARN.
+    /// Starts one task and returns its ARN.
     async fn start(&self) -> String {
         arn(&self.run().send().await.unwrap().tasks()[0])
     }
@@ -68,7 +70,7 @@ impl Stack {
         answer.tasks()[0].clone()
     }
 
-    /// The details of the events of one task, up to the one with this `lastStatus`.
+    /// Waits until a task has this `lastStatus`, and returns the details of its events until then.
     async fn until(&mut self, arn: &str, status: &str) -> Vec<Value> {
         let mut details = Vec::new();
         let wait = async {
@@ -86,14 +88,14 @@ impl Stack {
         details
     }
 
-    /// Runs one task to its end.
+    /// Starts one task, waits until it is `STOPPED`, and returns its description.
     async fn run_to_end(&mut self) -> Task {
         let arn = self.start().await;
         self.until(&arn, "STOPPED").await;
         self.describe(&arn).await
     }
 
-    /// What the endpoint answers to a raw request.
+    /// Sends a raw request and returns the status and body of the response.
     async fn raw(&self, operation: &str, body: &str) -> (u16, Value) {
         let request = reqwest::Client::new()
             .post(&self.url)
@@ -110,7 +112,7 @@ impl Stack {
     }
 }
 
-/// A folder where processes leave word, gone with the test.
+/// A temporary folder for files of the test's processes, removed at the end of the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -126,7 +128,7 @@ impl Scratch {
         Stack::new(Options { stop_timeout, shutdown_timeout: stop_timeout, ..Options::new(command) }).await
     }
 
-    /// The process id in this file, as soon as it is there.
+    /// Waits until a file has a process id, and returns it.
     async fn pid(&self, file: &str) -> Pid {
         let path = self.0.join(file);
         let mut found = None;
@@ -146,7 +148,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Polls until `what` holds.
+/// Polls until `holds` returns true. `what` describes the condition in the error.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
@@ -156,7 +158,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     timeout(BOUND, wait).await.unwrap_or_else(|_| panic!("{what}: not within {BOUND:?}"));
 }
 
-/// Whether a process runs. One that is dead but not reaped by the system's init does not.
+/// Returns whether a process runs. A zombie that init has not reaped yet does not run.
 fn alive(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     test_kill_process(pid).is_ok() && !stat.contains(") Z ")
@@ -181,7 +183,7 @@ fn code<E: ProvideErrorMetadata>(error: &SdkError<E>) -> &str {
 }
 
 #[tokio::test]
-async fn the_same_token_answers_with_the_same_tasks_and_starts_none() {
+async fn a_repeated_token_returns_the_same_tasks_and_starts_none() {
     let mut stack = Stack::shell("exec sleep 600").await;
     let first = stack.run().count(2).client_token("t").send().await.unwrap();
     for task in first.tasks() {
@@ -195,7 +197,7 @@ async fn the_same_token_answers_with_the_same_tasks_and_starts_none() {
 }
 
 #[tokio::test]
-async fn the_same_token_many_times_at_once_starts_one_task() {
+async fn concurrent_calls_with_the_same_token_start_one_task() {
     let stack = Stack::shell("exec sleep 600").await;
     let calls: Vec<_> = (0..30).map(|_| tokio::spawn(stack.run().client_token("t").send())).collect();
     let mut seen = BTreeSet::new();
@@ -208,7 +210,7 @@ async fn the_same_token_many_times_at_once_starts_one_task() {
 }
 
 #[tokio::test]
-async fn the_same_token_with_other_parameters_is_a_conflict_that_names_the_tasks() {
+async fn a_repeated_token_with_other_parameters_is_a_conflict_that_names_the_tasks() {
     let stack = Stack::shell("exec sleep 600").await;
     let run = || stack.run().client_token("t");
     let first = run().overrides(environment("A", "1")).send().await.unwrap();
@@ -231,7 +233,7 @@ async fn the_same_token_with_other_parameters_is_a_conflict_that_names_the_tasks
 }
 
 #[tokio::test]
-async fn the_count_is_how_many_tasks_start_and_those_beyond_the_limit_are_failures() {
+async fn run_task_starts_count_tasks_and_returns_failures_above_the_limit() {
     let mut stack = Stack::new(Options { max_tasks: 12, ..Options::new(["sleep", "600"]) }).await;
     let ten = stack.run().count(10).send().await.unwrap();
     assert_eq!((ten.tasks().len(), ten.failures().len()), (10, 0));
@@ -241,7 +243,7 @@ async fn the_count_is_how_many_tasks_start_and_those_beyond_the_limit_are_failur
     let again = stack.run().count(5).client_token("t").send().await.unwrap();
     assert_eq!(arns(again.tasks()), arns(two_of_five.tasks()));
 
-    // A token that started nothing is free, and a stopped task makes room.
+    // A token that started no task can be used again, and a stopped task frees capacity.
     let none = stack.run().client_token("later").send().await.unwrap();
     assert_eq!((none.tasks().len(), none.failures().len()), (0, 1));
     let stopped = arn(&ten.tasks()[0]);
@@ -252,7 +254,7 @@ async fn the_count_is_how_many_tasks_start_and_those_beyond_the_limit_are_failur
 }
 
 #[tokio::test]
-async fn a_task_goes_through_the_life_that_ecs_reports_and_each_change_is_a_version() {
+async fn a_task_has_every_status_of_ecs_in_order_and_each_change_is_a_version() {
     let mut stack = Stack::shell("exit 7").await;
     let arn = stack.start().await;
     let details = stack.until(&arn, "STOPPED").await;
@@ -297,7 +299,7 @@ async fn an_event_has_the_shape_of_eventbridge() {
 }
 
 #[tokio::test]
-async fn the_overrides_environment_reaches_the_process_and_everything_is_echoed() {
+async fn the_process_gets_the_environment_of_the_overrides_and_the_task_describes_them() {
     let mut stack = Stack::shell("test \"$GREETING\" = 'hello world' && test -n \"$PATH\" && exit 42").await;
     let tag = Tag::builder().key("owmm:server").value("s1").build();
     let run = stack.run().overrides(environment("GREETING", "hello world")).started_by("owmm").tags(tag);
@@ -329,7 +331,7 @@ async fn a_command_that_cannot_be_started_fails_the_task() {
 }
 
 #[tokio::test]
-async fn a_killed_process_exits_with_128_and_the_signal() {
+async fn a_killed_process_has_exit_code_128_plus_the_signal() {
     let scratch = Scratch::new();
     let mut stack = scratch.shell("echo $$ >pid; exec sleep 600", BOUND).await;
     let arn = stack.start().await;
@@ -341,7 +343,7 @@ async fn a_killed_process_exits_with_128_and_the_signal() {
 }
 
 #[tokio::test]
-async fn stop_task_asks_with_sigterm_and_the_process_may_say_disconnect() {
+async fn stop_task_sends_sigterm_and_the_process_may_choose_its_exit_code() {
     let scratch = Scratch::new();
     let script = "trap 'exit 3' TERM; echo $$ >pid; while :; do sleep 600 & wait $!; done";
     let mut stack = scratch.shell(script, BOUND).await;
@@ -353,14 +355,14 @@ async fn stop_task_asks_with_sigterm_and_the_process_may_say_disconnect() {
     stop().await.unwrap();
     let details = stack.until(&arn, "STOPPED").await;
     let stoppings = details.iter().filter(|detail| detail["lastStatus"] == "STOPPING").count();
-    assert_eq!(stoppings, 2, "one of them is the exit");
+    assert_eq!(stoppings, 2, "one change for the stop and one for the exit");
     assert!(!alive(pid));
 
     let task = stack.describe(&arn).await;
     assert_eq!(task.containers()[0].exit_code(), Some(3));
     assert_eq!(task.stop_code(), Some(&TaskStopCode::UserInitiated));
     assert_eq!(task.stopped_reason(), Some("enough"));
-    // Again, now that it is stopped: nothing changes.
+    // A second stop of the stopped task changes nothing.
     let again = stack.client.stop_task().task(&arn).reason("other").send().await.unwrap();
     assert_eq!(again.task().unwrap().version(), task.version());
     assert_eq!(again.task().unwrap().stopped_reason(), Some("enough"));
@@ -393,7 +395,7 @@ async fn a_task_that_is_stopped_within_the_start_delay_never_starts() {
 }
 
 #[tokio::test]
-async fn what_a_process_leaves_behind_is_killed_with_its_task() {
+async fn child_processes_are_killed_when_their_task_ends() {
     let scratch = Scratch::new();
     let script = "sh -c 'trap \"\" TERM; echo $$ >child; exec sleep 600' & while ! test -s child; do :; done; exit 0";
     let mut stack = scratch.shell(script, BOUND).await;
@@ -402,7 +404,7 @@ async fn what_a_process_leaves_behind_is_killed_with_its_task() {
 }
 
 #[tokio::test]
-async fn shutdown_leaves_no_process_and_starts_none() {
+async fn shutdown_ends_every_process_and_refuses_new_tasks() {
     let scratch = Scratch::new();
     let script = "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >child; exec sleep 600' & echo $$ >parent; wait";
     let mut stack = scratch.shell(script, Duration::from_millis(50)).await;
@@ -417,7 +419,7 @@ async fn shutdown_leaves_no_process_and_starts_none() {
 }
 
 #[tokio::test]
-async fn shutdown_does_not_wait_for_the_stop_timeout_of_a_task_that_is_already_stopping() {
+async fn shutdown_shortens_the_stop_timeout_of_a_task_that_is_already_stopping() {
     let scratch = Scratch::new();
     let command = ["sh", "-c", &format!("trap '' TERM; echo $$ >'{}/pid'; exec sleep 600", scratch.0.display())];
     let limits = Options { stop_timeout: BOUND * 10, shutdown_timeout: Duration::ZERO, ..Options::new(command) };
@@ -442,7 +444,7 @@ async fn dropping_the_local_ecs_kills_its_processes() {
 }
 
 #[test]
-fn a_runtime_that_ends_takes_the_processes_and_their_children_along() {
+fn the_end_of_the_runtime_kills_the_processes_and_their_children() {
     let scratch = Scratch::new();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let dropped = runtime();
@@ -456,7 +458,7 @@ fn a_runtime_that_ends_takes_the_processes_and_their_children_along() {
 }
 
 #[tokio::test]
-async fn a_process_talks_to_the_log_with_the_tasks_short_id() {
+async fn the_output_of_a_process_is_logged_with_the_tasks_short_id() {
     let scratch = Scratch::new();
     let log = scratch.0.join("log");
     let writer = Arc::new(fs::File::create(&log).unwrap());
@@ -472,7 +474,7 @@ async fn a_process_talks_to_the_log_with_the_tasks_short_id() {
     }
 }
 
-/// What the log says of a task that runs this script to its end, or is stopped once it has begun.
+/// Returns the log of a task that runs `script` to its end, or is stopped when it runs.
 async fn log_of(script: &str, stops: bool) -> String {
     let scratch = Scratch::new();
     let log = scratch.0.join("log");
@@ -492,7 +494,7 @@ async fn log_of(script: &str, stops: bool) -> String {
 }
 
 #[tokio::test]
-async fn a_process_that_crashes_is_a_warning_with_its_end_and_its_last_lines() {
+async fn a_crash_is_logged_as_a_warning_with_the_exit_code_or_signal_and_the_last_lines() {
     let log = log_of("echo first; echo second; exit 7", false).await;
     let warning = log.split_once(" WARN ").map(|(_, warning)| warning).unwrap_or_else(|| panic!("no warning: {log}"));
     assert!(warning.contains("crashed with exit code 7 task="), "{log}");
@@ -502,7 +504,7 @@ async fn a_process_that_crashes_is_a_warning_with_its_end_and_its_last_lines() {
 }
 
 #[tokio::test]
-async fn a_process_that_ends_well_or_is_stopped_has_not_crashed() {
+async fn a_process_that_exits_with_0_or_is_stopped_is_not_logged_as_a_crash() {
     for (script, stops) in [("echo bye", false), ("sleep 600", true)] {
         let log = log_of(script, stops).await;
         assert!(log.contains("ended task=") && !log.contains("WARN"), "{script}: {log}");
@@ -510,9 +512,9 @@ async fn a_process_that_ends_well_or_is_stopped_has_not_crashed() {
 }
 
 #[tokio::test]
-async fn a_process_gets_the_configured_environment_and_on_top_of_it_the_overrides() {
+async fn the_overrides_of_a_task_override_the_configured_environment() {
     let scratch = Scratch::new();
-    let script = format!("echo $ONE $TWO >{}/said", scratch.0.display());
+    let script = format!("echo $ONE $TWO >{}/variables", scratch.0.display());
     let environment = vec![("ONE".to_owned(), "configured".to_owned()), ("TWO".to_owned(), "configured".to_owned())];
     let mut stack = Stack::new(Options { environment, ..Options::new(["sh", "-c", &script]) }).await;
     let two = KeyValuePair::builder().name("TWO").value("overridden").build();
@@ -520,11 +522,11 @@ async fn a_process_gets_the_configured_environment_and_on_top_of_it_the_override
     let overrides = TaskOverride::builder().container_overrides(container).build();
     let task = arn(&stack.run().overrides(overrides).send().await.unwrap().tasks()[0]);
     stack.until(&task, "STOPPED").await;
-    assert_eq!(fs::read_to_string(scratch.0.join("said")).unwrap(), "configured overridden\n");
+    assert_eq!(fs::read_to_string(scratch.0.join("variables")).unwrap(), "configured overridden\n");
 }
 
 #[tokio::test]
-async fn tasks_are_listed_in_pages_that_miss_and_repeat_none() {
+async fn the_pages_of_list_tasks_have_each_task_once() {
     let mut stack = Stack::new(Options::new(["sleep", "600"])).await;
     let tasks = arns(stack.run().count(7).send().await.unwrap().tasks());
     let mut pages = stack.client.list_tasks().max_results(3).into_paginator().send();
@@ -540,7 +542,7 @@ async fn tasks_are_listed_in_pages_that_miss_and_repeat_none() {
     let full = stack.client.list_tasks().max_results(7).send().await.unwrap();
     assert_eq!((full.task_arns().len(), full.next_token()), (7, None));
 
-    // A page goes on where the last ended, even if that task is stopped in between.
+    // A page continues after the previous one, even if the last task of that page has been stopped in between.
     let first = stack.client.list_tasks().max_results(1).send().await.unwrap();
     stack.client.stop_task().task(&first.task_arns()[0]).send().await.unwrap();
     stack.until(&first.task_arns()[0], "STOPPED").await;
@@ -550,7 +552,7 @@ async fn tasks_are_listed_in_pages_that_miss_and_repeat_none() {
 }
 
 #[tokio::test]
-async fn tasks_are_listed_by_family_starter_launch_type_and_desired_status() {
+async fn list_tasks_filters_by_family_started_by_launch_type_and_desired_status() {
     let mut stack = Stack::new(Options::new(["sleep", "600"])).await;
     let game = arns(stack.run().started_by("me").send().await.unwrap().tasks());
     let lobby = stack.client.run_task().task_definition("lobby:3").launch_type(LaunchType::Ec2);
@@ -576,7 +578,7 @@ async fn tasks_are_listed_by_family_starter_launch_type_and_desired_status() {
 }
 
 #[tokio::test]
-async fn an_unknown_task_is_missing_and_cannot_be_stopped() {
+async fn an_unknown_task_is_described_as_missing_and_cannot_be_stopped() {
     let mut stack = Stack::shell("exit 0").await;
     let known = arn(&stack.run_to_end().await);
     let id = known.rsplit('/').next().unwrap();
@@ -598,7 +600,7 @@ async fn an_unknown_task_is_missing_and_cannot_be_stopped() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_named_by_its_name_or_its_arn() {
+async fn a_request_may_name_the_cluster_by_its_name_or_its_arn() {
     let stack = Stack::new(Options { cluster: "games".to_owned(), ..Options::new(["true"]) }).await;
     let arn = "arn:aws:ecs:local:000000000000:cluster/games";
     for cluster in ["games", arn] {
@@ -615,7 +617,7 @@ async fn a_cluster_is_named_by_its_name_or_its_arn() {
 }
 
 #[tokio::test]
-async fn a_fault_meets_as_many_calls_as_it_was_injected_for() {
+async fn a_fault_affects_as_many_calls_as_it_was_injected_for() {
     let mut stack = Stack::new(Options::new(["sleep", "600"])).await;
     stack.ecs.inject(Fault::Throttled, 2);
     stack.ecs.inject(Fault::NoCapacity, 1);
@@ -629,7 +631,7 @@ async fn a_fault_meets_as_many_calls_as_it_was_injected_for() {
     let lost = run().send().await.unwrap_err();
     assert_eq!((code(&lost), lost.raw_response().unwrap().status().as_u16()), ("ServerException", 500));
 
-    // The tasks of the lost answer are there, and a repeated request finds them.
+    // The tasks of the lost response exist, and a repeated request returns them.
     let listed = stack.client.list_tasks().send().await.unwrap();
     assert_eq!(arns(run().send().await.unwrap().tasks()), listed.task_arns());
     for arn in listed.task_arns() {
@@ -640,7 +642,7 @@ async fn a_fault_meets_as_many_calls_as_it_was_injected_for() {
 }
 
 #[tokio::test]
-async fn a_task_of_no_service_cannot_be_protected() {
+async fn a_task_without_a_service_cannot_be_protected() {
     let stack = Stack::new(Options::new(["sleep", "600"])).await;
     let task = stack.start().await;
     let update = || stack.client.update_task_protection().cluster("default").tasks(&task).protection_enabled(true);
@@ -654,7 +656,7 @@ async fn a_task_of_no_service_cannot_be_protected() {
 }
 
 #[tokio::test]
-async fn what_aws_would_refuse_is_refused_and_starts_nothing() {
+async fn a_request_that_aws_would_refuse_is_refused_and_starts_no_task() {
     let stack = Stack::shell("exit 0").await;
     let long = |n: usize| "x".repeat(n);
     let with = |fields: &str| format!("{{\"taskDefinition\":\"game\",{fields}}}");
@@ -704,7 +706,7 @@ async fn what_aws_would_refuse_is_refused_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_or_null_is_tolerated() {
+async fn unknown_fields_and_nulls_in_a_request_are_ignored() {
     let mut stack = Stack::shell("exit 0").await;
     let body =
         "{\"taskDefinition\":\"arn:aws:ecs:eu-west-1:1:task-definition/game:12\",\"count\":null,\"news\":{\"a\":1},

@@ -1,6 +1,6 @@
-//! The ECS wire, JSON 1.1: requests, refusals, ARNs, and every rule that a request can break by itself.
+//! The ECS protocol, AWS JSON 1.1: requests, refusals, ARNs, and the rules that need only the request.
 //!
-//! It must not know tasks or processes. Unknown fields are tolerated and `null` means absent, as on AWS.
+//! This module does not depend on tasks or processes. As on AWS, unknown fields are ignored and `null` means absent.
 
 use std::ops::RangeInclusive;
 
@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use ulid::Ulid;
 
-/// What `X-Amz-Target` starts with; the operation follows.
+/// Prefix of `X-Amz-Target`, which the name of the operation follows.
 pub(crate) const TARGET_PREFIX: &str = "AmazonEC2ContainerServiceV20141113.";
-/// The account of every ARN.
+/// Account id in every ARN.
 pub(crate) const ACCOUNT: &str = "000000000000";
-/// The region of every ARN.
+/// Region in every ARN.
 pub(crate) const REGION: &str = "local";
 
-/// The ARN of a resource of this ECS, like `cluster/default`.
+/// Returns the ARN of a resource of the local ECS, such as `cluster/default`.
 pub(crate) fn arn(resource: &str) -> String {
     format!("arn:aws:ecs:{REGION}:{ACCOUNT}:{resource}")
 }
 
-/// A request that is not done, as AWS says it.
+/// An error response in the format of AWS.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
@@ -38,7 +38,7 @@ impl Refusal {
         Self { status, code, message: message.into(), resource_ids: Vec::new() }
     }
 
-    /// The caller's mistake, under a code of ECS or of the AWS front.
+    /// Returns a refusal with status 400 and an error code of ECS or of the AWS frontend.
     pub(crate) fn client(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
@@ -51,7 +51,8 @@ impl Refusal {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "ServerException", message)
     }
 
-    /// The token stands for another request, which started the tasks `resource_ids`.
+    /// Returns the refusal of a `clientToken` that was used with other parameters, which started the tasks
+    /// `resource_ids`.
     pub(crate) fn conflict(resource_ids: Vec<String>) -> Self {
         let message = "The clientToken is already in use with other parameters.";
         Self { resource_ids, ..Self::client("ConflictException", message) }
@@ -59,7 +60,7 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// Status and body.
+    /// Converts the refusal into status and body.
     pub(crate) fn into_parts(self) -> (StatusCode, Value) {
         let mut body = json!({"__type": self.code, "message": self.message});
         if let (false, Some(fields)) = (self.resource_ids.is_empty(), body.as_object_mut()) {
@@ -76,7 +77,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// An answer with the headers that the SDKs look at.
+/// Builds a response with the headers that the SDKs read.
 pub(crate) fn answer(status: StatusCode, body: &Value) -> Response {
     let headers = [
         (CONTENT_TYPE.as_str(), "application/x-amz-json-1.1".to_owned()),
@@ -85,18 +86,18 @@ pub(crate) fn answer(status: StatusCode, body: &Value) -> Response {
     (status, headers, body.to_string()).into_response()
 }
 
-/// The parameters of a request.
+/// Parses the parameters of a request.
 pub(crate) fn parameters(body: &[u8]) -> Result<Value, Refusal> {
     let parameters = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
     Ok(without_nulls(parameters))
 }
 
-/// The body as the request of one operation.
+/// Parses the body as the request of one operation.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     request(parameters(body)?)
 }
 
-/// The parameters as the request of one operation.
+/// Converts parameters into the request of one operation.
 pub(crate) fn request<T: DeserializeOwned>(parameters: Value) -> Result<T, Refusal> {
     serde_json::from_value(parameters).map_err(|error| unreadable(&error))
 }
@@ -105,7 +106,7 @@ fn unreadable(error: &serde_json::Error) -> Refusal {
     Refusal::client("SerializationException", format!("The request cannot be read: {error}"))
 }
 
-/// In AWS's JSON a field without a value is not there, in both directions.
+/// Removes fields that are `null`: AWS omits fields without a value in requests and responses.
 pub(crate) fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -117,17 +118,17 @@ pub(crate) fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// The ARN that a failure names: of a task or cluster that may be named by its short form.
+/// Returns the ARN for a failure, given the ARN or the short name of a task or cluster.
 pub(crate) fn in_full(kind: &str, reference: &str) -> String {
     if reference.starts_with("arn:") { reference.to_owned() } else { arn(&format!("{kind}/{reference}")) }
 }
 
-/// Refuses with `message` unless the rule holds.
+/// Returns a refusal with `message` unless `holds`.
 pub(crate) fn ensure(holds: bool, message: &str) -> Result<(), Refusal> {
     if holds { Ok(()) } else { Err(Refusal::invalid(message)) }
 }
 
-/// A number of a request, or its default.
+/// Returns a number of a request, or its default. Refuses a number outside `allowed`.
 fn number(name: &str, given: Option<i64>, default: u32, allowed: RangeInclusive<u32>) -> Result<u32, Refusal> {
     let number = given.map_or(Some(default), |given| u32::try_from(given).ok());
     number
@@ -135,7 +136,7 @@ fn number(name: &str, given: Option<i64>, default: u32, allowed: RangeInclusive<
         .ok_or_else(|| Refusal::invalid(format!("{name} must be between {} and {}.", allowed.start(), allowed.end())))
 }
 
-/// The list of tasks in a request: not empty, and bounded.
+/// Returns the task list of a request. Refuses an empty list, and more than `most` tasks.
 pub(crate) fn bounded(tasks: Option<Vec<String>>, most: usize) -> Result<Vec<String>, Refusal> {
     let tasks = tasks.unwrap_or_default();
     ensure(!tasks.is_empty(), "Tasks cannot be empty.")?;
@@ -143,7 +144,7 @@ pub(crate) fn bounded(tasks: Option<Vec<String>>, most: usize) -> Result<Vec<Str
     Ok(tasks)
 }
 
-/// One of the values that AWS knows, or a refusal that lists them.
+/// Returns `value` if AWS knows it. Otherwise returns a refusal that lists the known values.
 fn one_of(name: &str, value: Option<String>, known: &[&str]) -> Result<Option<String>, Refusal> {
     match value {
         Some(value) if !known.contains(&value.as_str()) => {
@@ -163,7 +164,7 @@ pub(crate) struct Tag {
     pub(crate) value: String,
 }
 
-/// What `RunTask` changes of the task definition. What is not used here is kept, to be echoed.
+/// Overrides of the task definition in `RunTask`. Unused fields are kept for the description of the task.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Overrides {
@@ -191,13 +192,13 @@ struct EnvironmentVariable {
 }
 
 impl Overrides {
-    /// The environment that the process gets on top of its own.
+    /// Returns the environment variables of all container overrides.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
         let containers = self.container_overrides.iter();
         containers.flat_map(|c| &c.environment).map(|v| (v.name.as_str(), v.value.as_str()))
     }
 
-    /// The name of the one container. A second name would be a container that the task definition does not have.
+    /// Returns the container's name, if an override has it. Refuses a second name, because a task has one container.
     fn container(&self) -> Result<Option<&str>, Refusal> {
         let mut first = None;
         for container in &self.container_overrides {
@@ -211,7 +212,8 @@ impl Overrides {
     }
 }
 
-/// `RunTask`. The network configuration and the rest matter for idempotency only, which compares the raw parameters.
+/// The request `RunTask`. Other parameters, such as the network configuration, are only compared, as raw JSON, when a
+/// `clientToken` is repeated.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RunTask {
@@ -239,7 +241,7 @@ struct CapacityProvider {
     capacity_provider: String,
 }
 
-/// What each task of one `RunTask` is to be: the request, and what it implies.
+/// Specification of the tasks of one `RunTask`: the request, with its defaults resolved.
 #[derive(Debug)]
 pub(crate) struct Spec {
     pub(crate) count: u32,
@@ -252,7 +254,7 @@ pub(crate) struct Spec {
 }
 
 impl RunTask {
-    /// What is asked for, if AWS would take the request.
+    /// Checks the request by the rules of AWS and resolves its defaults.
     pub(crate) fn check(mut self) -> Result<Spec, Refusal> {
         let definition = Definition::parse(self.task_definition.as_deref().unwrap_or_default())?;
         let count = number("count", self.count, 1, 1..=10)?;
@@ -303,7 +305,7 @@ fn check_tags(tags: &[Tag]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A task definition: any that can be named exists.
+/// A task definition. Every well-formed name exists.
 #[derive(Debug)]
 pub(crate) struct Definition {
     pub(crate) family: String,
@@ -311,7 +313,7 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
-    /// From `family`, which gets revision 1, `family:revision`, or an ARN.
+    /// Parses `family`, which means revision 1, `family:revision`, or an ARN.
     fn parse(text: &str) -> Result<Self, Refusal> {
         ensure(!text.is_empty(), "TaskDefinition can not be blank.")?;
         let bad = || Refusal::invalid(format!("Invalid task definition identifier: {text}"));
@@ -332,7 +334,7 @@ impl Definition {
     }
 }
 
-/// `DescribeTasks` and `GetTaskProtection`.
+/// The requests `DescribeTasks` and `GetTaskProtection`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct DescribeTasks {
     pub(crate) cluster: Option<String>,
@@ -341,7 +343,7 @@ pub(crate) struct DescribeTasks {
     pub(crate) include: Vec<String>,
 }
 
-/// `ListTasks`.
+/// The request `ListTasks`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListTasks {
@@ -357,7 +359,7 @@ pub(crate) struct ListTasks {
 }
 
 impl ListTasks {
-    /// How many fit on a page, if AWS would take the request.
+    /// Checks the request by the rules of AWS and returns the page size.
     pub(crate) fn check(&mut self) -> Result<u32, Refusal> {
         if self.service_name.is_some() {
             return Err(Refusal::client("ServiceNotFoundException", "Service not found."));
@@ -373,7 +375,7 @@ impl ListTasks {
     }
 }
 
-/// `StopTask`.
+/// The request `StopTask`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct StopTask {
     pub(crate) cluster: Option<String>,
@@ -381,7 +383,7 @@ pub(crate) struct StopTask {
     pub(crate) reason: Option<String>,
 }
 
-/// `UpdateTaskProtection`.
+/// The request `UpdateTaskProtection`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct UpdateTaskProtection {
@@ -398,7 +400,7 @@ impl UpdateTaskProtection {
     }
 }
 
-/// `DescribeClusters`.
+/// The request `DescribeClusters`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct DescribeClusters {
     pub(crate) clusters: Option<Vec<String>>,

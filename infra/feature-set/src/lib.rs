@@ -1,1 +1,1 @@
-//! No code: this crate's dependencies are what it is for. Its Cargo.toml says why.
+//! An empty library: the crate exists for the dependency features in its `Cargo.toml`, which explains the reason.

@@ -1,4 +1,4 @@
-//! What the user types, and what they see.
+//! Command line of `owmm-local`: options, output and exit code.
 
 use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     stack::{Options, POOL, Stack, TABLE, is_endpoint},
 };
 
-/// OWMM whole on this machine: plays both join flows, then stays up. Everything listens on loopback only.
+/// Runs all of OWMM on this machine: plays both join flows, then keeps serving. Every port is on loopback only.
 ///
-/// Once all is up, stdout has one line each: `dynamodb URL table NAME`, `ecs URL`, and last `ready URL`. Everything else
-/// goes to stderr; OWMM_LOG sets how much (error, warn, info, debug).
+/// When the stack is up, stdout has three lines: `dynamodb URL table NAME`, `ecs URL` and, last, `ready URL`. All other
+/// output goes to stderr; OWMM_LOG sets its level (error, warn, info, debug).
 ///
-/// For this machine only: `Authorization: Bearer ID` makes ID the player, unchecked.
+/// The gateway checks no credentials: `Authorization: Bearer ID` makes the caller the player ID.
 #[derive(Debug, Parser)]
 #[command(name = "owmm-local", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -32,10 +32,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The demo game server: what the local ECS starts for a task. Reads OWMM_URL, OWMM_SERVER_ID, OWMM_SERVER_TOKEN,
-    /// OWMM_POOL and OWMM_CAPACITY from its environment.
+    /// Run the demo game server, which the local ECS starts for a task. Reads OWMM_URL, OWMM_SERVER_ID,
+    /// OWMM_SERVER_TOKEN, OWMM_POOL and OWMM_CAPACITY from its environment.
     GameServer,
-    /// A demo player: joins, waits while a server starts, connects, plays, leaves.
+    /// Run a demo player, which joins, waits while a server starts, connects, plays and leaves.
     Player(PlayerArgs),
 }
 
@@ -44,7 +44,7 @@ struct PlayerArgs {
     /// OWMM's URL.
     #[arg(long, default_value = "http://127.0.0.1:9000")]
     url: String,
-    /// Who the player is; on this machine, all that a player needs.
+    /// The player's id, which is also the bearer token at the local stack.
     #[arg(long, default_value = "demo-player")]
     id: String,
     /// The pool to join, instead of OWMM's default.
@@ -58,11 +58,11 @@ struct PlayerArgs {
     play_seconds: u64,
 }
 
-/// The options that are about the default pool.
+/// Ids of the options that set up the default pool.
 const POOL_OPTIONS: [&str; 9] = [
     "capacity",
     "max_servers",
-    "concurrentLaunches",
+    "concurrent_launches",
     "headroom",
     "idle_seconds",
     "reservation_seconds",
@@ -76,83 +76,83 @@ struct Serve {
     /// The gateway's port; 0 takes a free one.
     #[arg(long, default_value_t = 9000)]
     port: u16,
-    /// Play both flows and exit: 0 only if every step happened.
+    /// Play both flows, then exit; the exit code is 0 only if every step succeeded.
     #[arg(long, conflicts_with = "no_demo")]
     once: bool,
-    /// Only serve: do not play the demo.
+    /// Serve without playing the demo.
     #[arg(long)]
     no_demo: bool,
-    /// Keep the table in this file; without it, in memory. A default pool that is in it stays as it is, unless one of the
-    /// options for it is given.
+    /// Keep the table in this file instead of in memory. If the file has the default pool already, the pool keeps its
+    /// settings, unless an option for the default pool is given.
     #[arg(long, value_name = "FILE", conflicts_with = "dynamodb")]
     data: Option<PathBuf>,
     /// Use this DynamoDB endpoint (DynamoDB Local, or any other) instead of the embedded engine.
     #[arg(long, value_name = "URL")]
     dynamodb: Option<String>,
-    /// Make these pools: a JSON file, `{"NAME": {...}, ...}`, with the document of `PUT /pools/NAME` for each; one without
-    /// `task` starts what the default pool starts. A pool `default` in it says all of the default pool.
+    /// Create the pools of a JSON file, `{"NAME": {...}, ...}`, where each value is a body of `PUT /pools/NAME`. A pool
+    /// without `task` has the task of the default pool. A pool named `default` replaces the default pool's options.
     #[arg(
         long,
         value_name = "FILE",
         conflicts_with_all = POOL_OPTIONS
     )]
     pools: Option<PathBuf>,
-    /// Slots of a server of the default pool, 1-1000.
+    /// Slots of each server of the default pool, 1-1000.
     #[arg(long, value_name = "N", default_value_t = Bound::CAPACITY.default as u32, value_parser = within(Bound::CAPACITY))]
     capacity: u32,
     /// Servers of the default pool that may live at once, 1-10000.
     #[arg(long, value_name = "N", default_value_t = Bound::MAX_SERVERS.default as u32, value_parser = within(Bound::MAX_SERVERS))]
     max_servers: u32,
-    /// Frontiers of the default pool, 1-16: servers that may be filling at once while they start.
+    /// Frontiers of the default pool, 1-16: starting servers that may hand out slots at the same time.
     #[arg(long, value_name = "N", default_value_t = Bound::CONCURRENT_LAUNCHES.default as u32, value_parser = within(Bound::CONCURRENT_LAUNCHES))]
     concurrent_launches: u32,
-    /// Free slots to keep ready ahead of demand, 0-100000; with 0 the pool scales to zero.
+    /// Free slots that the default pool keeps ahead of demand, 0-100000; with 0 the pool scales to zero.
     #[arg(long, value_name = "N", default_value_t = Bound::HEADROOM.default as u32, value_parser = within(Bound::HEADROOM))]
     headroom: u32,
     /// How long a server may be empty before it is stopped, in seconds, 1-86400.
     #[arg(long, value_name = "N", default_value_t = Bound::IDLE_SECONDS.default as u32, value_parser = within(Bound::IDLE_SECONDS))]
     idle_seconds: u32,
-    /// How often the fleet is looked after, in seconds, 1-3600; on AWS it is each minute.
+    /// Time between two reconcile runs, in seconds, 1-3600; on AWS it is 60 s.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     reconcile_seconds: u32,
-    /// How long a slot is held for a player who has not come yet, in seconds, 1-3600.
+    /// How long a slot is reserved for a player who has not connected yet, in seconds, 1-3600.
     #[arg(long, value_name = "N", default_value_t = Bound::RESERVATION_SECONDS.default as u32, value_parser = within(Bound::RESERVATION_SECONDS))]
     reservation_seconds: u32,
     /// How long a server may take to register, in seconds, 1-3600.
     #[arg(long, value_name = "N", default_value_t = Bound::LAUNCH_SECONDS.default as u32, value_parser = within(Bound::LAUNCH_SECONDS))]
     launch_seconds: u32,
-    /// How long a heartbeat keeps a server's lease, in seconds, 1-600. Servers beat three times as often.
+    /// How long a heartbeat renews a server's lease, in seconds, 1-600. A server sends three heartbeats per lease.
     #[arg(long, value_name = "N", default_value_t = Bound::LEASE_SECONDS.default as u32, value_parser = within(Bound::LEASE_SECONDS))]
     lease_seconds: u32,
-    /// What becomes of the default pool's servers when its task definition changes: `lazy` lets them go on until they are
-    /// empty, `drain` gives them no new players.
+    /// What happens to the default pool's servers when its task definition changes: `lazy` keeps them until they are
+    /// empty, `drain` sends them no new players.
     #[arg(long, value_name = "HOW", default_value = "lazy", value_parser = rollout())]
     rollout: Rollout,
-    /// What the local ECS starts for a task, instead of the demo game server: a program and its arguments. It finds
-    /// OWMM_URL, OWMM_SERVER_ID, OWMM_SERVER_TOKEN, OWMM_POOL, OWMM_CAPACITY and OWMM_PORTS in its environment. The demo
-    /// player speaks the demo game server's protocol only: a game with its own needs `--no-demo`.
+    /// Program, with its arguments, that the local ECS starts for a task instead of the demo game server. Its
+    /// environment has OWMM_URL, OWMM_SERVER_ID, OWMM_SERVER_TOKEN, OWMM_POOL, OWMM_CAPACITY and OWMM_PORTS. The demo
+    /// player speaks only the demo game server's protocol: a game with another protocol needs `--no-demo`.
     #[arg(long, value_name = "CMD")]
     game_server: Option<String>,
-    /// Call the functions at this Lambda endpoint, such as that of `cargo lambda watch`, instead of in this process.
+    /// Call the functions at this Lambda endpoint, such as `cargo lambda watch`, instead of in this process.
     #[arg(long, value_name = "URL")]
     functions: Option<String>,
-    /// The local ECS waits this long before it starts a task's process, in milliseconds.
+    /// How long the local ECS waits before it starts a task's process, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     start_delay: u64,
 }
 
-/// The values that a setting takes.
+/// Value parser for an integer in the range of a setting.
 fn within(bound: Bound) -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(bound.least..=bound.most)
 }
 
-/// The ways of a roll-out.
+/// Value parser for the name of a rollout.
 fn rollout() -> impl TypedValueParser<Value = Rollout> {
     PossibleValuesParser::new(Rollout::ALL.map(Rollout::as_str)).map(|name| Rollout::parse(&name).unwrap_or_default())
 }
 
 impl Serve {
-    /// `on_pool`: whether one of [`POOL_OPTIONS`] was given.
+    /// Converts the command line into the options of the stack. `on_pool`: whether one of [`POOL_OPTIONS`] was given.
     fn options(self, on_pool: bool) -> Result<Options, Error> {
         Ok(Options {
             port: self.port,
@@ -183,17 +183,17 @@ impl Serve {
     }
 }
 
-/// This program again, as the demo game server.
+/// Command line that starts this program as the demo game server.
 ///
 /// # Errors
-/// The operating system does not tell where this program is.
+/// The operating system does not know the path of this program.
 pub fn demo_game_server() -> Result<Vec<OsString>, Error> {
     let this = std::env::current_exe();
     let this = this.map_err(|error| Error::GameServer("(the demo game server)".into(), error.to_string()))?;
     Ok(vec![this.into_os_string(), "game-server".into()])
 }
 
-/// A command line as a program that is there, and its arguments.
+/// Splits a command line into an existing program and its arguments.
 fn command_line(command: &str) -> Result<Vec<OsString>, Error> {
     let wrong = |problem: String| Error::GameServer(command.to_owned(), problem);
     let words = shlex::split(command).ok_or_else(|| wrong("a quote is not closed".into()))?;
@@ -207,13 +207,13 @@ fn command_line(command: &str) -> Result<Vec<OsString>, Error> {
     Ok(std::iter::once(program.into_os_string()).chain(arguments.iter().map(OsString::from)).collect())
 }
 
-/// The program.
+/// Entry point of `owmm-local`: parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let on_pool = POOL_OPTIONS.iter().any(|name| matches.value_source(name) == Some(ValueSource::CommandLine));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    // A call a line would bury the demo's steps: the functions speak up from warnings on unless asked for more.
-    // The engine warns of every refused condition, which here is an answer like any other.
+    // One record per call would hide the demo's steps, so the functions log only warnings and errors by default.
+    // The engine warns about every failed condition, which is an expected response here.
     log::to_stderr(if cli.command.is_none() { "info,shared=warn,dynoxide=error" } else { "info" });
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -229,17 +229,17 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    say(&format!("error: {error}"));
+    print_stderr(&format!("error: {error}"));
     ExitCode::FAILURE
 }
 
-/// A line for the person at the terminal. If stderr is gone, so is the person.
-fn say(line: &str) {
+/// Prints a line for the user to stderr. A write error is ignored: there is no other place to report it.
+fn print_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A line for the script that started us.
-fn tell(line: &str) -> std::io::Result<()> {
+/// Prints a line for a calling script to stdout.
+fn print_stdout(line: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{line}")?;
     stdout.flush()
@@ -274,20 +274,20 @@ async fn serve(serve: Serve, on_pool: bool) -> ExitCode {
         format!("ecs {}", stack.ecs_url()),
         format!("ready {}", stack.url()),
     ];
-    if let Err(error) = lines.iter().try_for_each(|line| tell(line)) {
+    if let Err(error) = lines.iter().try_for_each(|line| print_stdout(line)) {
         stack.stop().await;
         return fail(&error);
     }
     let mut code = ExitCode::SUCCESS;
     if !no_demo {
         let played = tokio::select! {
-            played = play::both_flows(&stack, say) => Some(played),
+            played = play::both_flows(&stack, print_stderr) => Some(played),
             () = &mut interrupted => None,
         };
         match played {
             Some(Ok(())) => {}
             Some(Err(missed)) => {
-                say(&format!("error: the demo did not get through: {missed}"));
+                print_stderr(&format!("error: the demo failed: {missed}"));
                 code = ExitCode::FAILURE;
             }
             None => {
@@ -297,30 +297,30 @@ async fn serve(serve: Serve, on_pool: bool) -> ExitCode {
         }
     }
     if !once {
-        say(&invitation(stack.url()));
+        print_stderr(&greeting(stack.url()));
         interrupted.await;
         code = ExitCode::SUCCESS;
     }
-    say("\nstopping every process that was started ...");
+    print_stderr("\nstopping the game servers and the stack ...");
     stack.stop().await;
     code
 }
 
-fn invitation(url: &str) -> String {
+fn greeting(url: &str) -> String {
     format!(
         "
 OWMM is up at {url} (pool `{POOL}`). Try:
 
-  curl -X POST {url}/join -H 'Authorization: Bearer alice'      # a slot for alice; again: the same slot
-  curl -X POST {url}/join -H 'Authorization: Bearer bob'        # fullest server first
-  curl -X DELETE {url}/join -H 'Authorization: Bearer alice'    # alice gives hers up
-  curl {url}/openapi.yaml                                       # every route
+  curl -X POST {url}/join -H 'Authorization: Bearer alice'      # reserve a slot; a repeat returns the same one
+  curl -X POST {url}/join -H 'Authorization: Bearer bob'        # reserve a slot on the fullest server with room
+  curl -X DELETE {url}/join -H 'Authorization: Bearer alice'    # cancel the reservation
+  curl {url}/openapi.yaml                                       # list every route
 
-Ctrl-C stops it and every process that it started."
+Ctrl-C stops the stack and every process that it started."
     )
 }
 
-/// Ctrl-C, or a polite request to end.
+/// Waits for Ctrl-C, SIGTERM or SIGHUP.
 async fn interrupted() {
     #[cfg(unix)]
     {
@@ -334,7 +334,7 @@ async fn interrupted() {
             return;
         }
     }
-    // Without a handler there is nothing to wait for but the end.
+    // No signal handler could be installed, so only the end of the process ends this wait.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }

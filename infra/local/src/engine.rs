@@ -1,4 +1,4 @@
-//! The table's engine on a laptop: embedded in this process, on a thread of its own, behind the same wire as DynamoDB.
+//! The embedded table engine: a DynamoDB-compatible endpoint on loopback, on its own thread of this process.
 
 use std::{io, net::SocketAddr, path::Path, thread};
 
@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::error::Error;
 
-/// The embedded engine while it serves. Dropping it stops it.
+/// Handle of the running embedded engine. Dropping the handle stops the engine.
 #[derive(Debug)]
 pub struct Engine {
     address: SocketAddr,
@@ -16,15 +16,16 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the engine on a free port of loopback; with `file`, over that file.
+    /// Starts the engine on a free port of loopback. The table is in `file`, or in memory without one.
     ///
     /// # Errors
-    /// The file cannot be used, or nothing can listen on loopback.
+    /// The file cannot be used, or no socket can listen on loopback.
     pub fn start(file: Option<&Path>) -> Result<Self, Error> {
         let database = match file {
             None => Database::memory(),
             Some(path) => {
-                let text = path.to_str().ok_or_else(|| Error::Data(path.into(), "its name is not UTF-8".into()))?;
+                let text =
+                    path.to_str().ok_or_else(|| Error::Data(path.into(), "the file name is not UTF-8".into()))?;
                 Database::new(text)
             }
         };
@@ -38,19 +39,19 @@ impl Engine {
         listener.set_nonblocking(true).map_err(engine_error)?;
         let address = listener.local_addr().map_err(engine_error)?;
         let (stop, stopped) = oneshot::channel::<()>();
-        // The engine works on the thread that asks it, so it gets one on which nothing else waits.
+        // The engine blocks the thread that serves a request, so it has a runtime and a thread of its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(engine_error)?;
         let thread = thread::Builder::new().name("dynamodb".into()).spawn(move || {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 let until = async {
-                    // Told to stop, or nobody is left to tell.
+                    // Ends when the handle is dropped, which drops the sender.
                     let _ = stopped.await;
                 };
                 tokio::select! {
                     served = dynoxide::server::serve_with_shutdown(listener, database, std::future::pending()) => {
                         if let Err(error) = served {
-                            tracing::error!(error, "the embedded DynamoDB engine has ended");
+                            tracing::error!(error, "embedded DynamoDB engine has stopped serving");
                         }
                     }
                     () = until => {}
@@ -61,7 +62,7 @@ impl Engine {
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// URL of the engine's endpoint.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -71,7 +72,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It panicked, or it is gone: either way there is nothing left to stop.
+            // An error means that the thread has panicked, which leaves nothing to stop either.
             let _ = thread.join();
         }
     }

@@ -1,11 +1,11 @@
-//! The local gateway: what API Gateway's HTTP API does, on loopback.
+//! The local gateway: replaces API Gateway's HTTP API on loopback.
 //!
-//! Turns an HTTP request into the very event that API Gateway would send (payload format 2.0), hands it to the function
-//! that has the route, in this process or behind a Lambda endpoint, and turns the answer back. It must not know what the
-//! functions do.
+//! The gateway converts an HTTP request into the event that API Gateway would send (payload format 2.0), invokes the
+//! function of the route, in this process or at a Lambda endpoint, and converts the response back. It does not depend
+//! on what the functions do.
 //!
-//! Its authorizers are for the laptop only and check nothing: `Authorization: Bearer ID` makes `ID` the `sub` of the
-//! player, and any `Authorization: AWS4-HMAC-SHA256 ...` is taken as signed by an operator.
+//! The authorizers are for a laptop only and check nothing: `Authorization: Bearer ID` sets the player's `sub` to `ID`,
+//! and any `Authorization: AWS4-HMAC-SHA256 ...` counts as signed by an operator.
 
 use std::{
     collections::HashMap,
@@ -40,25 +40,25 @@ use tokio::sync::Semaphore;
 
 use crate::{iam::acting_as, remote::Remote};
 
-/// The longest body that API Gateway passes on, in bytes ("Quotas for HTTP APIs" in its developer guide).
+/// Longest request body that API Gateway accepts, in bytes ("Quotas for HTTP APIs" in its developer guide).
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
-/// A request must be there whole by then, as at API Gateway.
+/// Time limit for receiving a whole request body, as at API Gateway.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// Requests in work at once, the others wait: an account's Lambda concurrency, as small as suits a laptop.
+/// Most concurrent requests; further requests wait. Stands for an account's Lambda concurrency, sized for a laptop.
 const CONCURRENCY: usize = 256;
 
-/// Who may call a route.
+/// Authorizer of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Authorizer {
-    /// The JWT authorizer; here, any bearer token is its own `sub`.
+    /// The JWT authorizer. Here, any bearer token is accepted, and is the `sub`.
     Jwt,
-    /// IAM; here, any `Authorization: AWS4-HMAC-SHA256 ...` is believed.
+    /// IAM. Here, any `Authorization: AWS4-HMAC-SHA256 ...` is accepted.
     Iam,
     /// None at the gateway: the function checks the server's token.
     None,
 }
 
-/// Every route, once.
+/// Every route: method, path, authorizer and function.
 static ROUTES: &[(&str, &str, Authorizer, &Function)] = &[
     ("POST", "/join", Authorizer::Jwt, &functions::JOIN),
     ("DELETE", "/join", Authorizer::Jwt, &functions::JOIN),
@@ -81,7 +81,7 @@ static ROUTES: &[(&str, &str, Authorizer, &Function)] = &[
     ("DELETE", "/servers/{serverId}/players/{playerId}", Authorizer::None, &functions::DEREGISTER_PLAYER),
 ];
 
-/// The HTTP contract, which the local stack serves beside the routes: on AWS there is no such path.
+/// The HTTP contract. The local stack serves it at `/openapi.yaml`, a path that does not exist on AWS.
 const CONTRACT: &str = include_str!("../../../openapi.yaml");
 
 #[derive(Debug)]
@@ -89,17 +89,17 @@ struct Gateway {
     owmm: Owmm,
     functions: Option<Remote>,
     requests: AtomicU64,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
-/// The gateway in front of these functions, in this process: for whoever calls it without a socket.
+/// Returns the gateway for the functions in this process, for callers without a socket.
 pub fn in_process(owmm: Owmm) -> Router {
     router(owmm, None)
 }
 
-/// The gateway in front of the functions: those of this process, or those behind an endpoint.
+/// Returns the gateway for the functions at the Lambda endpoint `functions`, or in this process without one.
 pub(crate) fn router(owmm: Owmm, functions: Option<Remote>) -> Router {
-    let gateway = Gateway { owmm, functions, requests: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) };
+    let gateway = Gateway { owmm, functions, requests: AtomicU64::new(0), permits: Semaphore::new(CONCURRENCY) };
     Router::new().route("/openapi.yaml", get(contract).fallback(serve)).fallback(serve).with_state(Arc::new(gateway))
 }
 
@@ -107,12 +107,12 @@ async fn contract() -> ([(HeaderName, &'static str); 1], &'static str) {
     ([(CONTENT_TYPE, "application/yaml")], CONTRACT)
 }
 
-/// Method, path and function of every route, for documents that must agree with it.
+/// Returns method, path and function of every route, for comparison with the documents.
 pub fn routes() -> impl Iterator<Item = (&'static str, &'static str, &'static Function)> {
     ROUTES.iter().map(|(method, path, _, function)| (*method, *path, *function))
 }
 
-/// What the path parameters of a pattern are in a path; `None` if it does not match.
+/// Returns the path parameters of `path`, or `None` if `path` does not match `pattern`.
 fn matching<'a>(pattern: &'a str, path: &'a str) -> Option<HashMap<&'a str, &'a str>> {
     let (mut parts, mut names) = (path.split('/'), pattern.split('/'));
     let mut parameters = HashMap::new();
@@ -137,12 +137,12 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
     let (parts, body) = request.into_parts();
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| address.ip());
-    // The body first, within a time: who sends half of one takes nobody's place.
+    // The body is read before the permit is acquired, so that a slow sender does not block other requests.
     let body = match tokio::time::timeout(BODY_WITHIN, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(body) => body.ok(),
         Err(_) => return HttpResponse::builder().status(408).body(HttpBody::empty()).unwrap_or_default(),
     };
-    let Ok(_place) = gateway.places.acquire().await else { return HttpResponse::default() };
+    let Ok(_permit) = gateway.permits.acquire().await else { return HttpResponse::default() };
     let path = parts.uri.path();
     let matches = ROUTES.iter().filter_map(|route| matching(route.1, path).map(|parameters| (route, parameters)));
     let matches = matches.collect::<Vec<_>>();
@@ -159,9 +159,12 @@ async fn serve(State(gateway): State<Arc<Gateway>>, request: HttpRequest) -> Htt
                     Err(error) => Problem::internal(error),
                 }
             }
-            None => Problem::new(Code::BodyTooLarge, "A body has at most 10 MB here, and at most 192 KiB after that."),
+            None => Problem::new(
+                Code::BodyTooLarge,
+                "The body is too large: the gateway takes at most 10 MB, and a function at most 192 KiB.",
+            ),
         },
-        (None, []) => Problem::new(Code::NotFound, "There is no such route. openapi.yaml has them all."),
+        (None, []) => Problem::new(Code::NotFound, "There is no such route. openapi.yaml lists every route."),
         (None, others) => {
             let allowed = others.iter().map(|((method, ..), _)| *method).collect::<Vec<_>>().join(", ");
             shared::http::method_not_allowed(&allowed)
@@ -178,7 +181,7 @@ fn with_id(request: Request, id: &str) -> Request {
     request.with_lambda_context(context)
 }
 
-/// What the authorizer tells the function of the caller; `None` for a caller whom it does not let pass.
+/// Returns the `authorizer` part of the event, or `None` if the authorizer rejects the caller or the route has none.
 fn authorize(authorizer: Authorizer, headers: &HeaderMap) -> Option<Value> {
     let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     match authorizer {
@@ -200,8 +203,8 @@ fn authorize(authorizer: Authorizer, headers: &HeaderMap) -> Option<Value> {
     }
 }
 
-/// API Gateway's event, payload format 2.0 ("Working with AWS Lambda proxy integrations for HTTP APIs").
-#[allow(clippy::too_many_arguments, reason = "an event has as many parts")]
+/// Builds the event of API Gateway, payload format 2.0 ("Working with AWS Lambda proxy integrations for HTTP APIs").
+#[allow(clippy::too_many_arguments, reason = "each parameter is a part of the event")]
 fn event(
     id: &str,
     route: &str,
@@ -213,10 +216,10 @@ fn event(
     authorized: Option<Value>,
     body: &[u8],
 ) -> Value {
-    // These two API Gateway writes itself, and what builds a URL of them expects no others.
+    // API Gateway sets these two headers itself, and `lambda_http` builds the request's URL from them.
     let own = [("host", "localhost"), ("x-forwarded-proto", "https")];
     let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).chain(own);
-    #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
+    #[expect(clippy::disallowed_methods, reason = "only functions must take the time from their clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let (text, is_base64) = match std::str::from_utf8(body) {
         Ok(text) => (text.to_owned(), false),
@@ -262,7 +265,7 @@ fn event(
 impl Gateway {
     async fn answer(&self, function: &'static Function, event: &Value, id: &str) -> Result<HttpResponse, String> {
         let Handler::Http(handle) = function.handler else {
-            return Err(format!("{} does not answer calls over HTTP", function.name));
+            return Err(format!("the function {} has no HTTP handler", function.name));
         };
         if let Some(functions) = &self.functions {
             return functions.invoke(function.name, event).await;
@@ -285,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_matches_whole_paths_and_names_their_parts() {
+    fn a_route_pattern_matches_whole_paths_only_and_returns_their_parameters() {
         let found = matching("/servers/{serverId}/players/{playerId}", "/servers/s1/players/a%7Cb").unwrap();
         assert_eq!(found.get("serverId"), Some(&"s1"));
         assert_eq!(found.get("playerId"), Some(&"a%7Cb"));
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_the_authorizers_sub_and_only_then_one() {
+    fn an_event_has_an_authorizer_only_if_the_caller_is_authorized() {
         let uri = "/join?a=b".parse().unwrap();
         let (empty, peer) = ((HeaderMap::new(), HashMap::new()), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let jwt = |sub: &str| {

@@ -1,13 +1,14 @@
-//! What IAM does on AWS: a function whose role does not allow a call does not get it.
+//! The local replacement of IAM: rejects AWS calls that the role of the calling function does not allow.
 //!
-//! The roles are those of `template.yaml`, so a permission that is missing there fails here, in whatever test makes the
-//! call, as it would on AWS. The other way round, [`note_into`] notes what has been used, and the program
-//! `least-privilege` of the package `tests` finds what is allowed and never used. Conditions of policies are not looked at: no call of a function could break one.
+//! The roles are read from `template.yaml`, so a missing permission fails in every test that makes the call, as it
+//! would on AWS. In the other direction, [`note_into`] records the permissions that were used, and the program
+//! `least-privilege` of the package `tests` reports permissions that are allowed and never used. Conditions of policies
+//! are ignored, because every call of a function satisfies them.
 //!
-//! Who calls is known where an event is handed to a function ([`acting_as`]). Whoever is not in a function (a test that looks
-//! at the table, the stack itself) is let through and not noted.
+//! [`acting_as`] sets the calling function where an event is passed to its handler. Calls outside a function, such as
+//! those of a test that reads the table or of the stack itself, are neither checked nor recorded.
 
-#![allow(clippy::indexing_slicing, reason = "only of JSON, where what is not there is null and no panic")]
+#![allow(clippy::indexing_slicing, reason = "only JSON is indexed, where a missing entry is null")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,32 +34,32 @@ tokio::task_local! {
     static FUNCTION: &'static str;
 }
 
-/// Something that may be done: an action, and what it is done to.
+/// A permission: an IAM action, and the kind of resource that it applies to.
 pub type Permission = (String, String);
 
-/// What each function may do, by the function's name.
+/// The permissions of each function, by the function's name.
 pub type Roles = BTreeMap<String, BTreeSet<Permission>>;
 
-/// Runs what a function does, as that function.
+/// Runs `work` with that function's IAM permissions.
 pub async fn acting_as<F: Future>(function: &'static str, work: F) -> F::Output {
     FUNCTION.scope(function, work).await
 }
 
-/// The roles of a template, as far as they are about DynamoDB and ECS. What is done to is told by its kind: `table`,
-/// `table/index/NAME`, `task-definition`, `task`, `roles of a task`, or the resource as the template has it.
+/// Reads the functions' permissions for DynamoDB, ECS and IAM from a template. The kind of a resource is `table`,
+/// `table/index/NAME`, `task-definition`, `task`, `roles of a task`, or the resource as written in the template.
 ///
 /// # Errors
-/// A function's role is not in the template, or not written as expected.
+/// A function's role is missing in the template, or is not written as expected.
 pub fn roles(template: &Value) -> Result<Roles, Error> {
     let resources = template["Resources"].as_object().into_iter().flatten();
     let functions = resources.filter(|(_, resource)| resource["Type"] == "AWS::Serverless::Function");
     functions
         .map(|(id, function)| {
-            let odd = || Error::Template(format!("the role of {id} cannot be read"));
-            let name = function["Properties"]["Handler"].as_str().ok_or_else(odd)?;
+            let unexpected = || Error::Template(format!("the role of {id} is missing or not as expected"));
+            let name = function["Properties"]["Handler"].as_str().ok_or_else(unexpected)?;
             let role = function["Properties"]["Role"]["Fn::GetAtt"].as_str().and_then(|att| att.strip_suffix(".Arn"));
-            let policies = &template["Resources"][role.ok_or_else(odd)?]["Properties"]["Policies"];
-            let policies = policies.as_array().ok_or_else(odd)?.iter();
+            let policies = &template["Resources"][role.ok_or_else(unexpected)?]["Properties"]["Policies"];
+            let policies = policies.as_array().ok_or_else(unexpected)?.iter();
             let statements = policies.filter_map(|policy| policy["PolicyDocument"]["Statement"].as_array()).flatten();
             let allowed = statements.filter(|statement| statement["Effect"] == "Allow").flat_map(|statement| {
                 let (actions, resources) = (list(&statement["Action"]), list(&statement["Resource"]));
@@ -77,7 +78,7 @@ fn list(value: &Value) -> Vec<&Value> {
     value.as_array().map_or_else(|| vec![value], |values| values.iter().collect())
 }
 
-/// The kind of a resource of a policy.
+/// Returns the kind of a policy's resource, see [`roles`].
 fn kind(resource: &Value) -> String {
     if let Some(text) = resource.as_str() {
         return text.to_owned();
@@ -96,8 +97,8 @@ fn kind(resource: &Value) -> String {
     .to_owned()
 }
 
-/// What a call needs: "Actions, resources, and condition keys" for Amazon DynamoDB and for Amazon Elastic Container
-/// Service in the Service Authorization Reference.
+/// Returns the permissions that a call needs, as listed in "Actions, resources, and condition keys" for Amazon DynamoDB
+/// and for Amazon Elastic Container Service in the Service Authorization Reference.
 fn needs(service: &str, operation: &str, input: impl FnOnce() -> Value) -> Vec<Permission> {
     let one = |action: &str, of: &str| (action.to_owned(), of.to_owned());
     match (service, operation) {
@@ -105,7 +106,7 @@ fn needs(service: &str, operation: &str, input: impl FnOnce() -> Value) -> Vec<P
             let index = input()["IndexName"].as_str().map(|index| format!("table/index/{index}"));
             vec![one(&format!("dynamodb:{operation}"), index.as_deref().unwrap_or("table"))]
         }
-        // There is no action for a transaction: each of its parts is allowed or not ("Using IAM with DynamoDB transactions").
+        // A transaction has no action of its own: each item in it needs one ("Using IAM with DynamoDB transactions").
         ("DynamoDB", "TransactWriteItems" | "TransactGetItems") => {
             let input = input();
             let parts = input["TransactItems"].as_array().into_iter().flatten().filter_map(Value::as_object);
@@ -117,21 +118,21 @@ fn needs(service: &str, operation: &str, input: impl FnOnce() -> Value) -> Vec<P
             parts.map(|part| one(&action(part), "table")).collect()
         }
         ("DynamoDB", _) => vec![one(&format!("dynamodb:{operation}"), "table")],
-        // Who starts a task hands its roles on.
+        // The caller of RunTask passes the task's roles to ECS.
         (_, "RunTask") => vec![one("ecs:RunTask", "task-definition"), one("iam:PassRole", "roles of a task")],
         (_, "DescribeTasks" | "StopTask") => vec![one(&format!("ecs:{operation}"), "task")],
         _ => vec![one(&format!("ecs:{operation}"), "*")],
     }
 }
 
-/// Looks at every call of an SDK client.
+/// SDK interceptor that checks the permissions of every call.
 #[derive(Clone, Debug)]
 pub struct Iam {
     roles: Roles,
 }
 
 impl Iam {
-    /// With the roles of the template that is deployed.
+    /// Returns an interceptor with the roles of the deployed template.
     ///
     /// # Errors
     /// See [`roles`].
@@ -154,9 +155,9 @@ impl Intercept for Iam {
     ) -> Result<(), BoxError> {
         let Ok(function) = FUNCTION.try_with(|function| *function) else { return Ok(()) };
         let request = context.request();
-        // `DynamoDB_20120810.Query`, as both services' protocol has it.
+        // Both services name the operation in this header, for example `DynamoDB_20120810.Query`.
         let target = request.headers().get("x-amz-target").unwrap_or_default();
-        let (version, operation) = target.split_once('.').ok_or("a call without a target")?;
+        let (version, operation) = target.split_once('.').ok_or("the request has no x-amz-target header")?;
         let service = version.split('_').next().unwrap_or_default();
         let input = || request.body().bytes().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or(Value::Null);
         for permission in needs(service, operation, input) {
@@ -164,32 +165,32 @@ impl Intercept for Iam {
                 let (action, of) = permission;
                 return Err(format!("template.yaml does not allow {function} to {action} on {of}").into());
             }
-            note(function, permission);
+            note(function, &permission);
         }
         Ok(())
     }
 }
 
-/// Where this process notes what its functions have used.
+/// File where this process records the permissions that its functions have used.
 static NOTES: OnceLock<PathBuf> = OnceLock::new();
 static USED: Mutex<Roles> = Mutex::new(Roles::new());
 
-/// From now on, each permission is appended to that file when a function of this process uses it for the first time, as one
-/// line of JSON: `{"used": [function, action, resource]}`. Several processes may append to the same file. A later call with
-/// another file changes nothing.
+/// Starts recording used permissions in `file`. The first use of a permission by a function of this process appends one
+/// line of JSON: `{"used": [function, action, resource]}`. Several processes may append to the same file. A second call
+/// has no effect.
 pub fn note_into(file: &Path) {
     let _ = NOTES.set(file.to_owned());
 }
 
-fn note(function: &str, permission: Permission) {
+fn note(function: &str, (action, of): &Permission) {
     let Some(file) = NOTES.get() else { return };
     let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
-    if used.entry(function.to_owned()).or_default().insert(permission.clone()) {
-        let line = format!("{}\n", json!({ "used": [function, permission.0, permission.1] }));
-        // One short write at the file's end: lines of several processes do not mix.
+    if used.entry(function.to_owned()).or_default().insert((action.clone(), of.clone())) {
+        let line = format!("{}\n", json!({ "used": [function, action, of] }));
+        // Each line is one short append, so that the lines of several processes do not mix.
         let opened = OpenOptions::new().create(true).append(true).open(file);
         if let Err(error) = opened.and_then(|mut file| file.write_all(line.as_bytes())) {
-            tracing::error!(file = %file.display(), %error, "a used permission was not noted");
+            tracing::error!(file = %file.display(), %error, "cannot record a used permission");
         }
     }
 }
@@ -211,7 +212,7 @@ mod tests {
             .region(Region::from_static("eu-central-1"))
             .credentials_provider(Credentials::new("local", "local", None, None, "test"))
             .retry_config(RetryConfig::disabled())
-            // Nobody listens there: what is sent fails in another way.
+            // No server listens on this port, so a call that is sent fails with a connection error.
             .endpoint_url("http://127.0.0.1:1")
             .interceptor(iam)
             .build();
@@ -221,14 +222,14 @@ mod tests {
         let put = || client.put_item().table_name("t").item("pk", key()).send();
         let why = |error: String| error.contains("does not allow");
         let get_as = async |function| DisplayErrorContext(acting_as(function, get()).await.unwrap_err()).to_string();
-        assert!(!why(get_as("join").await), "it is allowed");
-        assert!(why(get_as("drain").await), "another's role counts for nothing");
+        assert!(!why(get_as("join").await), "the role allows it");
+        assert!(why(get_as("drain").await), "the role of another function does not count");
         assert!(why(DisplayErrorContext(acting_as("join", put()).await.unwrap_err()).to_string()));
-        assert!(!why(DisplayErrorContext(put().await.unwrap_err()).to_string()), "no function has called");
+        assert!(!why(DisplayErrorContext(put().await.unwrap_err()).to_string()), "no function is calling");
     }
 
     #[test]
-    fn each_part_of_a_transaction_needs_a_permission_of_its_own() {
+    fn each_item_of_a_transaction_needs_its_own_permission() {
         let input = || json!({ "TransactItems": [{ "Put": {} }, { "ConditionCheck": {} }, { "Delete": {} }] });
         let actions = needs("DynamoDB", "TransactWriteItems", input).into_iter().map(|(action, _)| action);
         assert_eq!(
@@ -238,17 +239,16 @@ mod tests {
     }
 
     #[test]
-    fn a_query_of_an_index_is_another_permission_than_one_of_the_table() {
+    fn a_query_of_an_index_needs_another_permission_than_a_query_of_the_table() {
         let of = |input: Value| needs("DynamoDB", "Query", || input).remove(0).1;
         assert_eq!((of(json!({ "IndexName": "open" })), of(json!({}))), ("table/index/open".into(), "table".into()));
     }
 
     #[test]
-    fn roles_are_read_with_every_resource_that_they_name() {
+    fn a_role_allows_each_of_its_actions_on_each_of_its_resources() {
         let template = template::read(
             "Resources:
-               F: { Type: AWS::Serverless::Function, Metadata: { BuildProperties: { Binary: f } },
-                    Properties: { Role: !GetAtt R.Arn } }
+               F: { Type: AWS::Serverless::Function, Properties: { Handler: f, Role: !GetAtt R.Arn } }
                R: { Properties: { Policies: [ { PolicyDocument: { Statement: [
                     { Effect: Allow, Action: [dynamodb:GetItem, logs:PutLogEvents], Resource: [!GetAtt Table.Arn, '*'] },
                     { Effect: Deny, Action: dynamodb:Scan, Resource: '*' } ] } } ] } }",

@@ -1,16 +1,16 @@
-//! The local stack: OWMM whole on a laptop, from one command.
+//! The local stack: one command runs all of OWMM on a laptop.
 //!
-//! The functions are the same code as on AWS, with the real SDK in front of real sockets; what differs is behind the wire:
+//! The functions are the same code as on AWS and call the real SDK over real sockets. Only the services differ:
 //!
 //! | on AWS | here |
 //! |---|---|
-//! | API Gateway | [`gateway`]: the same events, an authorizer that believes everybody |
-//! | DynamoDB | [`engine`]: an embedded engine, in memory or in a file; or any endpoint |
+//! | API Gateway | [`gateway`]: the same events, authorizers that accept every caller |
+//! | DynamoDB | [`engine`]: an embedded engine, in memory or in a file; or any DynamoDB endpoint |
 //! | ECS | the crate `ecs`: the same protocol, real processes |
-//! | IAM | [`iam`]: a function gets no call that its role in `template.yaml` does not allow |
+//! | IAM | [`iam`]: rejects calls that the function's role in `template.yaml` does not allow |
 //!
-//! [`stack`] puts them together, [`play`] shows both flows, [`cli`] is what the user types, [`log`] what stderr shows. Everything listens on loopback
-//! only.
+//! [`stack`] connects the parts, [`play`] plays both flows, [`cli`] is the command line, and [`log`] formats the log on
+//! stderr. Every port is on loopback only.
 
 pub mod cli;
 pub mod engine;

@@ -1,7 +1,7 @@
-//! The log of a stack on stderr. Owns how a line looks.
+//! Format of the stack's log on stderr.
 //!
-//! A line that a task's process has written is shown as it is, behind the end of the task's id (`2f4c01ab | ...`): the
-//! process writes time and level itself, if any.
+//! A line that a task's process has written follows the last characters of the task's id (`2f4c01ab | ...`). No time
+//! and no level are added, because the process may write its own.
 
 use std::{fmt, io::IsTerminal};
 
@@ -22,19 +22,19 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Writes the log to stderr. `OWMM_LOG` sets the level of each target; without it, `default` does.
+/// Installs the log on stderr. `OWMM_LOG` sets the levels of targets; `default` is the filter without it.
 pub fn to_stderr(default: &str) {
     let filter = EnvFilter::try_from_env("OWMM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = tracing_subscriber::fmt::layer()
         .event_format(Lines(tracing_subscriber::fmt::format().with_target(false)))
         .with_ansi(std::io::stderr().is_terminal())
-        // Where stderr is gone there is nobody to tell, and no reason to stop.
+        // A closed stderr must not stop the stack, and there is no other place to report it.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     tracing_subscriber::registry().with(log.with_filter(harmless())).with(filter).init();
 }
 
-/// The format of a record: its own for the output of processes, the usual one for the rest.
+/// Formats the output of processes as plain lines, and every other record with the inner format.
 struct Lines<T>(Format<Full, T>);
 
 impl<S, N, T> FormatEvent<S, N> for Lines<T>
@@ -53,7 +53,7 @@ where
     }
 }
 
-/// A line of a process.
+/// Fields of a record with a line that a process has written.
 #[derive(Default)]
 struct Output {
     task: String,
@@ -74,7 +74,7 @@ impl Visit for Output {
     }
 }
 
-/// The line without what a terminal would obey.
+/// Escapes the control characters of a line, so that a process cannot control the terminal.
 fn printable(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     for char in line.chars() {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_process_has_its_task_before_it_and_nothing_else() {
+    fn a_line_of_a_process_is_prefixed_with_its_task_only() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let layer = tracing_subscriber::fmt::layer()

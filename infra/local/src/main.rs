@@ -1,4 +1,4 @@
-//! `cargo run`: the local stack.
+//! The program `owmm-local`, which `cargo run` starts: the local stack.
 
 fn main() -> std::process::ExitCode {
     local::cli::main()

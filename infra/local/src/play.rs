@@ -1,6 +1,6 @@
-//! The main job, to watch: both flows with a demo player, each numbered step as it is seen to happen.
+//! The demo: plays both join flows with demo players and prints each numbered step when it has happened.
 //!
-//! No step is told by who did it: each is read off the table, off the local ECS, or off what came back to the player.
+//! Each step is verified in the table, in the events of the local ECS, or in the response to the player.
 
 use std::time::{Duration, Instant};
 
@@ -11,40 +11,40 @@ use tokio::sync::broadcast::Receiver;
 
 use crate::stack::Stack;
 
-/// How long any one step may take on a laptop.
+/// Time limit of one step.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at something that cannot be waited for.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Interval between two reads of a ledger.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A step that did not happen.
+/// Why a step of the demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Missed {
-    /// The player's side failed.
+    /// A call of the player to OWMM failed.
     #[error("{0}")]
     Player(#[from] demo::player::Error),
-    /// The demo player and the game server do not understand each other.
+    /// The demo player could not connect to the game server, or not play on it.
     #[error("step {0}: {1}. {hint}", hint = hint(.1))]
     Game(u8, demo::player::Error),
-    /// It was waited for in vain.
+    /// The step did not happen in time.
     #[error(
-        "step {0}: {1}, but has not within {seconds} s. The lines above show what the game server has written; \
+        "step {0}: {1}: no result within {seconds} s. The lines above show the game server's output; \
          `--no-demo` serves without playing the demo",
         seconds = PATIENCE.as_secs()
     )]
     Unseen(u8, &'static str),
-    /// The game server has ended before it.
-    #[error("step {0}: {1}, but the game server has ended ({2}). The lines above show what it has written")]
+    /// The game server ended before the step.
+    #[error("step {0}: {1}: the game server has ended ({2}). The lines above show its output")]
     Ended(u8, &'static str, String),
-    /// Something else happened.
+    /// Another failure.
     #[error("{0}")]
     Otherwise(String),
 }
 
-/// What to do about an error between the player and the game server.
+/// Advice for an error between the demo player and the game server.
 fn hint(error: &demo::player::Error) -> &'static str {
     if error.is_about_the_protocol() {
-        "The demo player can play the demo game server only. For a game with a protocol of its own start the stack with \
-         `--no-demo`, which serves without playing the demo"
+        "The demo player speaks only the demo game server's protocol. For a game with another protocol, start the \
+         stack with `--no-demo`, which serves without playing the demo"
     } else {
         "`--no-demo` serves without playing the demo"
     }
@@ -56,7 +56,7 @@ impl From<demo::Failure> for Missed {
     }
 }
 
-/// Prints steps and the time that each took.
+/// Prints the steps of a flow, each with its duration.
 struct Steps {
     began: Instant,
     last: Instant,
@@ -80,14 +80,14 @@ impl Steps {
 
     fn end(self) {
         let total = self.last.duration_since(self.began);
-        (self.line)(&format!("     {:<74}{:>8.1} ms", "all of it", total.as_secs_f64() * 1_000.0));
+        (self.line)(&format!("     {:<74}{:>8.1} ms", "total", total.as_secs_f64() * 1_000.0));
     }
 }
 
-/// Plays both flows against a stack whose pool has no server yet, or room on the one that it has.
+/// Plays both flows against a stack whose default pool has no server with room yet.
 ///
 /// # Errors
-/// A step did not happen.
+/// A step failed.
 pub async fn both_flows(stack: &Stack, line: fn(&str)) -> Result<(), Missed> {
     let http = demo::http_client().map_err(|error| Missed::Otherwise(error.to_string()))?;
     let player = |id: &str| Player::new(stack.url(), id, None, http.clone());
@@ -101,31 +101,31 @@ pub async fn both_flows(stack: &Stack, line: fn(&str)) -> Result<(), Missed> {
 async fn new_server(stack: &Stack, player: &Player, line: fn(&str)) -> Result<Visit, Missed> {
     let mut events = stack.ecs().events();
     let before = stack.ecs().counts();
-    let mut steps = Steps::begin("A player joins, and no server has room: one is started", line);
+    let mut steps = Steps::begin("A player joins, no server has room, and OWMM starts a server", line);
     steps.step(1, &format!("{} asks OWMM for a game server: POST /join", player.id));
     let joined = player.join().await?;
-    let (server, told) = match &joined {
-        Joined::Starting(starting) => (starting.server.clone(), "202, its slot is held"),
-        // The table was kept in a file, and its server is still there; or the server was faster than the answer.
+    let (server, response) = match &joined {
+        Joined::Starting(starting) => (starting.server.clone(), "202, a slot is reserved"),
+        // The table file has a server that still runs, or the new server registered before the response was sent.
         Joined::Ready(ready) => (ready.server.clone(), "200"),
     };
     let id = ServerId::parse(&server).map_err(|bad| Missed::Otherwise(bad.to_string()))?;
     if stack.ecs().counts().run_task_calls == before.run_task_calls {
-        return Err(Missed::Otherwise(format!("no server was started: {server} was running already")));
+        return Err(Missed::Otherwise(format!("no server was started, because {server} was already running")));
     }
-    steps.step(2, &format!("OWMM finds no compatible server, and chooses a new one's id: {server}"));
-    steps.step(3, "OWMM asks ECS for it: RunTask");
+    steps.step(2, &format!("OWMM finds no server with room and chooses the id of a new one: {server}"));
+    steps.step(3, "OWMM asks ECS to start the server: RunTask");
     let task = started(&mut events, &server).await?;
-    steps.step(4, "ECS starts the task: a real process");
-    let step = (5, "ECS's answer is to reach OWMM");
+    steps.step(4, "ECS has started the task, a process on this machine");
+    let step = (5, "waiting for OWMM to record the task");
     let known = seen(stack, &id, step, |ledger| ledger.task.as_deref() == Some(&task));
     while_it_runs(&mut events, &server, step, known).await?;
-    steps.step(5, &format!("ECS's answer has reached OWMM: task {}", task.rsplit('/').next().unwrap_or(&task)));
-    steps.step(6, &format!("the player knows its server: {told}"));
-    let step = (7, "the game server is to register itself: PUT /servers/{serverId}");
+    steps.step(5, &format!("OWMM has recorded the task of the server: {}", task.rsplit('/').next().unwrap_or(&task)));
+    steps.step(6, &format!("OWMM has answered the player: {response}"));
+    let step = (7, "waiting for the game server to register: PUT /servers/{serverId}");
     let ready = seen(stack, &id, step, |ledger| ledger.state == ServerState::Ready);
     while_it_runs(&mut events, &server, step, ready).await?;
-    steps.step(7, "the game server has registered itself: PUT /servers/{serverId}");
+    steps.step(7, "the game server has registered: PUT /servers/{serverId}");
     let ready = player.join_until_ready(PATIENCE, |_| {}).await?;
     let visit = connect(player, &ready, &mut steps, 8).await?;
     registered(stack, &id, player, &mut steps, 9).await?;
@@ -135,19 +135,22 @@ async fn new_server(stack: &Stack, player: &Player, line: fn(&str)) -> Result<Vi
 
 async fn existing_server(stack: &Stack, player: &Player, line: fn(&str)) -> Result<Visit, Missed> {
     let before = stack.ecs().counts();
-    let mut steps = Steps::begin("Another player joins: a server has room", line);
+    let mut steps = Steps::begin("A second player joins, and a server has room", line);
     steps.step(1, &format!("{} asks OWMM for a game server: POST /join", player.id));
     let ready = match player.join().await? {
         Joined::Ready(ready) => ready,
         Joined::Starting(starting) => {
-            return Err(Missed::Otherwise(format!("a server that runs has room, yet {} is started", starting.server)));
+            return Err(Missed::Otherwise(format!(
+                "OWMM started the server {}, although a running server has room",
+                starting.server
+            )));
         }
     };
     if stack.ecs().counts() != before {
-        return Err(Missed::Otherwise("a server was started although one had room".into()));
+        return Err(Missed::Otherwise("OWMM started a server, although a running server has room".into()));
     }
     let id = ServerId::parse(&ready.server).map_err(|bad| Missed::Otherwise(bad.to_string()))?;
-    steps.step(2, &format!("OWMM finds a compatible server with room: {}", ready.server));
+    steps.step(2, &format!("OWMM finds a server with room: {}", ready.server));
     steps.step(3, &format!("OWMM answers with its address: 200, {}:{}, and a ticket", ready.address, ready.port));
     let visit = connect(player, &ready, &mut steps, 4).await?;
     registered(stack, &id, player, &mut steps, 5).await?;
@@ -174,7 +177,7 @@ async fn registered(
     seen(
         stack,
         id,
-        (number, "the game server is to register the player: PUT /servers/{serverId}/players/{playerId}"),
+        (number, "waiting for the game server to register the player: PUT /servers/{serverId}/players/{playerId}"),
         |ledger| matches!(ledger.claims.get(&name), Some(Claim::Connected(_))),
     )
     .await?;
@@ -182,28 +185,28 @@ async fn registered(
     Ok(())
 }
 
-/// Waits until a server's ledger is as it should be.
+/// Waits until `is` holds for a server's ledger, for at most [`PATIENCE`].
 async fn seen(
     stack: &Stack,
     id: &ServerId,
     (step, what): (u8, &'static str),
     is: impl Fn(&Ledger) -> bool,
 ) -> Result<(), Missed> {
-    let look = async {
+    let poll = async {
         loop {
             match stack.owmm().table().ledger(id).await {
                 Ok(Some(ledger)) if is(&ledger) => return Ok(()),
-                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Ok(_) => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(error) => return Err(Missed::Otherwise(error.to_string())),
             }
         }
     };
-    tokio::time::timeout(PATIENCE, look).await.unwrap_or(Err(Missed::Unseen(step, what)))
+    tokio::time::timeout(PATIENCE, poll).await.unwrap_or(Err(Missed::Unseen(step, what)))
 }
 
-/// Waits until the local ECS runs the task of a server, and returns the task's ARN.
+/// Waits until the task of a server is `RUNNING`, and returns the task's ARN.
 async fn started(events: &mut Receiver<Value>, server: &str) -> Result<String, Missed> {
-    const STEP: (u8, &str) = (4, "ECS is to start the task");
+    const STEP: (u8, &str) = (4, "waiting for ECS to start the task");
     match tokio::time::timeout(PATIENCE, status(events, server, "RUNNING")).await {
         Ok(Some(Seen::Reached(task))) => Ok(task),
         Ok(Some(Seen::Ended(how))) => Err(Missed::Ended(STEP.0, STEP.1, how)),
@@ -211,8 +214,8 @@ async fn started(events: &mut Receiver<Value>, server: &str) -> Result<String, M
     }
 }
 
-/// Waits for a step in the life of a server, but no longer than the server's process lives: another attempt of OWMM would
-/// most likely end as this one has.
+/// Waits for a step until the server's process ends. After that the step fails at once, because OWMM's next attempt
+/// would most likely end in the same way.
 async fn while_it_runs<T>(
     events: &mut Receiver<Value>,
     server: &str,
@@ -222,7 +225,7 @@ async fn while_it_runs<T>(
     let ended = async {
         match status(events, server, "STOPPED").await {
             Some(Seen::Ended(how)) => Missed::Ended(step, what, how),
-            // Without events there is only the wait.
+            // The event stream has ended: only the step itself can end the wait.
             _ => std::future::pending().await,
         }
     };
@@ -233,11 +236,11 @@ async fn while_it_runs<T>(
     }
 }
 
-/// What the events say of the task of a server.
+/// State of a server's task in the events of the local ECS.
 enum Seen {
     /// The task with this ARN has the status.
     Reached(String),
-    /// It has stopped: how.
+    /// The task has stopped, with this exit code or reason.
     Ended(String),
 }
 
@@ -252,7 +255,7 @@ async fn status(events: &mut Receiver<Value>, server: &str, status: &str) -> Opt
         match detail("lastStatus") {
             Some("STOPPED") => {
                 let exit_code = event.pointer("/detail/containers/0/exitCode").map(|code| format!("exit code {code}"));
-                let reason = || detail("stoppedReason").unwrap_or("without a reason").to_owned();
+                let reason = || detail("stoppedReason").unwrap_or("no reason given").to_owned();
                 return Some(Seen::Ended(exit_code.unwrap_or_else(reason)));
             }
             Some(now) if now == status => return detail("taskArn").map(|task| Seen::Reached(task.to_owned())),

@@ -1,7 +1,7 @@
-//! `--pools FILE`: the pools of the local stack, each the same document as `PUT /pools/{pool}` takes.
+//! `--pools FILE`: a file with pools of the local stack, each a body of `PUT /pools/{pool}`.
 //!
-//! Owns the file: one JSON object, a name for each pool. What a document says and which of it is in range, the function
-//! `pools` knows.
+//! This module owns the outer JSON object, which maps pool names to bodies. The module `functions::pools` owns the
+//! fields of a body and their ranges.
 
 use std::{fmt, path::Path};
 
@@ -14,7 +14,7 @@ use shared::{Pool, TaskSettings, domain::PoolName, http::parse_object};
 
 use crate::error::Error;
 
-/// The pools of a file, not yet held against their ranges.
+/// Parsed pools of a file, before the range checks.
 #[derive(Debug)]
 struct Pools(Vec<(PoolName, Params)>);
 
@@ -30,7 +30,7 @@ impl<'de> Visitor<'de> for Named {
     type Value = Pools;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with a name for each pool")
+        f.write_str("an object that maps pool names to settings")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut pools: A) -> Result<Pools, A::Error> {
@@ -39,7 +39,7 @@ impl<'de> Visitor<'de> for Named {
             let name = PoolName::parse(&name).map_err(|bad| A::Error::custom(format!("{name:?}: {bad}")))?;
             if named.iter().any(|(other, _)| *other == name) {
                 pools.next_value::<IgnoredAny>()?;
-                return Err(A::Error::custom(format!("the pool {name} is there twice")));
+                return Err(A::Error::custom(format!("the pool {name} is listed twice")));
             }
             named.push((name, pools.next_value_seed(Document)?));
         }
@@ -57,11 +57,11 @@ impl<'de> DeserializeSeed<'de> for Document {
     }
 }
 
-/// The pools that a file names, each as far as it goes: all in range, or none. A pool that says nothing of its task gets
-/// `task`, so that a file for this machine need not know what is started here.
+/// Reads the pools of a file: all of them, or none if a value is invalid. A pool without `task` has `task`, so a file
+/// for this machine does not have to name the local task definition.
 ///
 /// # Errors
-/// The file cannot be read, or a value is not as it must be; the error names file, pool and field.
+/// The file cannot be read, or a value is invalid; the error names file, pool and field.
 pub(crate) fn read(file: &Path, task: &TaskSettings) -> Result<Vec<Pool>, Error> {
     let wrong = |problem: String| Error::Pools(file.to_owned(), problem);
     let bytes = std::fs::read(file).map_err(|error| wrong(format!("the file cannot be read: {error}")))?;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn each_pool_is_as_its_document_says_and_the_rest_has_its_default() {
+    fn a_pool_has_the_values_of_its_document_and_defaults_for_the_rest() {
         let pools = of(r#"{"eu": {"capacity": 7, "rollout": "drain"}, "us": {"task": {"cluster": "c",
             "taskDefinition": "g:2", "container": "g", "url": "https://owmm.example"}}}"#);
         let pools = pools.unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_file_pool_and_field() {
+    fn an_invalid_file_is_refused_with_the_names_of_file_pool_and_field() {
         for (text, names) in [
             (r#"{"eu": {}, "us": {"capacity": 0}}"#, ["us", "capacity"]),
             (r#"{"eu": {"capacity": "7"}}"#, ["eu", "capacity"]),

@@ -1,7 +1,7 @@
-//! Functions that run elsewhere: `cargo lambda watch`, or whatever else speaks Lambda's Invoke call.
+//! Functions at a Lambda endpoint: `cargo lambda watch`, or any other endpoint of Lambda's Invoke call.
 //!
-//! They get the very events that the functions of this process get, the authorizer's word included, so they need no way
-//! of their own to be told who calls. It must not know what is in the events.
+//! The endpoint receives the same events as the functions in this process, including the authorizer's result, so it
+//! needs no authentication of its own. This module does not read the events.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,10 +10,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// As long as API Gateway waits for a function.
+/// Time limit for a function's response, as at API Gateway.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// What API Gateway answers, with 503, once that is over.
+/// Body of API Gateway's 503 response after that time.
 const TOO_LATE: &str = r#"{"message":"Service Unavailable"}"#;
 
 /// An endpoint of Lambda's Invoke call.
@@ -23,7 +23,7 @@ pub(crate) struct Remote {
     http: reqwest::Client,
 }
 
-/// A function's answer, payload format 2.0.
+/// Response of a function, payload format 2.0.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -41,13 +41,13 @@ impl Remote {
         Ok(Self { url: url.trim_end_matches('/').to_owned(), http })
     }
 
-    /// Calls a function, and gives what it answers to the caller of the gateway.
+    /// Invokes a function and returns its response, or a 503 response if the function did not answer in time.
     pub(crate) async fn invoke(&self, function: &str, event: &Value) -> Result<HttpResponse, String> {
         let url = format!("{}/2015-03-31/functions/{function}/invocations", self.url);
         let failed = |error: reqwest::Error| format!("{function}: {error}");
         let answered = self.http.post(url).json(event).send().await.and_then(reqwest::Response::error_for_status);
         if answered.as_ref().is_err_and(reqwest::Error::is_timeout) {
-            tracing::warn!(function, "no answer within {ANSWER_WITHIN:?}");
+            tracing::warn!(function, "no response of the function within {ANSWER_WITHIN:?}");
             let builder = HttpResponse::builder().status(503).header("content-type", "application/json");
             return builder.body(HttpBody::from(TOO_LATE)).map_err(|error| error.to_string());
         }
@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers as a function does that sends back its name and the event's route.
+    /// Starts an endpoint whose functions respond with their name and the event's route.
     async fn endpoint() -> Remote {
         let answer = async |Path(function): Path<String>, Json(event): Json<Value>| {
             let body = BASE64_STANDARD.encode(format!("{function} {}", event["routeKey"].as_str().unwrap_or_default()));
@@ -89,14 +89,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_from_elsewhere_is_given_as_it_came() {
+    async fn the_response_of_a_remote_function_is_passed_on_unchanged() {
         let answered = endpoint().await.invoke("join", &json!({ "routeKey": "POST /join" })).await.unwrap();
         assert_eq!((answered.status().as_u16(), &answered.headers()["x-kind"]), (418, &"teapot".parse().unwrap()));
         assert_eq!(to_bytes(answered.into_body(), 100).await.unwrap(), "join POST /join");
     }
 
     #[tokio::test]
-    async fn a_function_that_fails_elsewhere_is_named() {
+    async fn the_error_of_a_failed_remote_function_names_the_function() {
         let error = endpoint().await.invoke("broken", &json!({})).await.err().unwrap();
         assert!(error.starts_with("broken: ") && error.contains("502"), "{error}");
     }

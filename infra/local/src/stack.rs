@@ -29,47 +29,46 @@ use crate::{
     remote::Remote,
 };
 
-/// The table's name.
+/// Name of the table.
 pub const TABLE: &str = "owmm";
-/// The pool of a join that names none.
+/// Name of the default pool: the pool of a join that names none.
 pub const POOL: &str = "default";
-/// The ports that game servers may listen on, below those that systems give away by themselves.
+/// Ports for game servers, below the range that operating systems assign to outgoing connections.
 const PORTS: &str = "20000-29999";
-/// Any region will do on loopback; the tools want one.
+/// Region for the SDK, which requires one. Its value does not matter on loopback.
 const REGION: &str = "eu-central-1";
 
-/// What can be chosen.
+/// Options of the local stack.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The gateway's port; 0 takes a free one.
     pub port: u16,
-    /// Keeps the table in a file instead of in memory.
+    /// File of the table; in memory without one.
     pub data: Option<PathBuf>,
-    /// Uses this DynamoDB endpoint instead of the embedded engine.
+    /// DynamoDB endpoint to use instead of the embedded engine.
     pub dynamodb: Option<String>,
     /// The table's name.
     pub table: String,
     /// The default pool's limits.
     pub limits: PoolLimits,
-    /// What becomes of the default pool's servers when its task definition changes.
+    /// What happens to the default pool's servers when its task definition changes.
     pub rollout: Rollout,
-    /// Whether pools that the table has already stay as they are, but for the URL that their servers call.
+    /// Whether pools that the table has already keep their settings, except for the URL that their servers call.
     pub keeps_pool: bool,
-    /// A file with more pools, each as `PUT /pools/{pool}` takes it. One that it calls `default` stands for `limits` and
-    /// `rollout`.
+    /// File with pools, each a body of `PUT /pools/{pool}`. A pool named `default` replaces `limits` and `rollout`.
     pub pools: Option<PathBuf>,
-    /// What the local ECS starts for a task: a program and its arguments.
+    /// Program, with its arguments, that the local ECS starts for a task.
     pub game_server: Vec<OsString>,
     /// How long the local ECS waits before it starts a task's process.
     pub start_delay: Duration,
-    /// How often the fleet is looked after.
+    /// Time between two reconcile runs.
     pub reconcile_every: Duration,
-    /// Calls the functions that have routes at this Lambda endpoint instead of in this process. Events and the schedule
-    /// stay here.
+    /// Lambda endpoint of the functions that have routes. The functions for task events and the schedule, and without
+    /// an endpoint all functions, run in this process.
     pub functions: Option<String>,
 }
 
-/// The stack while it serves.
+/// The running stack.
 pub struct Stack {
     owmm: Owmm,
     ecs: LocalEcs,
@@ -92,18 +91,18 @@ fn serve(listener: TcpListener, router: axum::Router) -> JoinHandle<()> {
     tokio::spawn(async move {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         if let Err(error) = axum::serve(listener, service).await {
-            tracing::error!(%error, "a listener has ended");
+            tracing::error!(%error, "HTTP listener has stopped serving");
         }
     })
 }
 
-/// What EventBridge does: each change of a task goes to the function that has the rule, and comes again if that fails.
+/// Delivers task events as EventBridge does: passes each event to the function `task-stopped`, and retries failures.
 async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
     loop {
         let event = match events.recv().await {
             Ok(event) => event,
             Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "task events were lost");
+                tracing::warn!(missed, "task events lost: the receiver was too slow");
                 continue;
             }
             Err(RecvError::Closed) => return,
@@ -114,7 +113,7 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
                 let Ok(event) = serde_json::from_value(event.clone()) else { return };
                 match acting_as(functions::TASK_STOPPED.name, functions::task_stopped::handle(&owmm, event)).await {
                     Ok(()) => return,
-                    Err(error) => tracing::warn!(%error, "a task event is delivered again"),
+                    Err(error) => tracing::warn!(%error, "task-stopped failed, delivering the event again"),
                 }
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
@@ -122,23 +121,25 @@ async fn deliver(mut events: Receiver<Value>, owmm: Owmm) {
     }
 }
 
-/// What EventBridge's schedule does.
+/// Runs the function `reconcile` periodically, as EventBridge's schedule does.
 async fn schedule(every: Duration, owmm: Owmm) {
     loop {
         tokio::time::sleep(every).await;
         if let Err(error) = acting_as(functions::RECONCILE.name, functions::reconcile::handle(&owmm)).await {
-            tracing::warn!(%error, "the fleet was not looked after");
+            tracing::warn!(%error, "reconcile run failed");
         }
     }
 }
 
-/// Whether the SDK could send a request there. It would say so itself, but only with the first request, and in its words.
+/// Returns whether `url` is an HTTP URL with a host. The SDK would fail only on the first request, with a worse
+/// message.
 pub(crate) fn is_endpoint(url: &str) -> bool {
     let uri = url.parse::<axum::http::Uri>().ok();
     uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
 }
 
-/// What the task definition of infra/servers.yaml says of ports. Whoever has said something else to this program means it.
+/// Returns the environment that the task definition of infra/servers.yaml would add: `OWMM_PORTS`, unless this process
+/// has it set.
 fn task_environment() -> Vec<(String, String)> {
     const NAME: &str = "OWMM_PORTS";
     if std::env::var_os(NAME).is_some() { Vec::new() } else { vec![(NAME.to_owned(), PORTS.to_owned())] }
@@ -147,7 +148,7 @@ fn task_environment() -> Vec<(String, String)> {
 async fn sdk() -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).timeout_config(timeouts());
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
-        // Nothing on loopback checks credentials, and nothing there should find somebody's real ones.
+        // Nothing on loopback checks credentials, and real ones must not be sent there.
         let local = Credentials::new("local", "local", None, None, "the local stack");
         loader = loader.credentials_provider(SharedCredentialsProvider::new(local));
     }
@@ -158,10 +159,10 @@ async fn sdk() -> SdkConfig {
 }
 
 impl Stack {
-    /// Starts everything. Says what it is doing as it goes.
+    /// Starts every part of the stack, and logs the URL of each.
     ///
     /// # Errors
-    /// A port is taken, the file or the endpoint cannot be used.
+    /// A port is taken, or a file or an endpoint of `options` cannot be used.
     pub async fn start(options: Options) -> Result<Self, Error> {
         raise_open_files();
         if let Some(url) = options.dynamodb.as_ref().filter(|url| !is_endpoint(url)) {
@@ -193,7 +194,7 @@ impl Stack {
             url: url.clone(),
         };
         let default_pool = PoolName::parse(POOL).map_err(|error| Error::Engine(error.to_string()))?;
-        // All of the file is right before anything starts.
+        // The file is checked before anything starts.
         let mut pools = match &options.pools {
             Some(file) => pools_file::read(file, &task)?,
             None => Vec::new(),
@@ -218,15 +219,15 @@ impl Stack {
         let dynamodb_url = match (&options.dynamodb, &engine) {
             (Some(url), _) => url.clone(),
             (None, Some(engine)) => engine.url(),
-            (None, None) => return Err(Error::Engine("it was not started".into())),
+            (None, None) => return Err(Error::Engine("no engine and no endpoint".into())),
         };
-        tracing::info!(url = dynamodb_url, "table engine");
+        tracing::info!(url = dynamodb_url, "table engine ready");
 
         let ecs = LocalEcs::new(ecs_options);
         let (ecs_listener, ecs_address) = listen(0).await?;
         let ecs_url = format!("http://{ecs_address}");
         let mut servers = vec![serve(ecs_listener, ecs.router())];
-        tracing::info!(url = ecs_url, "local ECS");
+        tracing::info!(url = ecs_url, "local ECS ready");
 
         let sdk = sdk().await;
         let (meter, iam) = (Meter::default(), Iam::deployed()?);
@@ -252,7 +253,7 @@ impl Stack {
             if options.keeps_pool
                 && let Some(mut known) = owmm.table().pool(&pool.name).await.map_err(|error| failed(error.into()))?
             {
-                tracing::info!(pool = %pool.name, "the pool is as the table has it");
+                tracing::info!(pool = %pool.name, "pool keeps the settings of the table");
                 known.task.url = url.clone();
                 pool = known;
             }
@@ -261,7 +262,7 @@ impl Stack {
         servers.push(serve(gateway_listener, gateway::router(owmm.clone(), functions)));
         servers.push(tokio::spawn(deliver(ecs.events(), owmm.clone())));
         servers.push(tokio::spawn(schedule(options.reconcile_every, owmm.clone())));
-        tracing::info!(url, "gateway");
+        tracing::info!(url, "gateway ready");
         Ok(Self { owmm, ecs, dynamodb, meter, url, dynamodb_url, ecs_url, servers, _engine: engine })
     }
 
@@ -280,7 +281,7 @@ impl Stack {
         &self.ecs_url
     }
 
-    /// The operations that the gateway's functions call.
+    /// The operations of OWMM that the functions call.
     pub const fn owmm(&self) -> &Owmm {
         &self.owmm
     }
@@ -290,17 +291,17 @@ impl Stack {
         &self.ecs
     }
 
-    /// The client of the table that the functions use.
+    /// The DynamoDB client of the functions.
     pub const fn dynamodb(&self) -> &aws_sdk_dynamodb::Client {
         &self.dynamodb
     }
 
-    /// What the functions have asked of the table.
+    /// Meter of the functions' DynamoDB calls.
     pub const fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// Stops every game server, which may disconnect while the gateway still listens, then the rest.
+    /// Stops the game servers, then the rest, so that each game server can still deregister at the gateway.
     pub async fn stop(self) {
         self.ecs.shutdown().await;
         for server in &self.servers {
@@ -309,9 +310,9 @@ impl Stack {
     }
 }
 
-/// A thousand players at once are a few thousand sockets; a shell often allows 1,024.
+/// Raises the limit of open files: a thousand players need a few thousand sockets, and many shells allow only 1,024.
 fn raise_open_files() {
     if let Err(error) = rlimit::increase_nofile_limit(1 << 16) {
-        tracing::warn!(%error, "the limit of open files stays as it is; many connections at once may fail");
+        tracing::warn!(%error, "cannot raise the limit of open files: many concurrent connections may fail");
     }
 }

@@ -1,21 +1,22 @@
-//! `template.yaml`, as the tests and the local stack read it. Owns the short forms of YAML; must not know what any of it means.
+//! Parser of `template.yaml` for the tests and the local stack. It expands the short forms of CloudFormation's YAML and
+//! does not interpret the template.
 
 use serde_json::{Map, Value, json};
 use serde_yaml_ng::Value as Yaml;
 
 use crate::error::Error;
 
-/// The template that is deployed.
+/// Text of the deployed template.
 pub const DEPLOYED: &str = include_str!("../../../template.yaml");
 
-/// A CloudFormation template with every function in its long form: `!Ref Table` is `{"Ref": "Table"}`, and `!Sub x` is
-/// `{"Fn::Sub": "x"}`.
+/// Parses a CloudFormation template and expands its intrinsic functions: `!Ref Table` becomes `{"Ref": "Table"}`, and
+/// `!Sub x` becomes `{"Fn::Sub": "x"}`.
 ///
 /// # Errors
-/// It is no YAML.
+/// The text is not YAML, or has values that JSON does not have.
 pub fn read(text: &str) -> Result<Value, Error> {
     let yaml = serde_yaml_ng::from_str::<Yaml>(text).map_err(|error| Error::Template(error.to_string()))?;
-    long(&yaml).ok_or_else(|| Error::Template("it holds what JSON cannot".to_owned()))
+    long(&yaml).ok_or_else(|| Error::Template("it has a value that JSON cannot represent".to_owned()))
 }
 
 fn long(yaml: &Yaml) -> Option<Value> {

@@ -1,9 +1,9 @@
-//! Injected bugs: errors that designs of this kind make, switched on to show that the checks of `verify` find them.
+//! Injected bugs: typical errors of such a design, switched on to show that the checks of `verify` find them.
 //!
-//! Owns the list and the switch. A bug of a conditional write sits in both faces of the write, `apply` and the table's
-//! expression, which ask [`injected`]; every other bug sits in `verify`, outside the product. Control flow of the product
-//! never asks. Without the cargo feature `injected-bugs`, `injected` is constantly false and leaves no trace in the program.
-//! The functions are never built with the feature; `verify` is.
+//! This module owns the list of the bugs and the switch. A bug of a conditional write is in both forms of the write,
+//! `apply` and the table's expression, which call [`injected`]; every other bug is in `verify`, outside the product. No
+//! control flow of the product depends on the switch. Without the cargo feature `injected-bugs`, `injected` is
+//! constantly false and the compiler removes it. Only `verify` is built with the feature, never the deployed functions.
 
 /// A bug that can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,28 +11,28 @@ pub enum Bug {
     /// A second join of a connected player turns `connected` back into `reserved`.
     ReserveAgain,
     /// A release does not compare the placement.
-    ReleaseAnyStamp,
-    /// Register-player only reads the seat.
+    FreeAnyPlacement,
+    /// Register-player reads the seat but does not change it to connected.
     ReadOnlySeat,
-    /// Expired claims are removed without a condition on the exact value that was seen.
+    /// Expired claims are removed without a condition on the exact value that was read.
     EvictInexactly,
     /// A write that frees a slot does not put the server back into the index.
     FreeUnlisted,
-    /// A server is started because the index lists none, not because a frontier was seen used up.
+    /// A server is started because the index lists none, although no frontier is used up.
     LaunchOnEmptyIndex,
-    /// Each RunTask call has a token of its own.
+    /// Each RunTask call has its own client token, so a repeated call starts a second task.
     FreshRunTaskToken,
-    /// Scale-in looks whether the server is empty before it writes, and not in the write.
+    /// Scale-in checks that the server is empty before its write, and not in the condition of the write.
     CheckedScaleIn,
-    /// A lease that lapses stops the server although players are inside.
+    /// A lapsed lease stops the server although players are connected.
     LapseStopsPlayers,
 }
 
 impl Bug {
-    /// Every one.
+    /// Every bug, in the order of declaration.
     pub const ALL: [Self; 9] = [
         Self::ReserveAgain,
-        Self::ReleaseAnyStamp,
+        Self::FreeAnyPlacement,
         Self::ReadOnlySeat,
         Self::EvictInexactly,
         Self::FreeUnlisted,
@@ -42,11 +42,11 @@ impl Bug {
         Self::LapseStopsPlayers,
     ];
 
-    /// What it is, in words.
+    /// A description of the bug in words.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReserveAgain => "a second join turns connected back into reserved",
-            Self::ReleaseAnyStamp => "a release does not compare the placement",
+            Self::FreeAnyPlacement => "a release does not compare the placement",
             Self::ReadOnlySeat => "register-player only reads the seat",
             Self::EvictInexactly => "expired claims are removed without their exact value",
             Self::FreeUnlisted => "a freed slot is not listed",
@@ -58,7 +58,7 @@ impl Bug {
     }
 }
 
-/// Whether this bug is injected: never, without the feature.
+/// Whether this bug is injected; always false without the cargo feature `injected-bugs`.
 #[cfg(not(feature = "injected-bugs"))]
 pub const fn injected(_: Bug) -> bool {
     false
@@ -74,7 +74,7 @@ mod switch {
     use super::Bug;
 
     thread_local! {
-        // A thread's own, so that tests that run side by side do not inject into each other.
+        // Each thread has its own value, so tests that run in parallel do not inject bugs into each other.
         static ON: Cell<Option<Bug>> = const { Cell::new(None) };
     }
 
@@ -83,13 +83,13 @@ mod switch {
         ON.get() == Some(bug)
     }
 
-    /// Injects a bug on this thread, or none, until the returned guard is dropped.
+    /// Injects `bug` on this thread until the returned guard is dropped; `None` injects no bug for that time.
     #[must_use]
     pub fn inject(bug: Option<Bug>) -> Injection {
         Injection { before: ON.replace(bug), of_this_thread: PhantomData }
     }
 
-    /// Guard of an injected bug: the drop restores what was injected before.
+    /// Guard of an injected bug: dropping it restores the bug that was injected before, if any.
     #[derive(Debug)]
     pub struct Injection {
         before: Option<Bug>,

@@ -1,19 +1,20 @@
-//! Names and images for the tests of this module: a pool `p`, its server `s` with two slots, and players of one letter.
+//! Ids and images for this crate's tests: a pool `p`, its server `s` with two slots, and players named by one letter.
 
 use super::{
     Assignment, Claim, Launch, Ledger, Placement, PlayerId, PoolLimits, PoolName, Seat, ServerId, ServerState, Span,
     Time, TokenHash,
 };
 
-/// The time of a test.
+/// The current time in the tests.
 pub(super) const NOW: Time = Time(2_000_000);
-/// A moment.
+/// One millisecond, the least difference between two times.
 pub(super) const TICK: Span = Span(1);
 
-/// Of no case.
+/// The expected labels where no case holds.
 pub(super) const NONE: [&str; 0] = [];
 
-/// The labels of the cases that satisfy `holds`, to be compared with the labels that should: a failure names its case.
+/// The labels of the cases that satisfy `holds`. A test compares them with the expected labels, so a failure names its
+/// case.
 pub(super) fn which<T, const N: usize>(cases: [(&'static str, T); N], holds: impl Fn(T) -> bool) -> Vec<&'static str> {
     cases.into_iter().filter_map(|(label, case)| holds(case).then_some(label)).collect()
 }
@@ -35,7 +36,7 @@ pub(super) fn pool(name: &str) -> PoolName {
     PoolName::parse(name).unwrap()
 }
 
-/// The hash of the server's token.
+/// The hash of the token of server `s`.
 pub(super) fn token() -> TokenHash {
     TokenHash::of("token")
 }
@@ -52,19 +53,19 @@ pub(super) fn connected(of: i64) -> Claim {
     Claim::Connected(placement(of))
 }
 
-/// The seat of a player who is placed on a server of the pool `p`.
+/// The seat of a player with this claim on a server of the pool `p`.
 pub(super) fn seat(on: &str, claim: Claim) -> Seat {
     Seat::Assigned(Assignment { server: server(on), pool: pool("p"), claim })
 }
 
-/// The server as the launcher makes it.
+/// The ledger of server `s` while it starts, with these claims and without a launch.
 pub(super) fn starting(claims: &[(&str, Claim)]) -> Ledger {
     let limits = PoolLimits { capacity: 2, ..PoolLimits::DEFAULT };
     let claims = claims.iter().map(|(name, claim)| (player(name), *claim)).collect();
     Ledger { claims, ..Ledger::new(server("s"), pool("p"), &limits, token()) }
 }
 
-/// A launch that is due at once, and has a second.
+/// A launch whose RunTask call is due now and whose deadline is one second later.
 pub(super) fn launch() -> Launch {
     Launch {
         token: "secret".to_owned(),
@@ -75,7 +76,8 @@ pub(super) fn launch() -> Launch {
     }
 }
 
-/// The server once it has registered, its lease just about to end, the index silent about it.
+/// The ledger of server `s` once it has registered, with these claims: its lease ends now, and the index does not list
+/// it.
 pub(super) fn ready(claims: &[(&str, Claim)]) -> Ledger {
     Ledger {
         state: ServerState::Ready,

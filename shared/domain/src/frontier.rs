@@ -1,4 +1,4 @@
-//! A pool's frontier: the item that hands out the slots of the server being started.
+//! The frontier of a pool: the item that hands out the slots of a server that is being started.
 
 use std::collections::BTreeSet;
 
@@ -7,29 +7,29 @@ use super::{
     bug::{self, Bug},
 };
 
-/// The image of a frontier: the one place that decides when a server is started.
+/// The image of a frontier. A server is started for players only when a frontier has no slots left.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Frontier {
-    /// The server whose slots are given away.
+    /// The server whose slots the frontier hands out.
     pub server: ServerId,
-    /// Slots that are left to give.
+    /// Slots of the server that the frontier can still hand out.
     pub remaining: u32,
-    /// Starting servers on which slots were freed that are not among those left to give: before a new server is started, it
-    /// goes back to them.
+    /// Starting servers with freed slots that `remaining` does not count, at most [`MAX_FREED`]. The frontier returns
+    /// to them before a new server is started.
     pub freed: BTreeSet<ServerId>,
 }
 
-/// Spare servers that a frontier remembers at the most, so that its item stays below 1 KB, which is one write unit.
-/// Freed slots on others are found once their server is ready.
+/// The most freed servers that a frontier stores, so that its item stays below 1 KB, which is one write unit of
+/// DynamoDB. Freed slots on further servers are found through the index once their server is ready.
 pub const MAX_FREED: usize = 20;
 
 impl Frontier {
-    /// One that has left no server with a free slot.
+    /// A frontier that hands out `remaining` slots of `server`, without freed servers.
     pub const fn new(server: ServerId, remaining: u32) -> Self {
         Self { server, remaining, freed: BTreeSet::new() }
     }
 
-    /// Whether it gives away the slots of the same server, and has as many left.
+    /// Whether the frontier has the same server and the same number of remaining slots as `seen`.
     fn stands_at(&self, seen: &Self) -> bool {
         self.server == seen.server && self.remaining == seen.remaining
     }
@@ -38,52 +38,54 @@ impl Frontier {
 /// One conditional write on a frontier.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FrontierWrite {
-    /// Takes slots, if as many are left.
+    /// Takes slots. Refused if fewer remain.
     Take {
-        /// How many: one, or a party's.
+        /// Number of slots: one for a player, or one for each player of a party.
         slots: u32,
     },
-    /// Gives slots back that were taken and not used, if the frontier is as it was seen: so a repeat adds nothing.
+    /// Gives back slots that were taken and not used. Refused if the frontier has changed since it was read, so a
+    /// repeated write adds nothing.
     GiveBack {
-        /// The server that they are on.
+        /// The server of the slots.
         server: ServerId,
-        /// Slots that were seen left.
+        /// Remaining slots when the frontier was read.
         seen: u32,
-        /// How many are given back.
+        /// Number of slots to give back.
         slots: u32,
     },
-    /// Moves on to a new server. Only from what was seen to be used up (or to have too little left for a party), and by
-    /// one caller alone.
+    /// Advances the frontier to a new server. Refused unless the server and the remaining slots are as they were read
+    /// (used up, or too few for a party), so only one caller advances.
     Advance {
-        /// What the frontier was seen to be; `None` for the first server of a frontier.
+        /// The frontier as it was read; `None` for the first server of a frontier.
         from: Option<Frontier>,
         /// The new server.
         to: ServerId,
-        /// Its slots, less those that the caller takes.
+        /// The new server's slots, less those that the caller takes.
         remaining: u32,
     },
-    /// The server turned out to be full or gone: nothing of it is left to give.
+    /// Sets the remaining slots to 0, because the server turned out to be full or to accept no players.
     UsedUp {
         /// The server.
         server: ServerId,
     },
-    /// A slot was freed on a starting server, and is not among those that are left to give.
+    /// Adds a starting server with a freed slot that `remaining` does not count. Refused if [`MAX_FREED`] are stored.
     AddFreed {
         /// The server.
         server: ServerId,
     },
-    /// There is no room on a freed server after all.
+    /// Removes a freed server, because it has no room any more.
     RemoveFreed {
         /// The server.
         server: ServerId,
     },
-    /// Goes back to a freed server instead of moving on to a new one, from what was seen, by one caller alone.
+    /// Returns the frontier to a freed server instead of advancing it to a new one. Refused unless the server and the
+    /// remaining slots are as they were read, so only one caller returns.
     Return {
-        /// What the frontier was seen to be.
+        /// The frontier as it was read.
         from: Frontier,
         /// The freed server.
         to: ServerId,
-        /// Its free slots, less those that the caller takes.
+        /// The freed server's free slots, less those that the caller takes.
         remaining: u32,
     },
 }
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontier_gives_what_it_has_and_takes_back_what_it_gave() {
+    fn a_frontier_hands_out_its_remaining_slots_and_accepts_unused_ones_back_once() {
         let take = |slots| FrontierWrite::Take { slots };
         for (slots, left) in [(0, Some(2)), (1, Some(1)), (2, Some(0)), (3, None)] {
             let taken = take(slots).apply(Some(&frontier("s", 2)));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontier_moves_on_from_exactly_what_was_seen() {
+    fn a_frontier_advances_only_if_it_is_as_it_was_read() {
         let advance = |from| FrontierWrite::Advance { from, to: server("t"), remaining: 4 };
         let advanced = Some(frontier("t", 4));
         assert_eq!(advance(None).apply(None), advanced);
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontier_goes_back_to_a_server_on_which_a_slot_was_freed() {
+    fn a_frontier_stores_freed_servers_and_returns_to_them_only_if_it_is_as_it_was_read() {
         let with = |on: &str, remaining, freed: &[&str]| Frontier {
             freed: freed.iter().map(|id| server(id)).collect(),
             ..frontier(on, remaining)
@@ -178,17 +180,17 @@ mod tests {
         let with_freed = Some(with("t", 0, &["s"]));
         assert_eq!(freed.apply(Some(&frontier("t", 0))), with_freed);
         assert_eq!(freed.apply(with_freed.as_ref()), with_freed, "a repeat");
-        assert_eq!(freed.apply(Some(&frontier("s", 0))), Some(with("s", 0, &["s"])), "too many gave back at once");
+        assert_eq!(freed.apply(Some(&frontier("s", 0))), Some(with("s", 0, &["s"])), "its own server can be freed");
         assert_eq!(freed.apply(None), None);
         let names = (0..MAX_FREED).map(|n| format!("s{n}")).collect::<Vec<_>>();
         let names = names.iter().map(String::as_str).collect::<Vec<_>>();
-        assert_eq!(freed.apply(Some(&with("t", 0, &names))), None, "it remembers enough");
+        assert_eq!(freed.apply(Some(&with("t", 0, &names))), None, "the most freed servers are stored already");
         assert!(freed.apply(Some(&with("t", 0, &names[1..]))).is_some());
 
-        let not = FrontierWrite::RemoveFreed { server: server("s") };
-        assert_eq!(not.apply(with_freed.as_ref()), Some(frontier("t", 0)));
-        for (case, seen) in [("no spare server", Some(frontier("t", 0))), ("no frontier", None)] {
-            assert_eq!(not.apply(seen.as_ref()), None, "{case}");
+        let remove = FrontierWrite::RemoveFreed { server: server("s") };
+        assert_eq!(remove.apply(with_freed.as_ref()), Some(frontier("t", 0)));
+        for (case, seen) in [("no freed server", Some(frontier("t", 0))), ("no frontier", None)] {
+            assert_eq!(remove.apply(seen.as_ref()), None, "{case}");
         }
 
         let back = FrontierWrite::Return { from: frontier("t", 0), to: server("s"), remaining: 2 };
@@ -196,13 +198,13 @@ mod tests {
         let again = FrontierWrite::Return { from: frontier("s", 0), to: server("s"), remaining: 1 };
         assert_eq!(again.apply(Some(&with("s", 0, &["s"]))), Some(frontier("s", 1)));
         for (case, other) in [
-            ("not among its spare servers", with("t", 0, &["r"])),
+            ("not among its freed servers", with("t", 0, &["r"])),
             ("a slot is left", with("t", 1, &["s"])),
             ("another server", with("u", 0, &["s"])),
         ] {
             assert_eq!(back.apply(Some(&other)), None, "{case}");
         }
         let advance = FrontierWrite::Advance { from: Some(frontier("t", 0)), to: server("u"), remaining: 4 };
-        assert_eq!(advance.apply(with_freed.as_ref()), Some(with("u", 4, &["s"])), "it remembers on");
+        assert_eq!(advance.apply(with_freed.as_ref()), Some(with("u", 4, &["s"])), "freed servers stay stored");
     }
 }

@@ -1,12 +1,12 @@
-//! Names as types: each has one constructor, so a value of the type is always in range.
+//! Validated id types: each has one constructor, so a value of the type is always in range.
 
 use std::{fmt, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
-/// Why a text is not an id.
+/// The error of a text that is not a valid id: the kind of the id, its greatest length and its alphabet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} must be 1 to {max} of {alphabet}, and not `.` or `..`")]
+#[error("{what} must be 1 to {max} characters of {alphabet}, and not `.` or `..`")]
 pub struct BadId {
     what: &'static str,
     max: usize,
@@ -26,7 +26,7 @@ macro_rules! id {
             /// The text is empty, too long, or has a character outside the alphabet.
             pub fn parse(text: &str) -> Result<Self, BadId> {
                 let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, $extra);
-                // `.` and `..` are what URL parsers take for steps in a path, so such an id could never be sent.
+                // URL parsers resolve `.` and `..` as steps in a path, so an id of this form could never be sent.
                 let is_step = matches!(text, "." | "..");
                 if (1..=$max).contains(&text.len()) && text.bytes().all(allowed) && !is_step {
                     Ok(Self(text.into()))
@@ -72,7 +72,7 @@ id!(
     b'.' | b'_' | b':' | b'-'
 );
 id!(
-    /// A player: what the identity provider puts into `sub`.
+    /// The id of a player: the `sub` claim of the identity provider's token.
     PlayerId,
     "a player id",
     128,
@@ -80,8 +80,8 @@ id!(
     b'.' | b'_' | b':' | b'|' | b'@' | b'=' | b'+' | b'-'
 );
 
-/// The SHA-256 of a server's token: what the table keeps of it, and the key that tickets for the server are
-/// signed with. Neither is ever shown: its `Debug` says only that it is there.
+/// The SHA-256 hash of a server's token. The table stores the hash instead of the token, and tickets for the server are
+/// signed with it. Its `Debug` output does not contain the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
@@ -91,7 +91,7 @@ impl TokenHash {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
-    /// The hash that these bytes are; `None` unless there are 32 of them.
+    /// The hash with these bytes; `None` unless there are exactly 32.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_taken_at_both_ends_of_their_range_and_refused_beyond() {
+    fn ids_are_accepted_at_both_ends_of_their_length_range_and_refused_beyond() {
         for (characters, server, player) in [
             (0, false, false),
             (1, true, true),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_alphabet_is_its_own() {
+    fn player_ids_allow_characters_that_pool_and_server_ids_refuse() {
         assert!(PlayerId::parse("auth0|a.b@c.d+e=f:g_h-1").is_ok());
         for bad in [".", "..", "a b", "a/b", "a%20b", "a\0b", "é", "a#b"] {
             assert!(PlayerId::parse(bad).is_err(), "{bad:?}");
@@ -142,15 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_shown_as_it_was_given() {
+    fn a_valid_id_prints_unchanged_and_an_invalid_one_returns_an_error_with_the_rule() {
         let id = ServerId::parse("s-1").unwrap();
         assert_eq!((id.as_str(), format!("{id} {id:?}")), ("s-1", "s-1 s-1".to_owned()));
-        let reply = ServerId::parse("").unwrap_err().to_string();
-        assert_eq!(reply, "a server id must be 1 to 64 of A-Za-z0-9._:-, and not `.` or `..`");
+        let error = ServerId::parse("").unwrap_err().to_string();
+        assert_eq!(error, "a server id must be 1 to 64 characters of A-Za-z0-9._:-, and not `.` or `..`");
     }
 
     #[test]
-    fn a_hash_is_read_as_it_was_written() {
+    fn a_token_hash_is_restored_from_its_32_bytes_and_from_no_other_number() {
         let hash = TokenHash::of("secret");
         assert_eq!(TokenHash::from_bytes(hash.bytes()), Some(hash));
         assert_eq!(TokenHash::from_bytes(&[0; 31]), None);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_a_token_is_not_shown() {
+    fn the_debug_output_of_a_token_hash_hides_its_bytes() {
         assert_eq!(format!("{:?}", TokenHash::of("secret")), "TokenHash(..)");
     }
 }

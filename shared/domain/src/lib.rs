@@ -1,17 +1,17 @@
-//! What may happen, decided without asking anyone.
+//! The rules of matchmaking, without input and output.
 //!
-//! Owns the rules of a slot: who holds it, until when, which write may change it, and what the table will make of
-//! that write. Knows neither AWS nor HTTP, reads no clock and draws no random number: time and chance come in as
-//! arguments, so a test or a model checker can run exactly this code.
+//! This crate owns the rules of a slot: which player holds it, until when, which write may change it, and what the
+//! table makes of that write. It knows neither AWS nor HTTP, reads no clock and draws no random number: times and
+//! random values are arguments, so a test or a model checker can run exactly this code.
 //!
-//! Three kinds of things live here:
+//! The crate has three kinds of types:
 //!
-//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`]): an item of the table as it was seen;
-//! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` says what the table will
-//!   make of it; `shared::table` renders the same value as a DynamoDB expression;
-//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`CancelReservation`], [`Release`]): a placement's life as state machines. Each is told
-//!   the answer to the last call and says what to ask next, so being killed between two calls is just not being
-//!   told any more.
+//! * **images** ([`Ledger`], [`Seat`], [`Frontier`], [`PoolStatus`]): an item of the table as it was read;
+//! * **writes** ([`LedgerWrite`], [`SeatWrite`], …): one conditional write as data. `apply` returns what the table
+//!   makes of the write; `shared::table` renders the same value as a DynamoDB expression;
+//! * **protocols** ([`Join`], [`Party`], [`Connect`], [`Disconnect`], [`CancelReservation`], [`Release`]): the life of
+//!   a placement as state machines. Each takes the reply to its last call and returns the next call. A function that is
+//!   killed between two calls is a protocol that receives no further reply.
 pub mod bug;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]

@@ -2,137 +2,140 @@
 
 use super::{Span, Time};
 
-/// Launches that may fail in a row before launching pauses.
+/// Failures in a row at which launching pauses.
 pub const PAUSE_AFTER_FAILURES: u32 = 3;
 
-/// The longest pause.
+/// The longest pause after failed launches.
 const LONGEST_PAUSE: Span = Span::seconds(600);
 
-/// Until when an operator's pause holds that names no end.
+/// End of an operator's pause that lasts until an operator resumes launching.
 pub const UNTIL_RESUMED: Time = Time(i64::MAX);
 
-/// An operator may end a pause at any moment, so nobody is told to wait for longer than this.
-const LOOK_AGAIN: Span = Span::seconds(30);
+/// The longest wait that a caller gets for an operator's pause, because an operator may end the pause at any moment.
+const LONGEST_RETRY: Span = Span::seconds(30);
 
 /// The image of a pool's status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct PoolStatus {
-    /// Servers that live: started and not stopped yet.
+    /// Live servers: started and not yet counted out.
     pub live: u32,
-    /// Servers that have ever been counted in or out, so that whoever sees the same number twice has missed none.
+    /// Number of times that a server was counted in or out. If two reads return the same number, no server was counted
+    /// in between.
     pub changes: u32,
     /// Launches that have failed since a server last registered.
     pub failures: u32,
-    /// No server is started before this, because launches have failed.
+    /// No server is started before this time, because launches have failed.
     pub backoff_until: Option<Time>,
-    /// No server is started before this, because an operator says so.
+    /// No server is started before this time, because an operator has paused launching.
     pub paused_until: Option<Time>,
-    /// When an operator last paused or resumed. Newer wins, late loses.
+    /// When an operator last paused or resumed launching. A command with an older or equal time is refused.
     pub requested_at: Option<Time>,
 }
 
 /// Why no server may be started now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoLaunch {
-    /// As many servers live as the pool allows.
+    /// The pool has as many live servers as it allows.
     AtMaximum,
-    /// Launches have failed repeatedly, or an operator has paused launching; the time at which to ask again.
+    /// Launches have failed repeatedly, or an operator has paused launching; the value is the time at which to retry.
     Paused(Time),
 }
 
 impl PoolStatus {
-    /// Why a server may not be started now, if so.
+    /// Why no server may be started now; `None` if one may.
     pub fn no_launch(&self, max_servers: u32, now: Time) -> Option<NoLaunch> {
-        let held = self.operator_pause(now).map(|until| until.min(now + LOOK_AGAIN));
-        match self.backoff_until.filter(|until| *until > now).max(held) {
+        let paused = self.operator_pause(now).map(|until| until.min(now + LONGEST_RETRY));
+        match self.backoff_until.filter(|until| *until > now).max(paused) {
             Some(until) => Some(NoLaunch::Paused(until)),
             None => (self.live >= max_servers).then_some(NoLaunch::AtMaximum),
         }
     }
 
-    /// Until when an operator's pause holds, if one does; [`UNTIL_RESUMED`] if it has no end.
+    /// The end of an operator's pause; [`UNTIL_RESUMED`] if the pause has no end, `None` if launching is not paused.
     pub fn operator_pause(&self, now: Time) -> Option<Time> {
         self.paused_until.filter(|until| *until > now)
     }
 
-    /// Timestamp for the next operator command: now, or just after the last one.
+    /// Timestamp for the next operator command: now, or 1 ms after the last command's, whichever is later.
     pub fn operator_timestamp(&self, now: Time) -> Time {
         now.operator_timestamp(self.requested_at)
     }
 
-    /// The fleet after a server has come or gone.
+    /// The status after a server was counted in or out, with the new number of live servers.
     fn counting(&self, live: u32) -> Self {
         Self { live, changes: self.changes.saturating_add(1), ..self.clone() }
     }
 
-    /// Whether an operator command of that time or a later one was applied already.
+    /// Whether an operator command of this time or a later one has been applied.
     fn supersedes(&self, at: Time) -> bool {
         self.requested_at.is_some_and(|last| last >= at)
     }
 }
 
-/// How long launching pauses after the `failures`-th failure in a row: not at all at first, then 30 seconds,
-/// doubling, up to ten minutes.
+/// How long launching pauses after the `failures`-th failure in a row: not at all before [`PAUSE_AFTER_FAILURES`], then
+/// 30 seconds, doubled with each further failure, up to ten minutes.
 pub fn pause_after(failures: u32) -> Option<Span> {
     let doublings = failures.checked_sub(PAUSE_AFTER_FAILURES)?;
     Some(Span::seconds(30).times(1 << doublings.min(10)).min(LONGEST_PAUSE))
 }
 
-/// One conditional write on a fleet.
+/// One conditional write on a pool's status.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PoolStatusWrite {
-    /// Counts a new server, in the transaction that advances a frontier.
+    /// Counts a new server in, in the transaction that advances a frontier.
     Started {
-        /// Servers that the pool allows.
+        /// Live servers that the pool allows.
         max_servers: u32,
         /// The time of the request.
         now: Time,
     },
-    /// Counts a server that no frontier asked for, if no server has come or gone since the fleet was seen.
+    /// Counts in a server that is started ahead of demand, without a frontier. Refused if a server was counted in or
+    /// out since the status was read.
     StartedAhead {
-        /// The changes that were seen.
+        /// [`PoolStatus::changes`] as it was read.
         changes: u32,
-        /// Servers that the pool allows.
+        /// Live servers that the pool allows.
         max_servers: u32,
         /// The time of the request.
         now: Time,
     },
-    /// Puts the count right, if no server has come or gone since before the roster was read. The count alone does not tell:
-    /// one that comes and one that goes leave it as it was.
+    /// Corrects the number of live servers. Refused if a server was counted in or out since before the roster was read;
+    /// that is compared by `changes`, because one server in and one out leave the number of live servers unchanged.
     Recount {
-        /// The changes that were seen before.
+        /// [`PoolStatus::changes`] as it was read before the roster.
         changes: u32,
-        /// The entries of the roster.
+        /// The number of roster entries.
         live: u32,
     },
-    /// Counts a server out, in the transaction that takes it off the roster.
+    /// Counts a server out, in the transaction that removes it from the roster.
     Ended,
-    /// The same for a server that never registered, which counts as a failure.
+    /// Counts out a server that never registered, and counts a failure.
     Failed {
-        /// The failures that were seen.
+        /// [`PoolStatus::failures`] as it was read.
         was: u32,
-        /// Until when launching pauses, if it does.
+        /// End of the pause after this failure, if launching pauses.
         backoff_until: Option<Time>,
     },
-    /// A server has registered: failures are forgotten, and a pause for them is over. An operator's pause is not.
+    /// Resets the failures and ends the pause for them, because a server has registered. An operator's pause stays.
     Recovered,
-    /// An operator pauses launching. Refused if this command or a later one was applied already.
+    /// Pauses launching on an operator's command. Refused if this command or a later one has been applied.
     Pause {
-        /// When the operator requested it.
+        /// When the operator requested the pause.
         at: Time,
-        /// Until when.
+        /// End of the pause.
         until: Time,
     },
-    /// An operator resumes launching: no pause of either kind, and failures are forgotten. Refused like
-    /// [`PoolStatusWrite::Pause`].
+    /// Resumes launching on an operator's command: ends pauses of both kinds and resets the failures. Refused if this
+    /// command or a later one has been applied.
     Resume {
-        /// When the operator requested it.
+        /// When the operator requested the resumption.
         at: Time,
     },
 }
 
 impl PoolStatusWrite {
-    /// Whether this operator command is the last one applied: an earlier call applied it, and its answer was lost.
+    /// Whether this operator command is the last one applied. If the write is refused and this returns true, an earlier
+    /// call applied the command and its answer was lost.
     pub fn stands(&self, status: &PoolStatus) -> bool {
         match self {
             Self::Pause { at, until } => status.requested_at == Some(*at) && status.paused_until == Some(*until),
@@ -141,7 +144,7 @@ impl PoolStatusWrite {
         }
     }
 
-    /// What the table makes of this write: the new fleet, or `None` when the condition refuses it.
+    /// What the table makes of this write: the new status, or `None` when the condition refuses it.
     pub fn apply(&self, status: Option<&PoolStatus>) -> Option<PoolStatus> {
         let old = status.cloned().unwrap_or_default();
         match self {
@@ -185,7 +188,7 @@ mod tests {
     use crate::fixtures::{NOW, TICK};
 
     #[test]
-    fn a_server_is_started_within_the_maximum_and_while_nothing_is_paused() {
+    fn a_server_is_started_only_below_the_maximum_and_while_launching_is_not_paused() {
         let status = |live| PoolStatus { live, ..PoolStatus::default() };
         let started = PoolStatusWrite::Started { max_servers: 2, now: NOW };
         let ahead = PoolStatusWrite::StartedAhead { changes: 0, max_servers: 2, now: NOW };
@@ -195,7 +198,7 @@ mod tests {
             assert_eq!(live(&started, status(servers)), expected, "{servers} servers of at most two");
             assert_eq!(live(&ahead, status(servers)), expected, "{servers} servers of at most two, ahead of demand");
         }
-        assert_eq!(live(&ahead, PoolStatus { changes: 2, ..status(1) }), None, "one has come and one has gone");
+        assert_eq!(live(&ahead, PoolStatus { changes: 2, ..status(1) }), None, "one server was counted in and one out");
         assert_eq!(started.apply(None), Some(PoolStatus { changes: 1, ..status(1) }));
         for (case, pause) in [
             ("for failures", PoolStatus { backoff_until: Some(NOW + TICK), ..status(1) }),
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_counted_out_and_its_failure_remembered_once() {
+    fn a_server_is_counted_out_once_and_a_failed_launch_adds_one_failure() {
         let status = PoolStatus { live: 1, failures: 2, backoff_until: Some(NOW), ..PoolStatus::default() };
         let out = PoolStatus { live: 0, changes: 1, ..status };
         assert_eq!(PoolStatusWrite::Ended.apply(Some(&status)), Some(out.clone()));
@@ -219,19 +222,19 @@ mod tests {
         assert_eq!(failed(2, None).apply(Some(&status)), Some(third.clone()));
         let paused = Some(NOW + TICK);
         assert_eq!(failed(2, paused).apply(Some(&status)), Some(PoolStatus { backoff_until: paused, ..third }));
-        for (case, was) in [("fewer failures than were seen", 1), ("more failures than were seen", 3)] {
+        for (case, was) in [("fewer failures were read", 1), ("more failures were read", 3)] {
             assert_eq!(failed(was, None).apply(Some(&status)), None, "{case}");
         }
         assert_eq!(failed(2, None).apply(Some(&out)), None);
     }
 
     #[test]
-    fn a_registration_forgets_failures_and_an_operator_who_resumes_every_pause() {
+    fn a_registration_resets_failures_and_an_operators_resume_ends_every_pause() {
         let live = PoolStatus { live: 1, changes: 1, requested_at: Some(NOW), ..PoolStatus::default() };
         let failed = PoolStatus { failures: 3, backoff_until: Some(NOW), paused_until: Some(UNTIL_RESUMED), ..live };
-        let held = PoolStatus { paused_until: Some(UNTIL_RESUMED), ..live };
-        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held.clone()));
-        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&held)), None, "there is nothing to forget");
+        let paused = PoolStatus { paused_until: Some(UNTIL_RESUMED), ..live };
+        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(paused.clone()));
+        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&paused)), None, "there are no failures to reset");
         let at = NOW + TICK;
         assert_eq!(
             PoolStatusWrite::Resume { at }.apply(Some(&failed)),
@@ -240,56 +243,56 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_was_lost_is_known_by_the_word_that_stands() {
-        let (hold, resume) =
+    fn an_operator_command_stands_only_in_the_status_that_it_was_the_last_to_change() {
+        let (pause, resume) =
             (PoolStatusWrite::Pause { at: NOW, until: NOW + TICK }, PoolStatusWrite::Resume { at: NOW });
-        let held = hold.apply(None).unwrap();
+        let paused = pause.apply(None).unwrap();
         let resumed = resume.apply(None).unwrap();
         let stands = |write: &PoolStatusWrite| {
-            (write.stands(&held), write.stands(&resumed), write.stands(&PoolStatus::default()))
+            (write.stands(&paused), write.stands(&resumed), write.stands(&PoolStatus::default()))
         };
-        assert_eq!((stands(&hold), stands(&resume)), ((true, false, false), (false, true, false)));
+        assert_eq!((stands(&pause), stands(&resume)), ((true, false, false), (false, true, false)));
         for (case, write) in [
             ("an earlier pause", PoolStatusWrite::Pause { at: NOW - TICK, until: NOW + TICK }),
             ("a pause until another time", PoolStatusWrite::Pause { at: NOW, until: NOW }),
             ("an earlier resumption", PoolStatusWrite::Resume { at: NOW - TICK }),
-            ("no word of an operator", PoolStatusWrite::Ended),
+            ("a write that is no operator command", PoolStatusWrite::Ended),
         ] {
             assert_eq!(stands(&write), (false, false, false), "{case}");
         }
-        for (case, write) in [("pause", &hold), ("resume", &resume)] {
-            assert_eq!(write.apply(Some(&held)), None, "{case}: once each");
+        for (case, write) in [("pause", &pause), ("resume", &resume)] {
+            assert_eq!(write.apply(Some(&paused)), None, "{case}: a command of the same time was applied");
         }
     }
 
     #[test]
-    fn launching_pauses_only_after_repeated_failures_and_never_for_long() {
+    fn launching_pauses_only_after_repeated_failures_and_for_ten_minutes_at_most() {
         for (case, failures, pause) in [
             ("none", 0, None),
-            ("one too few", PAUSE_AFTER_FAILURES - 1, None),
-            ("just enough", PAUSE_AFTER_FAILURES, Some(Span::seconds(30))),
-            ("one more", PAUSE_AFTER_FAILURES + 1, Some(Span::seconds(60))),
-            ("as many as can be", u32::MAX, Some(LONGEST_PAUSE)),
+            ("one below the threshold", PAUSE_AFTER_FAILURES - 1, None),
+            ("the threshold", PAUSE_AFTER_FAILURES, Some(Span::seconds(30))),
+            ("one above the threshold", PAUSE_AFTER_FAILURES + 1, Some(Span::seconds(60))),
+            ("the greatest number", u32::MAX, Some(LONGEST_PAUSE)),
         ] {
             assert_eq!(pause_after(failures), pause, "{case}");
         }
     }
 
     #[test]
-    fn an_operators_pause_is_asked_about_again_soon_and_outlives_one_for_failures() {
-        let (now, soon) = (Time(1_000), Time(1_000) + LOOK_AGAIN);
-        let held = |until| PoolStatus { paused_until: Some(until), ..PoolStatus::default() };
-        assert_eq!(held(UNTIL_RESUMED).no_launch(1, now), Some(NoLaunch::Paused(soon)));
-        assert_eq!(held(Time(1_001)).no_launch(1, now), Some(NoLaunch::Paused(Time(1_001))));
-        assert_eq!(held(now).no_launch(1, now), None);
-        let both = PoolStatus { backoff_until: Some(soon + Span(1)), ..held(UNTIL_RESUMED) };
+    fn an_operators_pause_is_retried_within_30_seconds_and_outlasts_a_pause_for_failures() {
+        let (now, soon) = (Time(1_000), Time(1_000) + LONGEST_RETRY);
+        let paused = |until| PoolStatus { paused_until: Some(until), ..PoolStatus::default() };
+        assert_eq!(paused(UNTIL_RESUMED).no_launch(1, now), Some(NoLaunch::Paused(soon)));
+        assert_eq!(paused(Time(1_001)).no_launch(1, now), Some(NoLaunch::Paused(Time(1_001))));
+        assert_eq!(paused(now).no_launch(1, now), None);
+        let both = PoolStatus { backoff_until: Some(soon + Span(1)), ..paused(UNTIL_RESUMED) };
         assert_eq!(both.no_launch(1, now), Some(NoLaunch::Paused(soon + Span(1))));
         let failed = PoolStatus { failures: 3, ..both };
-        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(held(UNTIL_RESUMED)));
+        assert_eq!(PoolStatusWrite::Recovered.apply(Some(&failed)), Some(paused(UNTIL_RESUMED)));
     }
 
     #[test]
-    fn a_count_is_not_put_right_by_who_has_missed_a_server_that_came_as_another_went() {
+    fn a_recount_is_refused_if_one_server_was_counted_out_and_another_in_since_the_status_was_read() {
         let seen = PoolStatus { live: 1, changes: 7, ..PoolStatus::default() };
         let recount = PoolStatusWrite::Recount { changes: 7, live: 0 };
         assert_eq!(recount.apply(Some(&seen)), Some(PoolStatus { live: 0, ..seen.clone() }));
@@ -299,13 +302,13 @@ mod tests {
     }
 
     #[test]
-    fn of_two_words_the_later_counts_in_whichever_order_they_arrive() {
+    fn of_two_operator_commands_the_later_wins_in_whichever_order_they_arrive() {
         let (pause, resume) =
             (PoolStatusWrite::Pause { at: Time(5), until: UNTIL_RESUMED }, PoolStatusWrite::Resume { at: Time(6) });
         let paused = pause.apply(None).unwrap();
         assert!(paused.operator_pause(Time(9)).is_some());
         let resumed = resume.apply(Some(&paused)).unwrap();
         assert_eq!(pause.apply(Some(&resumed)), None, "a late repeat");
-        assert_eq!(resumed.operator_timestamp(Time(2)), Time(7), "a clock that is behind is heard all the same");
+        assert_eq!(resumed.operator_timestamp(Time(2)), Time(7), "a later timestamp although the clock is behind");
     }
 }

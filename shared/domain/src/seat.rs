@@ -1,35 +1,35 @@
-//! The seat: the one item of a player, which names the server on which the player is placed.
-//!
-//! The seat is the truth of which server a player may be inside. Only compare-and-swap changes it, and only on the
-//! exact placement that was seen; a connected seat is moved by its server's disconnect alone, or once that server is stopped.
+//! The seat: the one item of a player, which names the server on which the player is placed. The seat decides on which
+//! server a player may be connected. Every change is a compare-and-swap on the exact placement that was read. A
+//! connected seat changes only when its server disconnects the player, or once that server is stopped.
 
 use super::{
     Claim, Placement, PoolName, ServerId,
     bug::{self, Bug},
 };
 
-/// Where a player is placed.
+/// The server and the placement that a seat assigns to its player.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Assignment {
     /// The server.
     pub server: ServerId,
-    /// Its pool.
+    /// The pool of the server.
     pub pool: PoolName,
     /// The placement, and whether the server has registered the player.
     pub claim: Claim,
 }
 
-/// The image of a seat. A vacant seat names no server and still remembers the last placement, so placements never go back.
+/// The image of a seat. A vacant seat names no server and keeps the last placement, so the next placement is always
+/// newer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seat {
-    /// Nowhere; the last placement that the player had.
+    /// The player is on no server; the value is the player's last placement.
     Vacant(Placement),
-    /// Placed.
+    /// The player is placed on a server.
     Assigned(Assignment),
 }
 
 impl Seat {
-    /// The last placement that the player had.
+    /// The player's last placement, which still counts if the seat is assigned.
     pub const fn placement(&self) -> Placement {
         match self {
             Self::Vacant(placement) => *placement,
@@ -38,16 +38,16 @@ impl Seat {
     }
 }
 
-/// What a seat must be for a new placement to be written on it.
+/// The seat that a write of a new placement expects; the write is refused if the seat is a different one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ExpectedSeat {
-    /// Absent, or void with an older placement.
+    /// Absent, or vacant with an older placement.
     Vacant,
     /// Exactly this placement.
     Exactly {
         /// The server that the seat must name.
         server: ServerId,
-        /// The placement and sign that it must carry.
+        /// The claim that the seat must carry: the same placement, in the same state.
         claim: Claim,
     },
 }
@@ -55,33 +55,34 @@ pub enum ExpectedSeat {
 /// One conditional write on a seat.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SeatWrite {
-    /// Places the player: reserved, with a new placement.
+    /// Assigns a server to the player: a reservation under a new placement.
     Assign {
-        /// What the seat must be.
+        /// The seat that the write expects.
         from: ExpectedSeat,
-        /// The server to name.
+        /// The server to assign.
         server: ServerId,
-        /// Its pool.
+        /// The pool of the server.
         pool: PoolName,
-        /// The new placement, later than any before.
+        /// The new placement, greater than the player's previous one.
         placement: Placement,
     },
-    /// reserved → connected, if the seat names this server with this placement. Done already is done.
+    /// Changes the seat from reserved to connected, if it names this server with this placement. A repeated write
+    /// succeeds.
     Connect {
         /// The server.
         server: ServerId,
         /// The exact placement.
         placement: Placement,
     },
-    /// The placement is over. `Reserved` voids a reservation only; `Connected` is the server's disconnect and voids the
-    /// placement of that placement in either state.
+    /// Ends the placement: the seat becomes vacant. `Reserved` ends a reservation only. `Connected`, which a server's
+    /// disconnect writes, ends the placement whether it is connected or reserved.
     Vacate {
         /// The server.
         server: ServerId,
-        /// The exact placement.
+        /// The exact placement to end.
         claim: Claim,
     },
-    /// connected → reserved under a new placement: the slot is kept for a reconnect.
+    /// Changes the seat from connected to reserved under a new placement: the slot is kept for a reconnect.
     KeepForReconnect {
         /// The server.
         server: ServerId,
@@ -136,39 +137,39 @@ mod tests {
     use super::*;
     use crate::fixtures::{connected, placement, pool, reserved, seat, server, which};
 
-    /// The labels of the seats on which a write takes.
+    /// The labels of the seats that accept `write`.
     fn taken<const N: usize>(write: &SeatWrite, seats: [(&'static str, Option<Seat>); N]) -> Vec<&'static str> {
         which(seats, |seat| write.apply(seat.as_ref()).is_some())
     }
 
     #[test]
-    fn a_player_is_seated_where_there_is_no_seat_or_exactly_the_one_that_was_seen() {
+    fn a_seat_is_assigned_only_if_it_is_absent_or_vacant_or_exactly_as_it_was_read() {
         let place = |from| SeatWrite::Assign { from, server: server("t"), pool: pool("p"), placement: placement(7) };
         let free = place(ExpectedSeat::Vacant);
-        let void = |of| Some(Seat::Vacant(placement(of)));
+        let vacant = |of| Some(Seat::Vacant(placement(of)));
         let seats = [
             ("no seat", None),
-            ("void, older", void(6)),
-            ("void, the same placement", void(7)),
-            ("void, newer", void(8)),
-            ("placed", Some(seat("s", reserved(1)))),
+            ("vacant, older", vacant(6)),
+            ("vacant, the same placement", vacant(7)),
+            ("vacant, newer", vacant(8)),
+            ("assigned", Some(seat("s", reserved(1)))),
         ];
-        assert_eq!(taken(&free, seats), ["no seat", "void, older"]);
+        assert_eq!(taken(&free, seats), ["no seat", "vacant, older"]);
         let moved = place(ExpectedSeat::Exactly { server: server("s"), claim: reserved(1) });
         let seats = [
-            ("as it was seen", Some(seat("s", reserved(1)))),
+            ("as it was read", Some(seat("s", reserved(1)))),
             ("connected by now", Some(seat("s", connected(1)))),
             ("another placement", Some(seat("s", reserved(2)))),
             ("another server", Some(seat("t", reserved(1)))),
             ("no seat", None),
-            ("void", void(1)),
+            ("vacant", vacant(1)),
         ];
-        assert_eq!(taken(&moved, seats), ["as it was seen"]);
+        assert_eq!(taken(&moved, seats), ["as it was read"]);
         assert_eq!(moved.apply(Some(&seat("s", reserved(1)))), Some(seat("t", reserved(7))));
     }
 
     #[test]
-    fn every_other_change_is_for_that_server_and_that_placement_only() {
+    fn a_seat_connects_ends_or_is_kept_only_for_the_exact_server_and_placement() {
         let seats = || {
             [
                 ("reserved", Some(seat("s", reserved(7)))),
@@ -176,24 +177,24 @@ mod tests {
                 ("another placement", Some(seat("s", reserved(8)))),
                 ("another server", Some(seat("t", reserved(7)))),
                 ("no seat", None),
-                ("void", Some(Seat::Vacant(placement(7)))),
+                ("vacant", Some(Seat::Vacant(placement(7)))),
             ]
         };
         let connect = SeatWrite::Connect { server: server("s"), placement: placement(7) };
         assert_eq!(taken(&connect, seats()), ["reserved", "connected"]);
         assert_eq!(connect.apply(Some(&seat("s", reserved(7)))), Some(seat("s", connected(7))));
-        let void = |claim| SeatWrite::Vacate { server: server("s"), claim };
-        assert_eq!(taken(&void(connected(7)), seats()), ["reserved", "connected"], "the server's disconnect");
-        assert_eq!(taken(&void(reserved(7)), seats()), ["reserved"], "a reservation that is given up");
-        assert_eq!(void(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Vacant(placement(7))));
+        let vacate = |claim| SeatWrite::Vacate { server: server("s"), claim };
+        assert_eq!(taken(&vacate(connected(7)), seats()), ["reserved", "connected"], "the server disconnects");
+        assert_eq!(taken(&vacate(reserved(7)), seats()), ["reserved"], "the player cancels the reservation");
+        assert_eq!(vacate(reserved(7)).apply(Some(&seat("s", reserved(7)))), Some(Seat::Vacant(placement(7))));
         let keep = SeatWrite::KeepForReconnect { server: server("s"), from: placement(7), to: placement(9) };
         assert_eq!(taken(&keep, seats()), ["connected"]);
         assert_eq!(keep.apply(Some(&seat("s", connected(7)))), Some(seat("s", reserved(9))));
     }
 
     #[test]
-    fn a_seat_remembers_its_last_placement() {
-        for (case, seat) in [("connected", seat("s", connected(7))), ("void", Seat::Vacant(placement(7)))] {
+    fn an_assigned_and_a_vacant_seat_both_return_their_last_placement() {
+        for (case, seat) in [("connected", seat("s", connected(7))), ("vacant", Seat::Vacant(placement(7)))] {
             assert_eq!(seat.placement(), placement(7), "{case}");
         }
     }

@@ -1,7 +1,7 @@
-//! Performs the effects of a protocol, until the protocol has ended.
+//! Performs the effects of a protocol until the protocol ends.
 //!
-//! Every effect names the player, server or pool that it is about. A [`Run`] adds only what hints need: the settings of the
-//! pool that the request searches, and where the request is on its way.
+//! Every effect names its player, server or pool. A [`Run`] adds only what the hints need: the settings of the pool in
+//! which the request searches for a slot, and the server or frontier that the request has chosen.
 
 use std::{any::type_name, sync::Arc};
 
@@ -14,21 +14,22 @@ use crate::{
     pool::Pool,
 };
 
-/// What one request carries from effect to effect.
+/// The state that one request keeps between its effects.
 pub(super) struct Run {
-    /// The settings of the pool that is searched for a slot, as they were when the request began; `None` where no slot is
-    /// searched for.
+    /// Settings of the pool in which the request searches for a slot, as of the start of the request; `None` if the
+    /// request searches for no slot.
     pool: Option<Arc<Pool>>,
-    /// The listed server that the request has chosen and is on its way to.
+    /// The listed server that the request has chosen and on which it has not claimed a slot yet.
     pub(super) chosen: Option<InFlight>,
-    /// The permit for a frontier.
+    /// The permit to use a frontier.
     pub(super) permit: Option<Permit>,
-    /// When the request began.
+    /// Start of the request.
     pub(super) started: Time,
 }
 
 impl Owmm {
-    /// Runs a protocol to its end. `pool` is the pool that it searches for a slot, if it does.
+    /// Runs a protocol to its end. `pool` is the pool in which the protocol searches for a slot, if it searches for
+    /// one.
     pub(super) async fn run<P: Protocol>(
         &self,
         mut protocol: P,
@@ -48,7 +49,8 @@ impl Owmm {
         }
     }
 
-    /// The settings of the pool that an effect names: those with which the request began, if it is that pool.
+    /// Returns the settings of the pool that an effect names: for the request's own pool, those as of the start of the
+    /// request.
     async fn settings(&self, run: &Run, name: &PoolName) -> Result<Arc<Pool>, Failure> {
         match &run.pool {
             Some(pool) if pool.name == *name => Ok(Arc::clone(pool)),
@@ -81,7 +83,7 @@ impl Owmm {
                 Reply::SeatsRead(join_all(seats).await.into_iter().collect::<Result<_, _>>()?)
             }
             Effect::ReadLedger(server) => {
-                // A request that reads a ledger is not on its way to another server.
+                // A request that reads one server's ledger is about to claim no slot on another server.
                 run.chosen = None;
                 run.permit = None;
                 Reply::LedgerRead(self.table.ledger(&server).await?)

@@ -9,11 +9,12 @@ use crate::{
     pool::Pool,
 };
 
-/// Turns that one question to a frontier takes at the most before the request starts over.
+/// Most rounds of conditional writes on a frontier. After them `take_slots` returns busy, and `give_back` leaves the
+/// count of remaining slots as it is.
 const FRONTIER_TURNS: u32 = 4;
 
 impl Owmm {
-    /// Where there may be room.
+    /// Finds a server that may have room: a ready one of the index, or else the one that a frontier fills.
     pub(super) async fn find(
         &self,
         run: &mut Run,
@@ -35,7 +36,8 @@ impl Owmm {
             let chosen = loop {
                 listing.refresh(&self.table, pool, not_before, self.clock.now()).await?;
                 let chosen = listing.pick(pool, slots, tried, &in_flight, &self.rng);
-                // Nobody is sent to an old build on an old answer of the index: a newer one may be up by now.
+                // Before an old build is chosen from a cached answer, the index is queried again: a server of a newer
+                // build may be ready by now.
                 match &chosen {
                     Some(chosen) if chosen.build < pool.build && not_before.is_none() => {
                         not_before = Some(run.started);
@@ -65,12 +67,14 @@ impl Owmm {
         Ok(hint)
     }
 
+    /// Waits for a permit for one of the pool's frontiers, chosen at random.
     async fn enter(&self, pool: &Pool, slots: u32) -> Permit {
         let k = u32::try_from(self.rng.below(pool.limits.concurrent_launches as usize)).unwrap_or(0);
         self.hints.limiter(&pool.name, k).enter(k, slots).await
     }
 
-    /// Takes slots from a frontier; if it is seen used up and `may_start`, starts a server and takes the first ones.
+    /// Takes slots from a frontier. If the frontier is used up and `may_start` is true, starts a server and takes its
+    /// first slots.
     pub(super) async fn take_slots(
         &self,
         run: &mut Run,
@@ -91,7 +95,8 @@ impl Owmm {
                     TakenSlots::On(frontier.server)
                 }
                 Err(_) => {
-                    // Whoever is about to start a server keeps its leave; the others wait for that server's name.
+                    // The caller that is about to start a server keeps its permit; the others wait for the new server's
+                    // id.
                     run.permit = Some(permit);
                     TakenSlots::UsedUp
                 }
@@ -99,7 +104,8 @@ impl Owmm {
         }
         for turn in 1..=FRONTIER_TURNS {
             let advancing = limiter.advance().await;
-            // Somebody in this process may have been faster, and its server may have slots left.
+            // Another call of this process may have advanced the frontier in the meantime, and its server may have
+            // slots left.
             if let Some(another) = limiter.reserve(k, slots) {
                 permit = another;
             }
@@ -131,7 +137,7 @@ impl Owmm {
                 }
                 Err(Some(NoLaunch::Paused(until))) => return Ok(TakenSlots::No(NoSlot::LaunchPaused(until))),
                 Err(Some(NoLaunch::AtMaximum)) => {
-                    // Nobody may wait for this gate while this call asks at the others.
+                    // Other calls must not wait for this limiter while this call tries the other frontiers.
                     drop(advancing);
                     drop(permit);
                     return self.other_frontiers(pool, k, slots).await;
@@ -141,6 +147,8 @@ impl Owmm {
         Ok(TakenSlots::No(NoSlot::Busy))
     }
 
+    /// Takes slots from the permit's frontier with one conditional write. `Err` has the frontier that refused, if it
+    /// exists.
     async fn take(
         &self,
         pool: &Pool,
@@ -161,7 +169,7 @@ impl Owmm {
         })
     }
 
-    /// No server may be started for this frontier; another one may still have slots.
+    /// Takes slots from any frontier of the pool except `but`, because no server may be started now.
     async fn other_frontiers(&self, pool: &Pool, but: u32, slots: u32) -> Result<TakenSlots, Failure> {
         for k in (0..pool.shards).filter(|k| *k != but) {
             let mut permit = self.hints.limiter(&pool.name, k).at_once(k, slots);
@@ -176,8 +184,11 @@ impl Owmm {
         Ok(TakenSlots::No(NoSlot::PoolFull))
     }
 
-    /// Before a new server is started: a frontier that is used up goes back to a server that it has left, if that is still
-    /// starting and slots were freed there. `None` if there is none, or somebody else has moved the frontier.
+    /// Moves a used-up frontier back to a server that it filled before, if that server is still starting and has freed
+    /// slots.
+    ///
+    /// Runs before a new server is started. `None` if there is no such server, or another caller has moved the
+    /// frontier.
     async fn go_back(
         &self,
         pool: &Pool,
@@ -192,7 +203,7 @@ impl Owmm {
             let write = match room.checked_sub(slots) {
                 Some(remaining) => FrontierWrite::Return { from: seen.clone(), to: server.clone(), remaining },
                 None if room == 0 => FrontierWrite::RemoveFreed { server: server.clone() },
-                // Too little for a party.
+                // Some room, but not enough for this party.
                 None => continue,
             };
             let answer = self.table.write_frontier(&pool.name, k, &write).await?;
@@ -203,8 +214,10 @@ impl Owmm {
         Ok(None)
     }
 
-    /// A slot was freed on a server that is starting. If its frontier still hands out that server's slots, it has one more;
-    /// if it has moved on, it will come back before another server is started.
+    /// Returns a freed slot of a starting server to the server's frontier.
+    ///
+    /// If the frontier still fills that server, it gets one more slot. If it has moved on, it remembers the server and
+    /// returns to it before another server is started.
     pub(super) async fn give_back(&self, ledger: &Ledger) -> Result<(), Failure> {
         for turn in 1..=FRONTIER_TURNS {
             let Some(seen) = self.table.frontier(&ledger.pool, ledger.shard).await? else { return Ok(()) };
@@ -223,13 +236,14 @@ impl Owmm {
             }
             tokio::time::sleep(self.rng.jitter(RACE_JITTER.times(i64::from(turn)))).await;
         }
-        // Many are taking and giving back. It need not be counted: the frontier looks before another server is started.
+        // Each round lost a race against other writes. The slot need not be counted exactly: before another server is
+        // started, the ledger of each remembered server is read.
         let write = FrontierWrite::AddFreed { server: ledger.id.clone() };
         self.table.write_frontier(&ledger.pool, ledger.shard, &write).await?;
         Ok(())
     }
 
-    /// A server had no room: no hint may name it any more.
+    /// Removes a server without room from the hints, and from the frontiers that still fill it.
     pub(super) async fn used_up(&self, run: &mut Run, pool: &Pool, server: &ServerId) -> Result<(), Failure> {
         run.chosen = None;
         run.permit = None;

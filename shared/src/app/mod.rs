@@ -2,14 +2,14 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`players`] | what players, and servers and operators about a player, call |
-//! | [`servers`] | what servers and operators call about a server |
-//! | [`pools`] | what operators call about a pool |
-//! | `reconcile` | the run of each minute that repairs what calls have left behind |
+//! | [`players`] | operations about a player, called by players, servers and operators |
+//! | [`servers`] | operations about a server, called by servers and operators |
+//! | [`pools`] | operations about a pool, called by operators |
+//! | `reconcile` | the run, once a minute, that repairs what failed calls have left behind |
 //! | `driver` | performs the effects of a protocol |
 //! | `frontier` | takes slots from frontiers and starts servers |
 //!
-//! Must not know HTTP, nor how an item is laid out.
+//! Must not know HTTP, nor the layout of the table's items.
 
 mod driver;
 mod frontier;
@@ -38,17 +38,17 @@ use crate::{
 
 /// Retries of an operator command after it has lost a race against another one.
 const OPERATOR_RETRIES: u32 = 5;
-/// The longest random wait of a caller that lost a race against a caller of another process.
+/// Longest random wait after a race that was lost against another process.
 const RACE_JITTER: Span = Span(100);
 
 /// Why an operation has no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The table gave no answer.
+    /// The call to the table failed.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// Nobody has configured this pool.
-    #[error("there is no pool {0}")]
+    /// No operator has configured this pool.
+    #[error("there is no pool `{0}`: configure it first")]
     UnknownPool(PoolName),
     /// A protocol was given a reply that does not match its effect: a programming error.
     #[error("{0} was given a reply that does not match its effect")]
@@ -59,7 +59,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What it is in the metrics.
+    /// The outcome under which the metrics count this failure.
     pub(crate) const fn outcome(&self) -> Outcome {
         match self {
             Self::Table(TableError::Busy(_)) => Outcome::Busy,
@@ -69,7 +69,7 @@ impl Failure {
     }
 }
 
-/// OWMM: what all functions share in one process.
+/// The operations of OWMM, with the clients and hints that all calls of one process share.
 #[derive(Clone, Debug)]
 pub struct Owmm {
     table: Table,
@@ -81,12 +81,12 @@ pub struct Owmm {
 }
 
 impl Owmm {
-    /// OWMM over a table and a launcher.
+    /// Creates OWMM on a table and a launcher, with empty hints.
     pub fn new(table: Table, launcher: Launcher, clock: Clock, rng: Rng, default_pool: PoolName) -> Self {
         Self { table, launcher, clock, rng, hints: Arc::default(), default_pool }
     }
 
-    /// The same functions in another process: shares nothing that this one remembers.
+    /// Returns a copy that acts like another process: it shares the table and the launcher, but no hints.
     pub fn another_copy(&self) -> Self {
         Self { hints: Arc::default(), ..self.clone() }
     }
@@ -96,12 +96,12 @@ impl Owmm {
         &self.table
     }
 
-    /// What starts servers.
+    /// The launcher, which starts and stops servers.
     pub(crate) const fn launcher(&self) -> &Launcher {
         &self.launcher
     }
 
-    /// Chance.
+    /// The random number generator.
     pub(crate) const fn rng(&self) -> &Rng {
         &self.rng
     }

@@ -12,30 +12,30 @@ use crate::{
     ticket,
 };
 
-/// Times that a join is begun anew because the launch it met was over.
-const LAUNCHES_OUTLIVED: u32 = 2;
+/// Retries of a join or a party's join that was placed on a starting server whose launch needed a step first.
+const LAUNCH_RETRIES: u32 = 2;
 
-/// What a player gets.
+/// A slot that a player holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// A slot on a server that is up.
+    /// A slot on a ready server.
     Ready {
         /// The server.
         server: ServerId,
-        /// Where it listens.
+        /// Host name or IP address at which the server listens.
         address: String,
-        /// Where it listens.
+        /// Port on which the server listens.
         port: u16,
-        /// What to show there.
+        /// The ticket that the player presents to the server.
         ticket: String,
-        /// Until when the slot is held, or, for a player who is connected, the ticket is good.
+        /// End of the reservation; for a connected player, end of the ticket's validity.
         expires: Time,
     },
     /// A slot on a server that is being started.
     Starting {
         /// The server.
         server: ServerId,
-        /// Until when the slot is held at least.
+        /// Earliest end of the reservation.
         expires: Time,
     },
 }
@@ -43,45 +43,46 @@ pub enum Slot {
 /// How a join ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinOutcome {
-    /// With a slot.
+    /// The player holds a slot.
     Slot(Slot),
-    /// Connected in another pool.
+    /// Refused: the player is connected to a server of this other pool.
     Elsewhere(PoolName),
-    /// Without a slot.
+    /// There is no slot, for this reason.
     No(NoSlot),
 }
 
 /// How a party's join ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartyOutcome {
-    /// With a slot for each, all on the same server, in the order of the call.
+    /// Every player holds a slot, all on the same server, in the order of the call.
     Slots(Vec<(PlayerId, Slot)>),
-    /// These hold a slot elsewhere, or where there is no room for the others.
+    /// Refused: these players hold slots in another pool, or on a server without room for the rest of the party.
     Elsewhere(Vec<PlayerId>),
-    /// No server of the pool has more slots than this.
+    /// Refused: the party is larger than a server of the pool, which has this many slots.
     TooLarge(u32),
-    /// Without a slot for any.
+    /// There are no slots for the party, for this reason.
     No(NoSlot),
 }
 
-/// What is known of a player.
+/// A player's seat, with the ledger of its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlayerView {
-    /// Where the player is placed.
+    /// The player's seat.
     pub seat: Seat,
-    /// The ledger of the server that the seat names, if it is still there.
+    /// The ledger of the server that the seat names, if that ledger still exists.
     pub ledger: Option<Ledger>,
 }
 
 impl Owmm {
-    /// Places a player. The same call is the poll while a server starts, and the reconnect after a drop.
+    /// Places a player on a server. The same call polls while a server starts, and reconnects a player who was
+    /// disconnected.
     ///
     /// # Errors
-    /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
+    /// See [`Failure`]. No progress is lost: a repeated call continues where this one failed.
     pub async fn join(&self, player: &PlayerId, asked: Option<PoolName>) -> Result<JoinOutcome, Failure> {
         let name = asked.as_ref().unwrap_or(&self.default_pool);
         let pool = self.pool(name).await?;
-        for _ in 0..=LAUNCHES_OUTLIVED {
+        for _ in 0..=LAUNCH_RETRIES {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let join = Join::new(player.clone(), asked.clone(), pool.name.clone(), pool.limits.capacity, heartbeat);
             let begun = self.clock.now();
@@ -92,7 +93,7 @@ impl Owmm {
                     if placed.ledger.due(self.clock.now()).is_none() {
                         return Ok(JoinOutcome::Slot(self.slot(player, &placed.ledger, placed.claim, begun)?));
                     }
-                    // Whatever comes of it, the promise is made from the ledger as it is then.
+                    // Whatever this step changes, the next round reads the ledger again before a slot is returned.
                     self.launcher.advance_launch(&placed.ledger).await?;
                 }
             }
@@ -100,13 +101,14 @@ impl Owmm {
         Ok(JoinOutcome::No(NoSlot::Busy))
     }
 
-    /// Places a party of distinct players on one server of a pool, all or none. The same call is the poll.
+    /// Places a party of distinct players on one server of a pool, all or none. The same call polls while a server
+    /// starts.
     ///
     /// # Errors
-    /// See [`Failure`]. Nothing is lost: the same call goes on from where this one ended.
+    /// See [`Failure`]. No progress is lost: a repeated call continues where this one failed.
     pub async fn party(&self, players: &[PlayerId], name: &PoolName) -> Result<PartyOutcome, Failure> {
         let pool = self.pool(name).await?;
-        for _ in 0..=LAUNCHES_OUTLIVED {
+        for _ in 0..=LAUNCH_RETRIES {
             let heartbeat = PoolLimits::heartbeat(pool.limits.lease);
             let party = Party::new(players.to_vec(), pool.name.clone(), pool.limits.capacity, heartbeat);
             let begun = self.clock.now();
@@ -130,12 +132,13 @@ impl Owmm {
         Ok(PartyOutcome::No(NoSlot::Busy))
     }
 
-    /// The slot that a claim on `ledger`, as it was seen some time after `begun`, stands for.
+    /// Builds the slot for a claim on `ledger`, which was read some time after `begun`.
     fn slot(&self, player: &PlayerId, ledger: &Ledger, claim: Claim, begun: Time) -> Result<Slot, Failure> {
         let server = ledger.id.clone();
         let Some(endpoint) = &ledger.endpoint else {
-            // If the server has registered since it was seen, the reservation runs from then on, which a function that was
-            // frozen on the way does not know; if the server never does, it runs to the deadline.
+            // The reservation runs from the server's registration, or to the launch's deadline if the server never
+            // registers. The server may have registered since the ledger was read, by a function that was frozen in
+            // between. So the earliest possible end counts.
             let reservation = begun + ledger.reservation;
             let expires = ledger.launch.as_ref().map_or(reservation, |launch| launch.deadline.min(reservation));
             return Ok(Slot::Starting { server, expires });
@@ -145,7 +148,7 @@ impl Owmm {
         Ok(Slot::Ready { server, address: endpoint.address.clone(), port: endpoint.port, ticket, expires })
     }
 
-    /// A player cancels a reservation. Without one, or once connected, nothing happens.
+    /// Cancels a player's reservation. Changes nothing if the player has none or is connected.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -153,11 +156,11 @@ impl Owmm {
         self.run(CancelReservation::new(player.clone()), None).await
     }
 
-    /// A server registers a player, with the ticket that the player has shown if it passes that on.
+    /// Connects a player at a server's request. `ticket` is the player's ticket, if the server passes it on.
     ///
     /// # Errors
-    /// See [`Failure`]. The outcome is unknown then: the server repeats the call before it makes another one about this
-    /// player.
+    /// See [`Failure`]. The outcome is then unknown: the server must repeat the call before it makes another one about
+    /// this player.
     pub async fn register_player(
         &self,
         by: TokenHash,
@@ -169,10 +172,10 @@ impl Owmm {
         self.run(connect, None).await
     }
 
-    /// A server disconnects a player: to exactly `placement`, or to whichever the ledger holds.
+    /// Disconnects a player at a server's request: exactly `placement`, or whichever placement the ledger holds.
     ///
     /// # Errors
-    /// See [`Failure`]; as for [`Owmm::register_player`].
+    /// See [`Failure`]. The outcome is then unknown, as for [`Owmm::register_player`].
     pub async fn deregister_player(
         &self,
         by: TokenHash,
@@ -185,7 +188,7 @@ impl Owmm {
         self.run(disconnect, None).await
     }
 
-    /// What is known of a player; `None` if nobody has placed them for long.
+    /// Reads a player's seat and the ledger of its server; `None` if the player has no seat.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -198,13 +201,13 @@ impl Owmm {
         Ok(Some(PlayerView { seat, ledger }))
     }
 
-    /// An operator releases a player. One who is inside a server that lives stays there.
+    /// Releases a player at an operator's request. A player who is connected to a live server stays connected.
     ///
     /// # Errors
-    /// See [`Failure`]. The same call goes on from where this one ended.
+    /// See [`Failure`]. A repeated call continues where this one failed.
     pub async fn release_player(&self, player: &PlayerId) -> Result<Released, Failure> {
         let released = self.run(Release::new(player.clone()), None).await?;
-        tracing::info!(%player, ?released, "an operator releases a player");
+        tracing::info!(%player, ?released, "operator released player");
         Ok(released)
     }
 }

@@ -9,32 +9,32 @@ use crate::{
     table::TableError,
 };
 
-/// Servers that one operator call starts at most: each takes a transaction and a call to ECS, and the function that starts
+/// Most servers that one operator call starts. Each takes a transaction and a call to ECS, and the function that starts
 /// them has 30 seconds.
 const LAUNCHES_AT_MOST: usize = 20;
-/// How long one operator call goes on starting servers.
+/// Time after which one operator call starts no further server.
 const LAUNCHING_AT_MOST: Span = Span::seconds(10);
-/// Retries of a configuration after another one was written in between.
+/// Attempts to write a pool's configuration while other callers write it too.
 const CONFIGURE_RETRIES: u32 = 4;
 
-/// What starting servers by hand came to.
+/// The result of an operator's request to start servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaunchOutcome {
-    /// The pool has as many servers as were asked for, or is closer to it.
+    /// Servers were started, or enough were live already.
     Started {
-        /// The servers that this call has started.
+        /// Servers that this call started.
         started: Vec<ServerId>,
-        /// Servers that live now.
+        /// Live servers of the pool now.
         live: u32,
     },
-    /// None was started, and none may be now.
+    /// No server was started, and none may be started now, for this reason.
     No(NoLaunch),
-    /// Others start and stop servers of the pool all the time; ask again.
+    /// No server was started, because other calls kept changing the pool's status; the call may be repeated.
     Busy,
 }
 
 impl Owmm {
-    /// Every pool with its status.
+    /// Reads every pool with its status.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -47,7 +47,7 @@ impl Owmm {
         Ok(pools)
     }
 
-    /// A pool with its status, as the table has them now.
+    /// Reads a pool with its status from the table, not from the hints.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -56,9 +56,10 @@ impl Owmm {
         Ok((pool, self.table.pool_status(name).await?))
     }
 
-    /// Configures a pool. In force wherever its old configuration is remembered no longer: within ten seconds. Another task
-    /// definition is a new build of the pool; what becomes of the servers of older ones is the roll-out's to
-    /// say, at once for new joins, and with the next look at the fleet for the rest.
+    /// Configures a pool. The new configuration is in force in every process within ten seconds.
+    ///
+    /// A changed task definition is a new build of the pool. The pool's rollout decides about servers of older builds:
+    /// for new joins at once, for the servers themselves with the next reconcile run.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -72,11 +73,12 @@ impl Owmm {
                 return Ok(());
             }
         }
-        Err(TableError::Busy("others configure the pool".to_owned()).into())
+        Err(TableError::Busy("other callers kept configuring the pool".to_owned()).into())
     }
 
-    /// Frontiers hand out no more slots of servers of an older build: what room those have, the index tells, after that of
-    /// newer ones.
+    /// Marks every frontier that fills a server of an older build as used up.
+    ///
+    /// Joins still find free slots of such servers in the index, which lists them after the servers of newer builds.
     pub(crate) async fn retire_frontiers(&self, pool: &Pool) -> Result<(), Failure> {
         for k in 0..pool.shards {
             let Some(frontier) = self.table.frontier(&pool.name, k).await?.filter(|it| it.remaining > 0) else {
@@ -91,7 +93,8 @@ impl Owmm {
         Ok(())
     }
 
-    /// An operator pauses launching, for a time or until it is resumed. A server that registers does not end this pause.
+    /// Pauses launching at an operator's request, for a time or until resumed. A registering server does not end this
+    /// pause.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -100,7 +103,7 @@ impl Owmm {
         self.operator_command(name, |at| PoolStatusWrite::Pause { at, until }).await
     }
 
-    /// An operator resumes launching, whatever had paused it.
+    /// Resumes launching at an operator's request, whether an operator or failed launches had paused it.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -108,7 +111,7 @@ impl Owmm {
         self.operator_command(name, |at| PoolStatusWrite::Resume { at }).await
     }
 
-    /// Applies an operator command with a timestamp later than the last one's.
+    /// Applies an operator command, with a timestamp later than that of the last command.
     async fn operator_command(
         &self,
         name: &PoolName,
@@ -127,14 +130,15 @@ impl Owmm {
                 Answer::Refused(status) => at = status.unwrap_or_default().operator_timestamp(self.clock.now()),
             }
         }
-        Err(TableError::Busy("others pause and resume the pool".to_owned()).into())
+        Err(TableError::Busy("other callers kept pausing and resuming the pool".to_owned()).into())
     }
 
-    /// Starts servers until at least so many live: a repeat starts no more, because it says how many there shall be and
-    /// not how many to add. At most twenty a call.
+    /// Starts servers until at least `at_least` are live, at most twenty per call.
+    ///
+    /// The call names a total, not an increment, so a repeated call starts no extra servers.
     ///
     /// # Errors
-    /// See [`Failure`]. Servers may have been started then; the same call goes on from there.
+    /// See [`Failure`]. Some servers may have been started; a repeated call continues from there.
     pub async fn launch(&self, name: &PoolName, at_least: u32) -> Result<LaunchOutcome, Failure> {
         let pool = self.table.pool(name).await?.ok_or_else(|| Failure::UnknownPool(name.clone()))?;
         if at_least > pool.limits.max_servers {

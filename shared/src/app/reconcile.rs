@@ -1,19 +1,19 @@
-//! Looking after the fleet, each minute: whatever a call that died, an event that was lost or a server that fell silent
-//! has left behind is put right.
+//! The reconcile run, once a minute: repairs what failed calls, lost events and silent servers have left behind.
 //!
-//! 1. ECS is asked which tasks of ours run. That comes first: a server is in the table before its task is, so what ECS
-//!    lists and the table does not have is an orphan. What it does not list says nothing about a server that is read later:
-//!    whether that is missing, it is asked again.
-//! 2. Pool by pool, each server on the roster gets what it needs ([`Ledger::next_repair`]), a few pages side by side. Of the roster
-//!    only the ids are kept, and of the servers only what step 3 needs.
-//! 3. Servers believed dead for their lapsed leases are stopped, unless so many have lapsed at once that it is more likely
-//!    the table or the network. Free slots below the pool's headroom: servers are started ahead. Above it: idle servers
-//!    drain, in one condition with their claims. Servers of an old build drain as the pool's roll-out says.
-//! 4. Tasks that no server's current attempt stands for are stopped.
+//! 1. Lists the tasks of this table that ECS runs. This step comes first: a server is in the table before its task
+//!    starts, so a task that ECS lists and that no ledger names is an orphan. The reverse proves nothing, because a
+//!    server may start after the list: before a task counts as missing, ECS is asked about that task again.
+//! 2. For each pool, performs the next repair of each server on the roster ([`Ledger::next_repair`]), several pages in
+//!    parallel. Of the roster only the ids are kept in memory, and of the servers only what step 3 needs.
+//! 3. Stops servers that are suspected dead because their leases have lapsed. If so many leases have lapsed at once
+//!    that the table or the network is the likelier cause, none is stopped. If a pool has fewer free slots than its
+//!    headroom, starts servers ahead of demand. If it has more, drains idle servers; one condition covers the idle time
+//!    and the claims. Drains servers of an old build as the pool's rollout demands.
+//! 4. Stops orphans: tasks that do not belong to the current attempt of any server.
 //!
-//! Every step is a conditional write or a call that may be repeated, so two of these may run at once, and each may die at
-//! any line: the next one goes on. Each begins at a pool and a server chosen at random, so where all of them die early
-//! nobody is always last.
+//! Every step is a conditional write or a repeatable call. So two runs may overlap, and a run may die at any line: the
+//! next one continues. Each run begins at a random pool and a random server, so that runs which all die early still
+//! reach every server in time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -30,36 +30,36 @@ use crate::{
     pool::Pool,
 };
 
-/// Servers that one look at a pool starts ahead at the most; the next look starts more.
+/// Most servers that one run starts ahead of demand per pool; the next run starts more.
 const STARTS_AT_MOST: u32 = 20;
-/// Servers whose ledgers are read at once.
-const A_PAGE: usize = 100;
-/// Pages that are looked after side by side.
+/// Servers of a roster whose ledgers are read together.
+const PAGE_SIZE: usize = 100;
+/// Pages that are repaired in parallel.
 const PAGES_AT_ONCE: usize = 4;
-/// Calls about single servers that are made side by side, for each page.
+/// Calls about single servers that run in parallel, per page.
 const CALLS_AT_ONCE: usize = 8;
 
-/// What one look at the fleet came to.
+/// The result of one reconcile run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reconciled {
     /// Servers on the rosters.
     pub servers: usize,
-    /// Players inside servers.
+    /// Connected players.
     pub players: usize,
-    /// Slots that can be had, now or once their server is ready.
+    /// Free slots, on ready servers and on starting ones.
     pub free_slots: u64,
-    /// Leases that had lapsed.
+    /// Servers whose leases had lapsed.
     pub lapsed: usize,
-    /// Pools in which so many leases had lapsed at once that nobody was believed dead for it. An alarm.
+    /// Pools in which so many leases had lapsed at once that no server was stopped for it. More than 0 is an alarm.
     pub mass_lapses: usize,
-    /// Pools that could not be looked after to the end.
+    /// Pools that could not be reconciled completely.
     pub failed: usize,
     /// Launches that have failed in a row.
     pub launches_failed: u64,
     /// Pools in which launching is paused because launches have failed.
     pub launch_paused: usize,
-    /// What was put right, by reason.
+    /// Number of repairs, by reason.
     pub repaired: BTreeMap<&'static str, u32>,
 }
 
@@ -82,7 +82,7 @@ impl Reconciled {
         }
     }
 
-    /// In numbers.
+    /// Converts the result to metrics.
     pub(crate) fn record(&self) -> Record {
         let repaired = self.repaired.values().sum::<u32>();
         let reasons = self.repaired.iter().map(|(what, often)| ((*what).to_owned(), (*often).into()));
@@ -100,10 +100,10 @@ impl Reconciled {
     }
 }
 
-/// ECS's view of one cluster; `None` if it did not answer.
+/// Tasks that ECS runs in one cluster, by ARN; `None` if ECS did not answer.
 type Tasks = Option<BTreeMap<String, OurTask>>;
 
-/// ECS's view of the clusters where a pool's servers may run.
+/// Tasks that ECS runs in the clusters of one pool.
 struct Running<'a>(Vec<&'a Tasks>);
 
 impl Running<'_> {
@@ -116,7 +116,7 @@ impl Running<'_> {
     }
 }
 
-/// A server that is over.
+/// A server that is to be stopped, and the write that stops it.
 struct Ending {
     server: ServerId,
     task: Option<String>,
@@ -125,19 +125,19 @@ struct Ending {
     write: LedgerWrite,
 }
 
-/// What is left of servers that have been looked after.
+/// What repairing a page, or a whole pool, has found.
 #[derive(Default)]
 struct Seen {
     report: Reconciled,
-    /// Which attempt is the current one of each.
+    /// The current attempt of each server.
     attempts: Vec<(ServerId, u32)>,
-    /// Those that a lapsed lease alone calls dead.
+    /// Servers that are suspected dead only because their leases have lapsed.
     suspected: Vec<Ending>,
-    /// Those that the pool may do without, with their slots.
+    /// Idle servers that the pool may drain, with their slots.
     idle: Vec<(ServerId, u32, LedgerWrite)>,
-    /// Those of an old build that nobody uses.
+    /// Servers of an old build without a claim.
     outdated: Vec<(ServerId, LedgerWrite)>,
-    /// What went wrong first. One server keeps the others from nothing.
+    /// The first failure. A failure at one server does not keep the run from repairing the others.
     failure: Option<Failure>,
 }
 
@@ -151,12 +151,12 @@ impl Seen {
         self.failure = self.failure.take().or(other.failure);
     }
 
-    /// Whether something was put right, which came to this.
+    /// Records the outcome of one repair: its reason, if something was repaired, or its failure.
     fn done(&mut self, done: Result<Option<&'static str>, Failure>) {
         match done {
             Ok(what) => what.into_iter().for_each(|what| self.report.note(what)),
             Err(error) => {
-                tracing::error!(%error, "a server was not looked after");
+                tracing::error!(%error, "reconcile: repair of a server failed");
                 self.failure.get_or_insert(error);
             }
         }
@@ -164,10 +164,11 @@ impl Seen {
 }
 
 impl Owmm {
-    /// Looks after every pool once.
+    /// Reconciles every pool once.
     ///
     /// # Errors
-    /// The pools could not be read. A pool that fails is logged and counted, and the others go on.
+    /// The list of pools could not be read. If a single pool fails, the failure is logged and counted, and the run
+    /// continues.
     pub async fn reconcile(&self) -> Result<Reconciled, Failure> {
         let mut report = Reconciled::default();
         let mut pools = Vec::new();
@@ -175,7 +176,7 @@ impl Owmm {
             match pool {
                 Ok(pool) => pools.push(pool),
                 Err(error) => {
-                    tracing::error!(%error, "a pool's configuration cannot be read");
+                    tracing::error!(%error, "reconcile: configuration of a pool cannot be read");
                     report.failed += 1;
                 }
             }
@@ -192,13 +193,14 @@ impl Owmm {
         for pool in &pools {
             let running = Running(pool.clusters().filter_map(|cluster| clusters.get(cluster)).collect());
             let mut seen = Seen::default();
-            let looked = self.reconcile_pool(pool, &running, &mut seen).await;
-            if let Some(error) = looked.err().or(seen.failure) {
-                tracing::error!(pool = %pool.name, %error, "a pool was not looked after to the end");
+            let done = self.reconcile_pool(pool, &running, &mut seen).await;
+            if let Some(error) = done.err().or(seen.failure) {
+                tracing::error!(pool = %pool.name, %error, "reconcile: pool not finished");
                 seen.report.failed += 1;
             }
             let Reconciled { servers, players, free_slots, lapsed, repaired, .. } = &seen.report;
-            tracing::info!(pool = %pool.name, servers, players, free_slots, lapsed, ?repaired, "looked after");
+            let name = &pool.name;
+            tracing::info!(pool = %name, servers, players, free_slots, lapsed, ?repaired, "reconcile: pool finished");
             attempts.extend(seen.attempts);
             report.add(seen.report);
         }
@@ -211,17 +213,17 @@ impl Owmm {
             match stopped {
                 Ok(true) => report.note("orphan_task"),
                 Ok(false) => {}
-                // The next look asks again.
-                Err(error) => tracing::error!(%error, "nobody knows whether a task is an orphan"),
+                // The next run checks the task again.
+                Err(error) => tracing::error!(%error, "reconcile: cannot decide whether a task is an orphan"),
             }
         }
         drop(stops);
         let Reconciled { servers, lapsed, mass_lapses, failed, repaired, .. } = &report;
-        tracing::info!(servers, lapsed, mass_lapses, failed, ?repaired, "reconciled");
+        tracing::info!(servers, lapsed, mass_lapses, failed, ?repaired, "reconcile: finished");
         Ok(report)
     }
 
-    /// Stops a task in which no server's current attempt runs.
+    /// Stops a task that does not belong to its server's current attempt. True if the task was such an orphan.
     async fn stop_orphan(
         &self,
         cluster: &str,
@@ -231,14 +233,14 @@ impl Owmm {
     ) -> Result<bool, Failure> {
         let orphan = match attempts.get(&task.server) {
             Some(attempt) => task.attempt < *attempt,
-            // On no roster: stopped, or gone, unless it has come since.
+            // The server is on no roster: it is stopped or deleted, unless it was started after the roster was read.
             None => {
                 let ledger = self.table().ledger(&task.server).await?;
                 ledger.is_none_or(|ledger| ledger.state == ServerState::Stopped || task.attempt < ledger.attempt)
             }
         };
         if orphan {
-            self.launcher().stop_task(cluster, arn, "no server's current attempt runs in it").await;
+            self.launcher().stop_task(cluster, arn, "it does not belong to the current attempt of any server").await;
         }
         Ok(orphan)
     }
@@ -260,7 +262,7 @@ impl Owmm {
         seen.report.servers = roster.len();
         let first = self.rng().below(roster.len());
         roster.rotate_left(first);
-        let pages = roster.chunks(A_PAGE).map(|page| self.repair_page(pool, running, page)).collect::<Vec<_>>();
+        let pages = roster.chunks(PAGE_SIZE).map(|page| self.repair_page(pool, running, page)).collect::<Vec<_>>();
         let mut pages = stream::iter(pages).buffer_unordered(PAGES_AT_ONCE);
         while let Some(page) = pages.next().await {
             seen.add(page?);
@@ -269,7 +271,8 @@ impl Owmm {
 
         let lapsed = seen.report.lapsed;
         if is_mass_lapse(lapsed, roster.len()) {
-            tracing::error!(pool = %pool.name, lapsed, servers = roster.len(), "mass lapse: nobody is believed dead for it");
+            let servers = roster.len();
+            tracing::error!(pool = %pool.name, lapsed, servers, "reconcile: mass lapse, lapsed leases stop no server");
             seen.report.mass_lapses = 1;
         } else {
             let ends = std::mem::take(&mut seen.suspected);
@@ -286,7 +289,7 @@ impl Owmm {
         let retired = self.retire_frontiers(pool).await;
         grown.and(shrunk).and(retired)?;
         if status.live as usize != roster.len() && quiet && seen.report.repaired.is_empty() {
-            // Only if no server has come or gone since before the roster was read.
+            // The condition fails if a server was counted in or out since before the roster was read.
             let live = u32::try_from(roster.len()).unwrap_or(u32::MAX);
             let recount = PoolStatusWrite::Recount { changes: status.changes, live };
             if let Answer::Written(_) = self.table().write_pool_status(&pool.name, &recount).await? {
@@ -296,15 +299,15 @@ impl Owmm {
         Ok(())
     }
 
-    /// Looks after some servers of a pool.
+    /// Repairs one page of a pool's servers.
     async fn repair_page(&self, pool: &Pool, running: &Running<'_>, page: &[ServerId]) -> Result<Seen, Failure> {
         let mut seen = Seen::default();
-        // Before anything is read: a lease that is over by then was over when it was read.
+        // Taken before the ledgers are read: a lease that has lapsed by this time had lapsed when it was read.
         let now = self.time();
         let mut ledgers = self.table().ledgers(page).await?;
         let found = ledgers.iter().map(|ledger| ledger.id.clone()).collect::<HashSet<_>>();
         for unread in page.iter().filter(|id| !found.contains(*id)) {
-            // Too new for that read, or deleted by its time to live before anybody counted it out.
+            // The ledger is too new for that read, or DynamoDB deleted it before the server was counted out.
             match self.table().ledger(unread).await {
                 Ok(Some(new)) => ledgers.push(new),
                 Ok(None) => {
@@ -319,7 +322,8 @@ impl Owmm {
         for ledger in &ledgers {
             let task_status = match &ledger.task {
                 Some(task) => task_statuses.get(task).copied().unwrap_or(TaskStatus::Unknown),
-                // What ECS listed is older than the ledger: this server may have started since.
+                // The list of tasks is older than this ledger, and the server may have started in between: ask ECS
+                // again.
                 None if ledger.has_lapsed(now) => self.status_of_unrecorded(ledger).await.unwrap_or_else(|error| {
                     seen.done(Err(error));
                     TaskStatus::Unknown
@@ -333,11 +337,11 @@ impl Owmm {
             seen.report.players += ledger.connected();
             let stays = !matches!(repair, Repair::CountOut | Repair::Stop(_));
             if stays && ledger.build < pool.build {
-                // The headroom is for the new build to give, and an old one goes as soon as it is empty.
+                // Only servers of the new build count as headroom, and an old one drains as soon as it is empty.
                 seen.outdated.extend(ledger.scale_in(Span(0), now).map(|write| (ledger.id.clone(), write)));
             } else if stays {
                 seen.report.free_slots += u64::from(ledger.free_slots(now));
-                // One that has lapsed is nobody's room, so doing without it costs none.
+                // A server whose lease has lapsed offers no room, so draining it would not reduce the free slots.
                 let idle = ledger.scale_in(pool.limits.idle, now).filter(|_| !lapsed);
                 seen.idle.extend(idle.map(|write| (ledger.id.clone(), ledger.capacity, write)));
             }
@@ -346,7 +350,7 @@ impl Owmm {
                 Repair::Stop(reason) if ledger.is_only_suspected(reason, now) => {
                     seen.suspected.push(ending(ledger, task_status, reason, now));
                 }
-                repair => repairs.push(self.take_care(pool, ledger, repair, task_status)),
+                repair => repairs.push(self.repair(pool, ledger, repair, task_status)),
             }
         }
         let mut repairs = stream::iter(repairs).buffer_unordered(CALLS_AT_ONCE);
@@ -356,14 +360,16 @@ impl Owmm {
         Ok(seen)
     }
 
-    /// What ECS says of the task of a server that has registered, where whoever started it died before it was on record. The
-    /// pool is read anew: it may have moved since, and this server may have started where it is now.
+    /// Asks ECS about the task of a registered server whose ledger names no task, because its starter died before
+    /// recording it.
+    ///
+    /// The pool is read again: it may have moved to another cluster since, and this server may run there.
     async fn status_of_unrecorded(&self, ledger: &Ledger) -> Result<TaskStatus, Failure> {
         let Some(pool) = self.table().pool(&ledger.pool).await? else { return Ok(TaskStatus::Unknown) };
         Ok(self.launcher().status_of_unrecorded(ledger, pool.clusters()).await)
     }
 
-    /// What ECS says of each ledger's task.
+    /// Returns the status of each ledger's task, as ECS reports it.
     async fn task_statuses(
         &self,
         pool: &Pool,
@@ -383,8 +389,9 @@ impl Owmm {
         task_statuses
     }
 
-    /// Does what a server needs; what was put right, if it was.
-    async fn take_care(
+    /// Performs one repair of a server. Returns the reason under which it is counted, or `None` if nothing was
+    /// repaired.
+    async fn repair(
         &self,
         pool: &Pool,
         ledger: &Ledger,
@@ -412,22 +419,22 @@ impl Owmm {
                     LedgerWrite::Sweep { .. } => Some("expired_claims"),
                     LedgerWrite::List { .. } | LedgerWrite::Unlist { .. } => Some("listing"),
                     LedgerWrite::Retire => Some("outdated"),
-                    // A note for the next look, not a repair.
+                    // A note for the next run, such as the start of the idle time: not a repair.
                     _ => None,
                 },
             },
         })
     }
 
-    /// Ends a server: first its ledger, so that nobody else is sent to it, then the count, then its task.
+    /// Stops a server: first its ledger, so that it takes no more players, then the pool's count, then its task.
     async fn end(&self, pool: &Pool, ending: Ending) -> Result<Option<&'static str>, Failure> {
         let Ending { server, task, task_status, reason, write } = ending;
         let ended = match self.table().write_ledger(&server, &write).await? {
             Answer::Written(_) => {
-                tracing::warn!(%server, reason = reason.as_str(), "server stopped");
+                tracing::warn!(%server, reason = reason.as_str(), "reconcile: stopped server");
                 Some(reason.as_str())
             }
-            // It has beaten, or somebody has come: it lives.
+            // Refused because a heartbeat or a claim came in between: the server is alive.
             Answer::Refused(Some(ledger)) if ledger.state != ServerState::Stopped => return Ok(None),
             Answer::Refused(_) => None,
         };
@@ -438,8 +445,10 @@ impl Owmm {
         Ok(ended)
     }
 
-    /// Starts servers until the headroom is there, or will be. `fleet` is as it was before the servers were looked at: if
-    /// somebody else has started one since, the next look counts again.
+    /// Starts servers until free and starting slots make up the headroom.
+    ///
+    /// `status` was read before the roster. If another call has started a server since, the write is refused, and the
+    /// next run counts again.
     async fn grow(
         &self,
         pool: &Pool,
@@ -459,18 +468,18 @@ impl Owmm {
         Ok(())
     }
 
-    /// Drains servers of an old build that nobody uses, and idle ones as long as the headroom is there without them.
+    /// Drains unused servers of an old build, and idle servers as long as the remaining ones make up the headroom.
     async fn shrink(&self, pool: &Pool, mut free: u32, seen: &mut Seen) -> Result<(), Failure> {
         let mut drains = std::mem::take(&mut seen.outdated)
             .into_iter()
             .map(|(server, write)| (server, write, "outdated"))
             .collect::<Vec<_>>();
-        // In one order for all who look at the same moment, so that two of them do not do without different ones.
+        // Sorted, so that two runs at the same time drain the same servers and not different ones.
         let mut idle = std::mem::take(&mut seen.idle);
         idle.sort_by(|(one, ..), (another, ..)| one.cmp(another));
         for (server, capacity, write) in idle {
             if let Some(left) = free.checked_sub(capacity).filter(|left| *left >= pool.limits.headroom) {
-                // Should the drain be refused, somebody has taken the room.
+                // If the drain is refused, a player has claimed a slot there, so those slots are not free either way.
                 free = left;
                 drains.push((server, write, "idle"));
             }
@@ -478,7 +487,7 @@ impl Owmm {
         let drains = drains.into_iter().map(async |(server, write, why)| {
             let answer = self.table().write_ledger(&server, &write).await?;
             Ok(matches!(answer, Answer::Written(_)).then(|| {
-                tracing::info!(%server, pool = %pool.name, why, "a server without players drains");
+                tracing::info!(%server, pool = %pool.name, why, "reconcile: draining server without players");
                 why
             }))
         });
@@ -490,6 +499,7 @@ impl Owmm {
     }
 }
 
+/// Prepares the stop of a server.
 fn ending(ledger: &Ledger, task_status: TaskStatus, reason: StopReason, now: crate::domain::Time) -> Ending {
     let write = ledger.stop_for(reason, now);
     Ending { server: ledger.id.clone(), task: ledger.task.clone(), task_status, reason, write }

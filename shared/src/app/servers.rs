@@ -9,63 +9,64 @@ use crate::{
     table::{TableError, keys},
 };
 
-/// Servers of one page of a pool's servers.
+/// Most servers on one page of a pool's servers.
 const SERVERS_A_PAGE: usize = 100;
 
-/// How a call of a server about itself can end badly.
+/// Why a server's call about itself was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerOutcome {
-    /// There is no such server.
+    /// No server has this id.
     Unknown,
-    /// The token is not this server's.
+    /// The token is not this server's token.
     WrongToken,
-    /// It is stopped.
+    /// The server is stopped.
     Stopped,
-    /// It has not registered.
+    /// The server has not registered yet.
     NotRegistered,
-    /// It has registered with another address.
+    /// The server has registered with another address or port.
     AlreadyRegistered,
-    /// More slots are held than the capacity that it names.
+    /// More slots are claimed than the capacity in the registration.
     CapacityTooSmall,
 }
 
-/// A server has registered.
+/// The reply to a server's registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
-    /// The state that OWMM wants.
+    /// The server's state.
     pub state: ServerState,
-    /// Its slots.
+    /// Number of slots of the server.
     pub capacity: u32,
-    /// Until when it is believed alive.
+    /// End of the server's lease.
     pub lease_until: Time,
-    /// How often it should beat.
+    /// Interval at which the server should send heartbeats.
     pub heartbeat: Span,
 }
 
-/// A player whom the ledger holds as connected and the server did not name.
+/// A player who is connected in the ledger and whom the server's heartbeat did not name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownPlayer {
     /// The player.
     pub player: PlayerId,
-    /// The placement to name in the disconnect.
+    /// The placement to pass when the server disconnects the player.
     pub placement: Placement,
 }
 
-/// The answer to a heartbeat.
+/// The reply to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// The state that OWMM wants.
+    /// The server's state.
     pub state: ServerState,
-    /// Until when the server is believed alive.
+    /// End of the server's lease.
     pub lease_until: Time,
-    /// Reservations: players who are on their way.
+    /// Number of reservations: players who have a slot and have not connected yet.
     pub reserved: usize,
-    /// Players to disconnect, unless they have just come in.
+    /// Connected players whom the heartbeat did not name. The server should disconnect them unless they have just
+    /// connected.
     pub unknown: Vec<UnknownPlayer>,
 }
 
 impl Owmm {
-    /// A server has started: starting → ready.
+    /// Registers a server: starting → ready.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -81,7 +82,7 @@ impl Owmm {
         let answer = self.table.write_ledger(server, &LedgerWrite::Register { by, registration, now }).await?;
         let ledger = match answer {
             Answer::Written(ledger) => {
-                self.put_listing_right(&ledger).await?;
+                self.repair_listing(&ledger).await?;
                 self.table.write_pool_status(&ledger.pool, &PoolStatusWrite::Recovered).await?;
                 ledger
             }
@@ -89,10 +90,10 @@ impl Owmm {
                 Err(outcome) => return Ok(Err(outcome)),
                 Ok(ledger) if ledger.state == ServerState::Starting => {
                     let small = capacity.is_some_and(|capacity| ledger.claims.len() > capacity as usize);
-                    debug_assert!(small, "the only other reason to refuse");
+                    debug_assert!(small, "a registration of a starting server is refused only for its capacity");
                     return Ok(Err(ServerOutcome::CapacityTooSmall));
                 }
-                // The answer to an earlier call was lost, or this is a late repeat of it.
+                // A repeated call: the reply to the first one was lost, or this one arrived late.
                 Ok(ledger) if ledger.endpoint.as_ref() == Some(&endpoint) => ledger,
                 Ok(_) => return Ok(Err(ServerOutcome::AlreadyRegistered)),
             },
@@ -105,7 +106,7 @@ impl Owmm {
         }))
     }
 
-    /// A heartbeat. `inside` are the players that the server has, if it says so.
+    /// Records a server's heartbeat. `connected` are the players on the server, if the heartbeat names them.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -113,22 +114,22 @@ impl Owmm {
         &self,
         by: TokenHash,
         server: &ServerId,
-        inside: Option<&[PlayerId]>,
+        connected: Option<&[PlayerId]>,
     ) -> Result<Result<Heartbeat, ServerOutcome>, Failure> {
         let now = self.clock.now();
         let ledger = match self.table.write_ledger(server, &LedgerWrite::Heartbeat { by, now }).await? {
             Answer::Written(ledger) => {
-                self.put_listing_right(&ledger).await?;
+                self.repair_listing(&ledger).await?;
                 ledger
             }
             Answer::Refused(image) => match self.known(by, image) {
                 Err(outcome) => return Ok(Err(outcome)),
                 Ok(ledger) if ledger.state == ServerState::Starting => return Ok(Err(ServerOutcome::NotRegistered)),
-                // A later one has been heard: this one is late, or its clock is behind.
+                // A later heartbeat is on record: this one is late, or the clock of this process is behind.
                 Ok(ledger) => ledger,
             },
         };
-        let unknown = inside.into_iter().flat_map(|inside| ledger.connected_but_not(inside));
+        let unknown = connected.into_iter().flat_map(|connected| ledger.connected_but_not(connected));
         let unknown = unknown.map(|(player, placement)| UnknownPlayer { player: player.clone(), placement });
         Ok(Ok(Heartbeat {
             state: ledger.state,
@@ -138,7 +139,7 @@ impl Owmm {
         }))
     }
 
-    /// A server deregisters itself: every claim on it is void.
+    /// Deregisters a server at its own request: the server is stopped, and every claim on it is void.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -156,12 +157,12 @@ impl Owmm {
                 Err(unknown) => return Ok(Err(unknown)),
             },
         };
-        // A server that gives up before it has registered has failed to start.
+        // A server that deregisters before it has registered counts as a failed launch.
         self.launcher.count_out(&ledger.pool, &ledger.id, ledger.never_registered()).await?;
         Ok(Ok(()))
     }
 
-    /// The ledger, if it is this server's and not stopped.
+    /// Checks that a ledger exists, belongs to the caller and is not stopped.
     fn known(&self, by: TokenHash, image: Option<Ledger>) -> Result<Ledger, ServerOutcome> {
         let ledger = image.ok_or(ServerOutcome::Unknown)?;
         if ledger.token_hash != by {
@@ -173,14 +174,15 @@ impl Owmm {
         Ok(ledger)
     }
 
-    async fn put_listing_right(&self, ledger: &Ledger) -> Result<(), Failure> {
+    /// Corrects the server's entry in the index if its fill level or state has changed.
+    async fn repair_listing(&self, ledger: &Ledger) -> Result<(), Failure> {
         if let Some(write) = ledger.listing_fix(self.clock.now()) {
             self.table.write_ledger(&ledger.id, &write).await?;
         }
         Ok(())
     }
 
-    /// An operator lets a server run empty: no new claims, and who is inside stays, at most for `within`.
+    /// Drains a server at an operator's request: it takes no new claims, and its players stay, for at most `within`.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -195,7 +197,7 @@ impl Owmm {
             let drain = LedgerWrite::Drain { at, drain_by };
             let ledger = match self.table.write_ledger(server, &drain).await? {
                 Answer::Written(ledger) => {
-                    tracing::info!(%server, claims = ledger.claims.len(), "an operator drains the server");
+                    tracing::info!(%server, claims = ledger.claims.len(), "operator drained server");
                     return Ok(Ok(ledger));
                 }
                 Answer::Refused(None) => return Ok(Err(ServerOutcome::Unknown)),
@@ -204,17 +206,17 @@ impl Owmm {
             match ledger.state {
                 ServerState::Stopped => return Ok(Err(ServerOutcome::Stopped)),
                 ServerState::Starting => return Ok(Err(ServerOutcome::NotRegistered)),
-                // It has been heard, and the answer was lost.
+                // This command was applied before, and its reply was lost.
                 _ if ledger.requested_at == Some(at) && ledger.drain_by == drain_by => return Ok(Ok(ledger)),
                 ServerState::Ready | ServerState::Draining => {
                     at = self.clock.now().operator_timestamp(ledger.requested_at);
                 }
             }
         }
-        Err(TableError::Busy("others drain the server".to_owned()).into())
+        Err(TableError::Busy("other callers kept draining the server".to_owned()).into())
     }
 
-    /// A server, as its ledger has it.
+    /// Reads a server's ledger; `None` if there is none.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -222,7 +224,7 @@ impl Owmm {
         Ok(self.table.ledger(server).await?)
     }
 
-    /// A page of a pool's servers, oldest first, and where the next one begins.
+    /// Reads a page of a pool's servers, oldest first. The id, if any, is the `after` of the next page.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -241,8 +243,10 @@ impl Owmm {
         Ok((ledgers, next))
     }
 
-    /// The task of a server's attempt has stopped. A server that was starting gets its next attempt, one that was up is
-    /// over: its claims are void, and its players' next join places them anew. Whether it is over.
+    /// Handles the stop of the task that ran a server's attempt. True if the server is stopped or unknown.
+    ///
+    /// A starting server gets its next attempt. A server that had registered is stopped: its claims are void, and the
+    /// next join of each of its players places the player anew.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -257,12 +261,12 @@ impl Owmm {
             ServerState::Ready | ServerState::Draining if current => {
                 let stop = LedgerWrite::Stop { by: StopBy::Attempt(attempt), now: self.clock.now() };
                 if let Answer::Written(ledger) = self.table.write_ledger(server, &stop).await? {
-                    tracing::warn!(%server, attempt, "the server's task has stopped without a disconnect");
+                    tracing::warn!(%server, attempt, "server stopped: its task ended before the server deregistered");
                     self.launcher.count_out(&ledger.pool, server, false).await?;
                 }
                 Ok(true)
             }
-            // Repeated: whoever stopped it may have died before it was counted out.
+            // Repeated here because the caller that stopped the server may have died before it counted the server out.
             ServerState::Stopped => {
                 self.launcher.count_out(&ledger.pool, server, ledger.never_registered()).await?;
                 Ok(true)

@@ -1,33 +1,34 @@
-//! What is wrong with a JSON text, in words. Owns the translation of `serde_json`'s messages; must not know what the text is
-//! for.
+//! Error messages about invalid JSON. Owns the translation of `serde_json`'s messages; must not know the purpose of the
+//! text.
 
 use std::fmt;
 
 use serde_json::error::Category;
 
-/// An object as an example, for whoever has sent none.
+/// Example of a JSON object, for the message about a text that is none.
 const EXAMPLE: &str = r#"{"name": "value"}"#;
 
-/// Why a text is not the JSON object that was expected: what was expected, what was found, and where.
+/// A text is not the expected JSON object. The message says what was expected, what was found, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadJson {
-    /// Path of the field; `None` for the whole.
+    /// Path of the field; `None` for the whole text.
     field: Option<String>,
-    /// Whether the text is JSON at all.
+    /// Whether the text is valid JSON, and only its content is wrong.
     is_json: bool,
+    /// What was expected, what was found, and where.
     why: String,
 }
 
 impl BadJson {
-    /// From an error of `serde_json`, and the path at which `serde_path_to_error` has seen it (`.` for the whole).
+    /// Translates an error of `serde_json`, with the path that `serde_path_to_error` reports (`.` for the whole text).
     pub(super) fn new(path: &str, error: &serde_json::Error) -> Self {
-        // A key that does not parse has no name yet.
+        // The path ends in `?` if the name of a field could not be parsed.
         let path = path.strip_suffix('?').map_or(path, |path| path.trim_end_matches('.'));
         let field = (!matches!(path, "" | ".")).then(|| path.to_owned());
         Self { field, is_json: error.classify() == Category::Data, why: in_words(error) }
     }
 
-    /// A text that does not begin as an object does; `None` if it does.
+    /// Returns the error for a text that does not begin with `{`; `None` if it does.
     pub(super) fn no_object(bytes: &[u8]) -> Option<Self> {
         let start = bytes.iter().position(|byte| !b" \t\r\n".contains(byte)).unwrap_or(bytes.len());
         let (before, rest) = bytes.split_at_checked(start)?;
@@ -42,10 +43,10 @@ impl BadJson {
         Some(Self { field: None, is_json: true, why })
     }
 
-    /// A sentence without its full stop about a text that `what` names, as in `The body`.
+    /// Renders the error as a sentence without full stop. `what` names the text, as in `The body`.
     pub fn of(&self, what: &str) -> String {
         match (&self.field, self.is_json) {
-            // An unknown or missing field is named by the reason itself, what encloses it by the path.
+            // For an unknown or missing field the reason has the field's name, and the path names the enclosing object.
             (None, true) => format!("{what} is refused: {}", self.why),
             (Some(field), true) => format!("`{field}` is refused: {}", self.why),
             (None, false) => format!("{what} is not valid JSON: {}", self.why),
@@ -62,7 +63,7 @@ impl fmt::Display for BadJson {
 
 impl std::error::Error for BadJson {}
 
-/// An error with the place where it was seen. `serde_json` counts columns from 1, and 0 is before the first.
+/// Translates an error of `serde_json` and adds its place. Columns count from 1; 0 means before the first character.
 fn in_words(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
@@ -71,7 +72,7 @@ fn in_words(error: &serde_json::Error) -> String {
     if line == 0 { why } else { format!("{why}, at line {line}, column {column}") }
 }
 
-/// What the grammar of JSON expects. What is not listed is clear as `serde_json` has it.
+/// Translates a syntax error of `serde_json`. Messages that are clear already are kept.
 fn syntax(text: &str) -> &str {
     match text {
         "EOF while parsing an object" => "expected the rest of an object and its `}`, found the end of the text",
@@ -91,7 +92,7 @@ fn syntax(text: &str) -> &str {
     }
 }
 
-/// What a field takes, in the words of JSON instead of those of Rust.
+/// Translates a type error of `serde_json` from Rust's type names to those of JSON.
 fn mismatch(text: &str) -> String {
     let found = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "));
     let Some((found, expected)) = found.and_then(|text| text.rsplit_once(", expected ")) else {

@@ -1,7 +1,7 @@
-//! The edge: requests are parsed into types here, once, and answers and refusals are rendered here, once.
+//! The HTTP edge: parses requests into the domain's types, and renders responses and refusals.
 //!
-//! Owns the HTTP words (bodies, headers, problem codes). Never touches the table. What a handler gets from here is in
-//! range, and what it returns is `Infallible` to the runtime: an SDK error has no way to leak out.
+//! Owns bodies, headers and problem codes. Never calls the table. Every value that a handler gets from here is in
+//! range, and a handler's error type is `Infallible`, so the text of an SDK error cannot reach a client.
 
 mod bad_json;
 mod problem;

@@ -1,4 +1,4 @@
-//! From API Gateway's request to types.
+//! Parses API Gateway's requests into the domain's types.
 
 use std::net::IpAddr;
 
@@ -14,15 +14,16 @@ use serde::{
 use super::{BadJson, Code, Problem};
 use crate::domain::{BadId, PlayerId, TokenHash};
 
-/// The longest body that is looked at, in bytes: a heartbeat's 1,000 names of 128 characters are 132,000, with spaces.
+/// Longest body that is parsed, in bytes. The longest valid one is a heartbeat: 1,000 player ids of 128 characters,
+/// which are 132,000 bytes with spaces.
 pub const MAX_BODY_BYTES: usize = 192 * 1024;
-/// The longest bearer token that is looked at, in bytes.
+/// Longest bearer token that is checked, in bytes.
 const MAX_TOKEN_BYTES: usize = 256;
 
-/// The player who calls: the `sub` of the token that the JWT authorizer has checked. Never a field of the body.
+/// Returns the calling player: the `sub` of the token that the JWT authorizer has verified, never a field of the body.
 ///
 /// # Errors
-/// There was no authorizer, or `sub` is not a player id.
+/// The request passed no JWT authorizer, or `sub` is not a player id.
 pub fn player(request: &Request) -> Result<PlayerId, Problem> {
     let context = match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => context,
@@ -34,10 +35,10 @@ pub fn player(request: &Request) -> Result<PlayerId, Problem> {
         .map_err(|bad| Problem::new(Code::Forbidden, format!("The token's `sub` cannot be used: {bad}.")))
 }
 
-/// That the caller has passed the gateway's IAM authorizer: operators and trusted backends.
+/// Checks that the request passed the gateway's IAM authorizer, as those of operators and trusted backends do.
 ///
 /// # Errors
-/// The caller has not.
+/// The request passed no IAM authorizer.
 pub fn operator(request: &Request) -> Result<(), Problem> {
     let iam = match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => {
@@ -54,10 +55,10 @@ fn unauthorized(what: &str) -> Problem {
     Problem::new(Code::Unauthorized, format!("Send `Authorization: Bearer` with {what}."))
 }
 
-/// The bearer token of a request.
+/// Returns the bearer token of a request.
 ///
 /// # Errors
-/// There is none, or it is out of range.
+/// There is no bearer token, or it is too long.
 pub fn bearer(request: &Request) -> Result<&str, Problem> {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let (scheme, token) = header.and_then(|header| header.split_once(' ')).unwrap_or_default();
@@ -65,8 +66,7 @@ pub fn bearer(request: &Request) -> Result<&str, Problem> {
     if scheme.eq_ignore_ascii_case("bearer") && in_range { Ok(token) } else { Err(unauthorized("the token")) }
 }
 
-/// The token of the server that calls, as its hash. Whether it is the right one is decided by the write that it is part
-/// of.
+/// Returns the hash of the calling server's token. The condition of the write that follows checks the hash.
 ///
 /// # Errors
 /// There is no bearer token.
@@ -74,10 +74,10 @@ pub fn server_token(request: &Request) -> Result<TokenHash, Problem> {
     bearer(request).map(TokenHash::of).map_err(|_| unauthorized("the server's token"))
 }
 
-/// A path parameter as an id. The one place where a path is percent-decoded.
+/// Returns a path parameter as an id. The only place where a path is percent-decoded.
 ///
 /// # Errors
-/// It is not UTF-8 once decoded, or not an id.
+/// The decoded parameter is not UTF-8, or not an id.
 pub fn path<T>(request: &Request, name: &str, parse: impl FnOnce(&str) -> Result<T, BadId>) -> Result<T, Problem> {
     let parameters = request.path_parameters_ref();
     let raw = parameters.and_then(|parameters| parameters.first(name)).unwrap_or_default();
@@ -87,8 +87,10 @@ pub fn path<T>(request: &Request, name: &str, parse: impl FnOnce(&str) -> Result
     Ok(parse(&text)?)
 }
 
-/// What of a pool a path is about: `servers` of `/pools/{pool}/servers`; `None` if it is about something else, or about
-/// the pool as a whole. Names of pools may be any of these words.
+/// Returns the last segment of a path below a pool, such as `servers` of `/pools/{pool}/servers`; `None` for other
+/// paths.
+///
+/// Only the position decides, because a pool may have the name `servers` too.
 pub fn resource(request: &Request) -> Option<&str> {
     match request.uri().path().split('/').collect::<Vec<_>>().as_slice() {
         [.., "pools", _, what] => Some(what),
@@ -96,10 +98,10 @@ pub fn resource(request: &Request) -> Option<&str> {
     }
 }
 
-/// A query parameter as a whole number in a range; `None` if it is not there.
+/// Returns a query parameter as a whole number; `None` if it is absent.
 ///
 /// # Errors
-/// It is no number, or out of range.
+/// The parameter is not a whole number, or not in `range`.
 pub fn query(request: &Request, name: &str, range: std::ops::RangeInclusive<i64>) -> Result<Option<i64>, Problem> {
     let parameters = request.query_string_parameters_ref();
     let Some(raw) = parameters.and_then(|parameters| parameters.first(name)) else { return Ok(None) };
@@ -109,10 +111,10 @@ pub fn query(request: &Request, name: &str, range: std::ops::RangeInclusive<i64>
     number.map(Some).ok_or_else(bad)
 }
 
-/// A query parameter as an id; `None` if it is not there.
+/// Returns a query parameter as an id; `None` if it is absent.
 ///
 /// # Errors
-/// It is not an id.
+/// The parameter is not an id.
 pub fn query_text<T>(
     request: &Request,
     name: &str,
@@ -122,21 +124,22 @@ pub fn query_text<T>(
     Ok(parameters.and_then(|parameters| parameters.first(name)).map(parse).transpose()?)
 }
 
-/// The address that the request came from, as API Gateway has seen it: a caller cannot choose it, but what stands between
-/// (NAT, a proxy) may have put its own there.
+/// Returns the source address of the request, as API Gateway saw it.
+///
+/// A caller cannot forge the address, but it may be that of a NAT or proxy between caller and gateway.
 ///
 /// # Errors
-/// The gateway does not say.
+/// The request has no source address.
 pub fn source_address(request: &Request) -> Result<IpAddr, Problem> {
     let source = match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.as_deref(),
         _ => None,
     };
-    let unknown = || Problem::new(Code::InvalidBody, "Where the request came from is not known: name the address.");
+    let unknown = || Problem::new(Code::InvalidBody, "The request has no source address. Send `address` in the body.");
     source.and_then(|source| source.parse().ok()).ok_or_else(unknown)
 }
 
-/// For an optional field of a body: absent is `None`, and `null` is not absent but of the wrong type.
+/// Deserializes an optional field of a body that may be absent (`None`) but not `null`.
 ///
 /// # Errors
 /// The value is not a `T`.
@@ -144,10 +147,10 @@ pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) 
     T::deserialize(deserializer).map(Some)
 }
 
-/// For a value that is an object. What serde derives for a struct takes an array of its fields too.
+/// Deserializes a JSON object and refuses arrays, which serde's derived code would accept for a struct.
 ///
 /// # Errors
-/// The value is no object, or not a `T`.
+/// The value is not an object, or not a `T`.
 pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Object<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
@@ -164,10 +167,10 @@ pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -
     deserializer.deserialize_map(Object(PhantomData))
 }
 
-/// The body's bytes.
+/// Returns the bytes of the body.
 ///
 /// # Errors
-/// There are too many.
+/// The body is longer than [`MAX_BODY_BYTES`].
 pub fn body(request: &Request) -> Result<&[u8], Problem> {
     let bytes = match request.body() {
         Body::Text(text) => text.as_bytes(),
@@ -180,10 +183,10 @@ pub fn body(request: &Request) -> Result<&[u8], Problem> {
     Ok(bytes)
 }
 
-/// The body as JSON; `None` if there is no body.
+/// Parses the body as a JSON object; `None` if the body is empty.
 ///
 /// # Errors
-/// It is too long, not JSON, or not of the call's shape; the detail says where.
+/// The body is too long, not JSON, or not a `T`; the detail names the place.
 pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Problem> {
     let bytes = body(request)?;
     if bytes.is_empty() {
@@ -193,10 +196,10 @@ pub fn json_body<T: DeserializeOwned>(request: &Request) -> Result<Option<T>, Pr
     parse_object(bytes).map(Some).map_err(refused)
 }
 
-/// A JSON object, and nothing after it.
+/// Parses a text that is exactly one JSON object.
 ///
 /// # Errors
-/// It is not JSON, or not of that shape.
+/// The text is not JSON, or not a `T`.
 pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadJson> {
     struct Object<T>(T);
     impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -220,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_body_is_said_in_words_with_its_place() {
+    fn an_error_about_an_invalid_body_says_what_was_expected_and_found_and_where() {
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Settings {
@@ -235,7 +238,7 @@ mod tests {
         const VALUE: &str =
             "expected a value: a string in double quotes, a number, true, false, null, a list or an object";
         const FIELD: &str = r#"expected the name of a field in double quotes, as in {"name": "value"}"#;
-        for (body, says) in [
+        for (body, detail) in [
             (" \n ", format!("The body is refused: {OBJECT}, found the end of the text, at line 2, column 2.")),
             ("[]", format!("The body is refused: {OBJECT}, found `[`, at line 1, column 1.")),
             ("not JSON", format!("The body is refused: {OBJECT}, found `n`, at line 1, column 1.")),
@@ -257,14 +260,14 @@ mod tests {
         ] {
             let request = Request::new(Body::Text(body.to_owned()));
             let problem = json_body::<Settings>(&request).unwrap_err();
-            assert_eq!((problem.code, problem.detail), (Code::InvalidBody, says), "{body}");
+            assert_eq!((problem.code, problem.detail), (Code::InvalidBody, detail), "{body}");
         }
         assert!(json_body::<Settings>(&Request::new(Body::Empty)).unwrap().is_none());
         assert!(json_body::<Settings>(&Request::new(Body::Text("\n{}\n".to_owned()))).unwrap().is_some());
     }
 
     #[test]
-    fn a_request_that_came_from_nowhere_has_no_address() {
+    fn a_request_without_a_source_address_is_refused() {
         let problem = source_address(&Request::new(Body::Empty)).err();
         assert_eq!(problem.map(|problem| problem.code), Some(Code::InvalidBody));
     }

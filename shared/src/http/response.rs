@@ -1,4 +1,4 @@
-//! From outcomes to API Gateway's response.
+//! Renders outcomes and problems as responses of API Gateway.
 
 use lambda_http::{
     Body, Request, RequestExt, Response,
@@ -20,25 +20,25 @@ use time::{
 use super::{Code, Problem};
 use crate::domain::{Claim, Ledger, NoSlot, ServerId, Time};
 
-/// Both RFC 3339 and ISO 8601, with three digits after the second whatever they are.
+/// Format of timestamps, valid in RFC 3339 and ISO 8601, with exactly three digits after the second.
 const MILLISECONDS: Iso8601<{ Config::DEFAULT.set_time_precision(THREE_DIGITS).encode() }> = Iso8601;
 const THREE_DIGITS: TimePrecision = TimePrecision::Second { decimal_digits: std::num::NonZeroU8::new(3) };
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Formats a time as RFC 3339 in UTC, with milliseconds.
 pub fn timestamp(time: Time) -> String {
     let nanos = i128::from(time.0) * 1_000_000;
     let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     moment.format(&MILLISECONDS).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
 }
 
-/// 204.
+/// Creates an empty response with status 204.
 pub fn no_content() -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
-/// A body of JSON. Answers are about one caller at one moment, so nobody may keep them.
+/// Creates a response with a JSON body. `no-store`, because a response holds for one caller at one moment.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     let text = serde_json::to_string(body).unwrap_or_default();
     let mut response = Response::new(Body::Text(text));
@@ -48,12 +48,12 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     response
 }
 
-/// How long a client should wait before it asks again whether its server is up, in seconds.
+/// Interval at which a client should poll while its server starts, in seconds.
 pub const POLL_SECONDS: i64 = 1;
-/// Before another look at a full pool, in seconds.
+/// Time after which a client should repeat a call to a full pool, in seconds.
 const FULL_SECONDS: i64 = 5;
 
-/// 202: the slot is held on a server that is starting.
+/// Creates the response 202: the slot is reserved on a starting server.
 pub fn starting(server: &ServerId, expires: Time, retry_after_seconds: i64) -> Response<Body> {
     let body = json!({
         "status": "starting",
@@ -66,7 +66,7 @@ pub fn starting(server: &ServerId, expires: Time, retry_after_seconds: i64) -> R
     response
 }
 
-/// A claim of a ledger, as operators see it.
+/// Renders a claim of a ledger for operators.
 pub fn claim_view(ledger: &Ledger, claim: Claim, now: Time) -> Value {
     json!({
         "state": if claim.is_connected() { "connected" } else { "reserved" },
@@ -76,14 +76,14 @@ pub fn claim_view(ledger: &Ledger, claim: Claim, now: Time) -> Value {
     })
 }
 
-/// No server is started now: ask again then.
+/// Creates the problem `launch_paused`: no server is started until `until`.
 pub fn launch_paused(until: Time, now: Time) -> Problem {
-    let why = "No server is started now: servers have failed to start repeatedly, or an operator has paused it.";
+    let why = "No server is started now: servers have failed to start repeatedly, or an operator has paused launching.";
     let detail = format!("{why} Ask again at {}.", timestamp(until));
     Problem::new(Code::LaunchPaused, detail).retry_after((until - now).whole_seconds_up())
 }
 
-/// Why there is no slot, as a refusal.
+/// Creates the problem for a join that found no slot.
 pub fn no_slot(reason: NoSlot, now: Time) -> Problem {
     match reason {
         NoSlot::PoolFull => {
@@ -91,32 +91,32 @@ pub fn no_slot(reason: NoSlot, now: Time) -> Problem {
             Problem::new(Code::PoolFull, detail).retry_after(FULL_SECONDS)
         }
         NoSlot::LaunchPaused(until) => launch_paused(until, now),
-        NoSlot::Busy => Problem::busy("the tries of this request are used up"),
+        NoSlot::Busy => Problem::busy("the request lost too many races"),
     }
 }
 
-/// The refusal of a method that the route does not take.
+/// Creates the problem `method_not_allowed`. `allowed` lists the methods of the route.
 pub fn method_not_allowed(allowed: &str) -> Problem {
     Problem::new(Code::MethodNotAllowed, format!("This route takes {allowed}."))
 }
 
-/// Renders what a handler came to, and logs it: one record a call.
+/// Renders the outcome of a handler as a response, and writes one log record for the call.
 pub fn answer(request: &Request, outcome: Result<Response<Body>, Problem>) -> Response<Body> {
     let context = request.lambda_context_ref();
     let request_id = context.map_or("", |context| context.request_id.as_str());
     let (method, path) = (request.method().as_str(), request.uri().path());
     match outcome {
         Ok(response) => {
-            tracing::info!(request_id, method, path, status = response.status().as_u16(), "answered");
+            tracing::info!(request_id, method, path, status = response.status().as_u16(), "request answered");
             response
         }
         Err(problem) => {
             let (status, code) = (problem.code.status(), problem.code.as_str());
             let internals = problem.internals.as_deref();
             if status == StatusCode::INTERNAL_SERVER_ERROR {
-                tracing::error!(request_id, method, path, status = status.as_u16(), code, internals, "failed");
+                tracing::error!(request_id, method, path, status = status.as_u16(), code, internals, "request failed");
             } else {
-                tracing::info!(request_id, method, path, status = status.as_u16(), code, internals, "refused");
+                tracing::info!(request_id, method, path, status = status.as_u16(), code, internals, "request refused");
             }
             render(&problem, request_id)
         }
@@ -138,7 +138,7 @@ fn render(problem: &Problem, request_id: &str) -> Response<Body> {
         body.insert("players".to_owned(), players.into());
     }
     let mut response = json(status, &body);
-    // For whoever tells of the call.
+    // Read by `telemetry` for the call's metrics record.
     response.extensions_mut().insert(problem.code);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -162,14 +162,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_three_digits_after_the_second_whatever_they_are() {
-        let told = [0, 1_795_652_385_238, 1_795_652_385_200, 1_795_652_385_000].map(|ms| timestamp(Time(ms)));
-        let meant = [
+    fn a_timestamp_has_exactly_three_digits_after_the_second() {
+        let timestamps = [0, 1_795_652_385_238, 1_795_652_385_200, 1_795_652_385_000].map(|ms| timestamp(Time(ms)));
+        let expected = [
             "1970-01-01T00:00:00.000Z",
             "2026-11-26T00:19:45.238Z",
             "2026-11-26T00:19:45.200Z",
             "2026-11-26T00:19:45.000Z",
         ];
-        assert_eq!(told, meant);
+        assert_eq!(timestamps, expected);
     }
 }

@@ -1,9 +1,10 @@
-//! A conditional update as DynamoDB takes it. The files of the items build one for each write: the other face of `apply` in the
-//! domain.
+//! Conditional updates in DynamoDB's expression language.
 //!
-//! `#name` stands for the attribute `name`, always, because many of our names are reserved words; only the players in a
-//! claims map have placeholders of their own (`#player`, `#e0`, `#e1`, …). A condition has no arithmetic, so sums go out
-//! as numbers.
+//! The files of the items build one expression per write, with the same effect as the write's `apply` in the domain.
+//!
+//! Every attribute `name` is written as the placeholder `#name`, because many names are reserved words. Only the
+//! players in a claims map have placeholders of other names (`#player`, `#p0`, `#e0`, …). Conditions allow no
+//! arithmetic, so sums are computed here and passed as numbers.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -15,24 +16,27 @@ use crate::domain::{
     bug::{self, Bug},
 };
 
-/// How long DynamoDB keeps an item that nobody needs any more, at least. Long enough for every late write and for a
-/// look at what happened; DynamoDB deletes "within a few days" of it ("Using time to live" in the developer guide).
+/// Shortest time for which an unused item stays in the table: long enough for every late write and for an
+/// investigation.
+///
+/// DynamoDB deletes items "within a few days" of their expiry ("Using time to live" in the developer guide).
 pub(super) const KEEP: Span = Span::seconds(24 * 3600);
 
-/// A conditional update, ready to be sent.
+/// A conditional update that is ready to be sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expression {
     /// The update expression.
     pub update: Cow<'static, str>,
-    /// The condition.
+    /// The condition expression.
     pub condition: Cow<'static, str>,
-    /// What the placeholders `:name` stand for.
+    /// Values of the placeholders `:name`.
     pub values: Attributes,
-    /// Placeholders `#name` that stand for something else than `name`.
+    /// Placeholders `#name` that stand for an attribute other than `name`.
     pub(super) renamed: Vec<(String, String)>,
 }
 
 impl Expression {
+    /// Creates an expression from its texts and the values of its placeholders.
     pub(super) fn new<const N: usize>(
         update: impl Into<Cow<'static, str>>,
         condition: impl Into<Cow<'static, str>>,
@@ -46,18 +50,20 @@ impl Expression {
         }
     }
 
+    /// Makes the placeholder `#player` stand for a player.
     pub(super) fn about(mut self, player: &PlayerId) -> Self {
         self.renamed.push(("#player".to_owned(), player.to_string()));
         self
     }
 
+    /// Adds or replaces the value of a placeholder.
     pub(super) fn with(mut self, name: &str, value: AttributeValue) -> Self {
         self.values.insert(name.to_owned(), value);
         self
     }
 
-    /// The claims of these players become `:placement`, and they are exactly as they were seen. Ends in a list of what is
-    /// removed.
+    /// Returns an update that sets the claims of these players to `:placement`, and adds a condition that pins their
+    /// current claims. The update ends in a REMOVE list, to which [`Self::evict`] can append.
     pub(super) fn place(&mut self, players: &[(PlayerId, Option<Claim>)], condition: &mut String) -> String {
         let mut update = "SET ".to_owned();
         for (i, (player, held)) in players.iter().enumerate() {
@@ -79,7 +85,7 @@ impl Expression {
         update
     }
 
-    /// Adds the removal of these claims, and that they are exactly so. `update` ends in a list of what is removed.
+    /// Adds the removal of claims, and a condition that pins them. `update` must end in a REMOVE list.
     pub(super) fn evict(&mut self, claims: &[(PlayerId, Claim)], update: &mut String, condition: &mut String) {
         for (i, (player, claim)) in claims.iter().enumerate() {
             // Writing to a string cannot fail.
@@ -93,7 +99,7 @@ impl Expression {
         }
     }
 
-    /// What the placeholders `#name` stand for: exactly those that occur, as DynamoDB demands.
+    /// Returns the names of the placeholders `#name`: exactly those that occur, because DynamoDB refuses unused ones.
     pub fn names(&self) -> Vec<(String, String)> {
         let mut names = Vec::new();
         for text in [&self.update, &self.condition] {
@@ -112,7 +118,7 @@ impl Expression {
     }
 }
 
-/// The condition under which a new item may be put.
+/// Condition for creating an item: no item has its key.
 pub(super) const IS_NEW: &str = "attribute_not_exists(pk)";
-/// The condition under which an item may be deleted that must be there, so that only one of many deletes it.
+/// Condition for deleting an item: the item exists, so that only one of several deletes succeeds.
 pub(super) const IS_THERE: &str = "attribute_exists(pk)";

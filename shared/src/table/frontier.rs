@@ -1,5 +1,4 @@
-//! The item of a frontier: its attributes, its writes as expressions, and reading and writing it. The twin of
-//! `domain::frontier`.
+//! Frontier items: conversion, expressions for writes, and table calls. Matches `domain::frontier`.
 
 use std::{collections::BTreeSet, future::Future};
 
@@ -16,7 +15,7 @@ use crate::domain::{
     bug::{self, Bug},
 };
 
-/// A frontier, read.
+/// Reads a frontier from its item.
 pub fn from_item(item: &Attributes) -> Result<Frontier, Malformed> {
     Ok(Frontier {
         server: ServerId::parse(text(item, keys::SERVER)?).map_err(|_| Malformed(keys::SERVER))?,
@@ -32,7 +31,7 @@ pub fn from_item(item: &Attributes) -> Result<Frontier, Malformed> {
     })
 }
 
-/// A frontier, written.
+/// Converts a frontier to its item.
 pub fn to_item(pool: &PoolName, k: u32, frontier: &Frontier) -> Attributes {
     let mut item = keys::frontier(pool, k);
     item.insert(keys::SERVER.into(), s(frontier.server.as_str()));
@@ -43,11 +42,11 @@ pub fn to_item(pool: &PoolName, k: u32, frontier: &Frontier) -> Attributes {
     item
 }
 
-/// A write on a frontier.
+/// Renders a write on a frontier as an expression.
 pub fn expression(write: &FrontierWrite) -> Expression {
     match write {
         FrontierWrite::Take { slots } => {
-            // With the injected bug the condition never holds.
+            // With the injected bug the condition never holds, so every join without a ready server starts one.
             let enough = if bug::injected(Bug::LaunchOnEmptyIndex) {
                 "#remaining >= :slots AND #remaining < :slots"
             } else {
@@ -100,12 +99,12 @@ pub fn expression(write: &FrontierWrite) -> Expression {
 }
 
 impl Table {
-    /// Reads a pool's `k`-th frontier.
+    /// Reads a pool's `k`-th frontier consistently, from 0; `None` if it has never filled a server.
     pub async fn frontier(&self, pool: &PoolName, k: u32) -> Result<Option<Frontier>, TableError> {
         Ok(self.get(keys::frontier(pool, k)).await?.as_ref().map(from_item).transpose()?)
     }
 
-    /// One conditional write on a pool's `k`-th frontier.
+    /// Performs one conditional write on a pool's `k`-th frontier.
     pub fn write_frontier(
         &self,
         pool: &PoolName,

@@ -1,4 +1,4 @@
-//! Every key and attribute name of the table, once.
+//! Every key and attribute name of the table.
 //!
 //! | item | `pk` | `sk` |
 //! |---|---|---|
@@ -6,11 +6,11 @@
 //! | seat | `PLAYER#<id>` | `SEAT` |
 //! | pool | `POOLS` | `<name>` |
 //! | frontier | `POOL#<name>` | `FRONTIER#<k>` |
-//! | fleet | `POOL#<name>` | `STATUS` |
+//! | pool status | `POOL#<name>` | `STATUS` |
 //! | roster entry | `POOL#<name>` | `SERVER#<id>` |
 //!
 //! The index [`INDEX`] is sparse: partition [`LISTED`] = `<pool>#<shard>`, sort [`RANK`]. Only ready servers with room
-//! have both. Names are short because a write is paid by the size of the item, names included.
+//! have both. Names are short, because DynamoDB charges a write by the size of the item, names included.
 
 use std::collections::HashMap;
 
@@ -22,109 +22,109 @@ use crate::domain::{PlayerId, PoolName, ServerId};
 pub const PK: &str = "pk";
 /// Sort key of the table.
 pub const SK: &str = "sk";
-/// When DynamoDB may delete the item: seconds since 1970. Ledgers of stopped servers and seats of players who are not
-/// inside a server have one.
+/// Time from which DynamoDB may delete the item, in seconds since 1970. Only ledgers of stopped servers and seats that
+/// are not connected have one.
 pub const TTL: &str = "ttl";
-/// The index of servers with room.
+/// Name of the index of servers with room.
 pub const INDEX: &str = "open";
 
-/// Ledger: pool and shard, `<pool>#<shard>`. The index's partition key is a copy of it.
+/// Ledger: pool and shard, `<pool>#<shard>`. While the server is listed, [`LISTED`] is a copy of it.
 pub const INDEX_PART: &str = "indexPart";
 /// Ledger: the server's state.
 pub const STATE: &str = "state";
-/// Ledger and pool: slots of a server.
+/// Ledger and pool: number of slots of a server.
 pub const CAPACITY: &str = "capacity";
-/// Ledger: map of player to claim.
+/// Ledger: map from player to claim.
 pub const CLAIMS: &str = "claims";
-/// Ledger and pool: reservation time in milliseconds.
+/// Ledger and pool: duration of a reservation, in milliseconds.
 pub const RESERVATION_MS: &str = "reservationMs";
-/// Ledger and pool: lease time in milliseconds.
+/// Ledger and pool: duration of a lease, in milliseconds.
 pub const LEASE_MS: &str = "leaseMs";
-/// Ledger: end of the lease, in milliseconds.
+/// Ledger: end of the lease, in milliseconds since 1970.
 pub const LEASE_UNTIL: &str = "leaseUntil";
-/// Ledger: last heartbeat, in milliseconds.
+/// Ledger: time of the last heartbeat, in milliseconds since 1970.
 pub const HEARTBEAT_AT: &str = "heartbeatAt";
-/// Ledger: without a claim since then, in milliseconds.
+/// Ledger: time since which the server has no claim, in milliseconds since 1970.
 pub const IDLE_SINCE: &str = "idleSince";
-/// Ledger: a draining server is stopped then, in milliseconds.
+/// Ledger: deadline at which a draining server is stopped, in milliseconds since 1970.
 pub const DRAIN_BY: &str = "drainBy";
-/// Ledger: time of the registration, in milliseconds.
+/// Ledger: time of the registration, in milliseconds since 1970.
 pub const READY_AT: &str = "readyAt";
-/// Ledger: where players connect to.
+/// Ledger: host name or IP address to which players connect.
 pub const ADDRESS: &str = "address";
-/// Ledger: where players connect to.
+/// Ledger: port to which players connect.
 pub const PORT: &str = "port";
-/// Ledger: what the server says of itself.
+/// Ledger: metadata that the server sent when it registered.
 pub const METADATA: &str = "metadata";
 /// Ledger: SHA-256 of the server's token.
 pub const TOKEN_HASH: &str = "tokenHash";
-/// Ledger: number of the attempt to start it.
+/// Ledger: number of the current attempt to start the server.
 pub const ATTEMPT: &str = "attempt";
-/// Ledger: ARN of its task.
+/// Ledger: ARN of the server's ECS task.
 pub const TASK: &str = "task";
-/// Ledger: map with what RunTask is called with, until the server has registered.
+/// Ledger: map with the parameters of RunTask, until the server has registered.
 pub const LAUNCH: &str = "launch";
-/// Launch: the token in the clear.
+/// Launch: the server's token in clear text.
 pub const TOKEN: &str = "token";
-/// Launch: when RunTask is due (again).
+/// Launch: time at which RunTask is next due, in milliseconds since 1970.
 pub const CALL_AT: &str = "callAt";
-/// Launch: when the server must have registered.
+/// Launch: time by which the server must have registered, in milliseconds since 1970.
 pub const DEADLINE: &str = "deadline";
-/// Launch: parameters of the task, as JSON.
+/// Launch and pool: settings of the ECS task, as JSON.
 pub const SPEC: &str = "spec";
-/// Ledger: partition key of the index.
+/// Ledger: partition key of the index; absent unless the server is listed.
 pub const LISTED: &str = "open";
-/// Ledger: sort key of the index: the rank of the server.
+/// Ledger: sort key of the index, the server's rank; absent unless the server is listed.
 pub const RANK: &str = "rank";
-/// Ledger: the rank of the fullest server of its build.
+/// Ledger: rank of a server of the same build at the highest fill level.
 pub const TOP_RANK: &str = "topRank";
 
-/// Seat: the server; absent when the seat is vacant. Frontier: the server being filled.
+/// Seat: the player's server; absent if the seat is vacant. Frontier: the server that is being filled.
 pub const SERVER: &str = "server";
-/// Seat: the server's pool.
+/// Seat: the pool of the player's server.
 pub const POOL: &str = "pool";
-/// Seat: the placement, negative when connected.
+/// Seat: the placement's number, negative if connected.
 pub const PLACEMENT: &str = "placement";
 
-/// Frontier: slots left.
+/// Frontier: number of slots left to hand out.
 pub const REMAINING: &str = "remaining";
-/// Frontier: set of starting servers with freed slots that are not among those left to give; absent if there is none.
+/// Frontier: set of starting servers with freed slots beyond [`REMAINING`]; absent if empty.
 pub const FREED: &str = "freed";
-/// PoolStatus: servers that live.
+/// Pool status: number of live servers.
 pub const LIVE: &str = "live";
-/// Servers that have ever been counted in or out.
+/// Pool status: number of times that a server was counted in or out.
 pub const CHANGES: &str = "changes";
-/// PoolStatus: failed launches in a row.
+/// Pool status: number of failed launches in a row.
 pub const FAILURES: &str = "failures";
-/// PoolStatus: launching is paused until then, in milliseconds.
+/// Pool status: end of the launch pause after failures, in milliseconds since 1970.
 pub const BACKOFF_UNTIL: &str = "backoffUntil";
-/// PoolStatus: launching is paused by an operator until then, in milliseconds.
+/// Pool status: end of an operator's launch pause, in milliseconds since 1970.
 pub const PAUSED_UNTIL: &str = "pausedUntil";
-/// PoolStatus: when an operator last paused or resumed launching; ledger: when one last said that it is to drain. In milliseconds.
+/// Pool status and ledger: timestamp of the last operator command (pause or resume; drain), in milliseconds since 1970.
 pub const REQUESTED_AT: &str = "requestedAt";
 
-/// Pool: servers that may live.
+/// Pool: maximum number of live servers.
 pub const MAX_SERVERS: &str = "maxServers";
-/// Pool: free slots to keep ahead of demand.
+/// Pool: number of free slots to keep ready ahead of demand.
 pub const HEADROOM: &str = "headroom";
-/// Pool: how long a server may be empty, in milliseconds.
+/// Pool: time for which a server may be empty before it drains, in milliseconds.
 pub const IDLE_MS: &str = "idleMs";
-/// Pool: how often it has been configured since it was made.
+/// Pool: number of configurations since the first, from 0.
 pub const VERSION: &str = "version";
-/// Pool: its build, from 0.
+/// Pool: number of the build, from 0.
 pub const BUILD: &str = "build";
-/// Pool: what becomes of servers of an older build.
+/// Pool: rule for servers of an older build.
 pub const ROLLOUT: &str = "rollout";
 /// Pool: number of frontiers.
 pub const CONCURRENT_LAUNCHES: &str = "concurrentLaunches";
-/// Pool: the most frontiers that it has ever had.
+/// Pool: number of shards of the index, the highest number of frontiers that the pool has ever had.
 pub const SHARDS: &str = "shards";
-/// Pool: list of the ECS clusters that it has left, the last one first.
+/// Pool: list of ECS clusters that the pool used before, the latest first.
 pub const PREVIOUS_CLUSTERS: &str = "previousClusters";
-/// Pool and launch: time to register in, in milliseconds.
+/// Pool and launch: time in which a server must register, in milliseconds.
 pub const LAUNCH_MS: &str = "launchMs";
 
-/// A key or an item, as the SDK takes it.
+/// A key or an item, in the form that the SDK takes.
 pub type Attributes = HashMap<String, AttributeValue>;
 
 fn key(pk: String, sk: impl Into<String>) -> Attributes {
@@ -149,7 +149,7 @@ pub fn pool(pool: &PoolName) -> Attributes {
     key(POOLS.to_owned(), pool.as_str())
 }
 
-/// Partition key of everything else about a pool.
+/// Partition key of a pool's status, frontiers and roster.
 pub fn of_pool(pool: &PoolName) -> String {
     format!("POOL#{pool}")
 }
@@ -164,25 +164,25 @@ pub fn pool_status(pool: &PoolName) -> Attributes {
     key(of_pool(pool), "STATUS")
 }
 
-/// What the sort keys of a pool's roster begin with.
+/// Sort-key prefix of a pool's roster entries.
 pub const ROSTER: &str = "SERVER#";
 
-/// Key of a server's entry in its pool's roster: there as long as the fleet's count includes the server.
+/// Key of a server's entry in its pool's roster. The entry exists as long as the pool's count includes the server.
 pub fn roster(pool: &PoolName, server: &ServerId) -> Attributes {
     key(of_pool(pool), format!("{ROSTER}{server}"))
 }
 
-/// The server that a ledger's partition key, or a roster entry's sort key, names.
+/// Parses the server id from a ledger's partition key or a roster entry's sort key.
 pub fn server_of(key: &str) -> Option<ServerId> {
     ServerId::parse(key.strip_prefix(ROSTER)?).ok()
 }
 
-/// Pool and shard as the ledger's [`INDEX_PART`] and the index's partition key have them.
+/// Renders pool and shard as the ledger's [`INDEX_PART`] and the index's partition key.
 pub fn index_part(pool: &PoolName, shard: u32) -> String {
     format!("{pool}#{shard}")
 }
 
-/// The inverse of [`index_part`].
+/// Parses pool and shard from the text that [`index_part`] renders.
 pub fn parse_index_part(part: &str) -> Option<(PoolName, u32)> {
     let (pool, shard) = part.rsplit_once('#')?;
     Some((PoolName::parse(pool).ok()?, shard.parse().ok()?))

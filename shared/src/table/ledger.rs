@@ -1,4 +1,4 @@
-//! The item of a ledger: its attributes, its writes as expressions, and reading and writing it. The twin of `domain::ledger`.
+//! Ledger items: conversion, expressions for writes, and table calls. Matches `domain::ledger`.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
@@ -19,63 +19,64 @@ use crate::domain::{
     bug::{self, Bug},
 };
 
-/// Servers that one query of the index brings at the most.
+/// Most servers that one query of the index returns.
 const LISTED_AT_MOST: i32 = 200;
-/// Keys of one BatchGetItem at the most ("BatchGetItem" in the API reference).
+/// Most keys of one BatchGetItem call ("BatchGetItem" in the API reference).
 const BATCH_AT_MOST: usize = 100;
-/// How often what a BatchGetItem left out is asked for again.
+/// Most calls of BatchGetItem for the same keys, because a call may leave keys unprocessed.
 const BATCH_TRIES: u32 = 6;
 
-/// The server takes new claims: it is starting, or it is ready, its lease is not over, and this write is not a late one
-/// (the last heartbeat would then be well after the request).
+/// Condition: the server takes new claims. It is starting; or it is ready, its lease has not lapsed, and this write is
+/// not late (otherwise the last heartbeat would be well after the request).
 const OPEN: &str = "(#state = :starting OR (#state = :ready AND #leaseUntil >= :now AND #heartbeatAt <= :seenBy))";
-/// The player has no claim and there is room, or the claim that stands is an older one, or this very reservation.
+/// Condition: the player has no claim and there is room; or the player's reservation is older, or is this very one.
 const ROOM_OR_MINE: &str = "((attribute_not_exists(#claims.#player) AND size(#claims) < #capacity) \
                             OR #claims.#player BETWEEN :older AND :placement)";
-/// There is room for all once the expired claims are gone. The capacity is pinned.
+/// Condition: there is room for all players once the expired claims are removed. The capacity is pinned.
 const ROOM_FOR_ALL: &str = "#capacity = :capacity AND size(#claims) <= :limit";
-/// The slot becomes the player's, and the server is not idle.
+/// Update: reserves a slot for the player, and marks the server as not idle.
 const CLAIM: &str = "SET #claims.#player = :placement REMOVE #idleSince";
-/// The caller is the server itself.
+/// Condition: the caller is the server itself.
 const BY_SERVER: &str = "#tokenHash = :tokenHash";
-/// The server has registered and is not stopped.
+/// Condition: the server has registered and is not stopped.
 const REGISTERED: &str = "#state IN (:ready, :draining)";
-/// The player's claim is connected under this placement.
+/// Condition: the player's claim is connected under this placement.
 const CONNECTED: &str = "#claims.#player = :connected";
-/// The player's claim carries this placement, reserved or connected.
+/// Condition: the player's claim has this placement, reserved or connected.
 const OF_PLACEMENT: &str = "#claims.#player IN (:reserved, :connected)";
-/// The slot is free.
+/// Update: frees the player's slot.
 const FREE: &str = "REMOVE #claims.#player";
-/// The slot is free, and the server is in the index with it: as it was, or else among the fullest.
+/// Update: frees the player's slot, and lists the server in the index: at its current rank, or else at the highest fill
+/// level of its build.
 const FREE_AND_LIST: &str =
     "SET #open = if_not_exists(#open, #indexPart), #rank = if_not_exists(#rank, #topRank) REMOVE #claims.#player";
-/// The server is in the index: as it was, or else among the fullest. What is removed follows; a server with claims to
-/// remove is not noted as idle.
+/// Update: lists the server in the index as [`FREE_AND_LIST`] does. Claims to remove are appended. `idleSince` is
+/// removed too, because a server with claims is not idle.
 const LIST_AND_FREE: &str =
     "SET #open = if_not_exists(#open, #indexPart), #rank = if_not_exists(#rank, #topRank) REMOVE #idleSince";
-/// starting → ready, listed, with a lease; the launch with its token is forgotten.
+/// Update: starting → ready, listed, with a lease. The expression also removes the launch with its token.
 const REGISTER: &str = "SET #state = :ready, #address = :address, #port = :port, #readyAt = :now, #heartbeatAt = :now, \
                         #leaseUntil = :now + #leaseMs, #open = #indexPart, #rank = #topRank";
-/// The lease runs from now.
+/// Update: the lease starts again now.
 const HEARTBEAT: &str = "SET #heartbeatAt = :now, #leaseUntil = :now + #leaseMs";
-/// ready → draining: no longer listed.
+/// Update: ready → draining, no longer listed.
 const DRAIN: &str = "SET #state = :draining REMOVE #open, #rank";
-/// Everything that makes a stopped server: no claim, not listed, no launch, deleted one day.
+/// Update: stops the server. It has no claims and no launch, is not listed, and gets a TTL.
 const STOP: &str = "SET #state = :stopped, #claims = :none, #ttl = :ttl REMOVE #open, #rank, #launch";
-/// This attempt has not registered and is the latest.
+/// Condition: the server has not registered, and this is its current attempt.
 const IS_ATTEMPT: &str = "#state = :starting AND #attempt = :attempt";
 
-/// A server's words about itself.
+/// Converts a server's metadata to a map attribute.
 fn metadata_value(metadata: &BTreeMap<String, String>) -> AttributeValue {
     AttributeValue::M(metadata.iter().map(|(key, value)| (key.clone(), s(value))).collect())
 }
 
-/// The claims of a ledger.
+/// Converts the claims of a ledger to a map attribute.
 fn claims_value(claims: &BTreeMap<PlayerId, Claim>) -> AttributeValue {
     AttributeValue::M(claims.iter().map(|(player, claim)| (player.to_string(), n(claim.number()))).collect())
 }
 
-/// A launch.
+/// Converts a launch to a map attribute.
 fn launch_value(launch: &Launch) -> AttributeValue {
     let pairs = [
         (keys::TOKEN, s(&launch.token)),
@@ -87,7 +88,7 @@ fn launch_value(launch: &Launch) -> AttributeValue {
     AttributeValue::M(pairs.map(|(name, value)| (name.to_owned(), value)).into())
 }
 
-/// A launch, read.
+/// Reads a launch from its map attribute.
 fn read_launch(item: &Attributes) -> Result<Launch, Malformed> {
     Ok(Launch {
         token: text(item, keys::TOKEN)?.to_owned(),
@@ -98,7 +99,7 @@ fn read_launch(item: &Attributes) -> Result<Launch, Malformed> {
     })
 }
 
-/// A ledger, read.
+/// Reads a ledger from its item.
 pub fn from_item(item: &Attributes) -> Result<Ledger, Malformed> {
     let (pool, shard) = keys::parse_index_part(text(item, keys::INDEX_PART)?).ok_or(Malformed(keys::INDEX_PART))?;
     let claims = map(item, keys::CLAIMS)?.ok_or(Malformed(keys::CLAIMS))?;
@@ -143,7 +144,7 @@ pub fn from_item(item: &Attributes) -> Result<Ledger, Malformed> {
     })
 }
 
-/// A ledger, written.
+/// Converts a ledger to its item.
 pub fn to_item(ledger: &Ledger) -> Attributes {
     let mut item = keys::ledger(&ledger.id);
     let mut put = |name: &str, value: Option<AttributeValue>| {
@@ -151,12 +152,12 @@ pub fn to_item(ledger: &Ledger) -> Attributes {
             item.insert(name.to_owned(), value);
         }
     };
-    let home = s(keys::index_part(&ledger.pool, ledger.shard));
-    put(keys::LISTED, ledger.listed.map(|_| home.clone()));
+    let index_part = s(keys::index_part(&ledger.pool, ledger.shard));
+    put(keys::LISTED, ledger.listed.map(|_| index_part.clone()));
     let build = ledger.build;
     put(keys::RANK, ledger.listed.map(|fill| n(Rank { build, fill }.number())));
     put(keys::TOP_RANK, Some(n(Rank::top(build).number())));
-    put(keys::INDEX_PART, Some(home));
+    put(keys::INDEX_PART, Some(index_part));
     put(keys::STATE, Some(s(ledger.state.as_str())));
     put(keys::CAPACITY, Some(n(ledger.capacity)));
     put(keys::CLAIMS, Some(claims_value(&ledger.claims)));
@@ -178,21 +179,23 @@ pub fn to_item(ledger: &Ledger) -> Attributes {
     item
 }
 
-/// A server of the index, read.
+/// Reads a server and its rank from an item of the index.
 fn read_listed(item: &Attributes) -> Result<(ServerId, Rank), Malformed> {
     let server = keys::server_of(text(item, keys::PK)?).ok_or(Malformed(keys::PK))?;
     Ok((server, rank(item, keys::RANK)?.ok_or(Malformed(keys::RANK))?))
 }
 
+/// Converts a server's state to an attribute.
 fn state(state: ServerState) -> AttributeValue {
     s(state.as_str())
 }
 
+/// Converts a rank to an attribute.
 fn rank_number(build: u32, fill: Fill) -> AttributeValue {
     n(Rank { build, fill }.number())
 }
 
-/// `condition`, and also that the caller is the server whose token this is, if it is a server that calls.
+/// Sets the condition of an expression; if `hash` is given, also requires it to be the hash of the server's token.
 fn by(hash: Option<&crate::domain::TokenHash>, condition: &str, expression: Expression) -> Expression {
     match hash {
         Some(hash) => Expression { condition: format!("{BY_SERVER} AND {condition}").into(), ..expression }
@@ -201,7 +204,7 @@ fn by(hash: Option<&crate::domain::TokenHash>, condition: &str, expression: Expr
     }
 }
 
-/// A write on a ledger.
+/// Renders a write on a ledger as an expression.
 pub fn expression(write: &LedgerWrite) -> Expression {
     match write {
         LedgerWrite::Claim { player, placement, now, seen_by } => Expression::new(
@@ -262,8 +265,8 @@ pub fn expression(write: &LedgerWrite) -> Expression {
                 false => (FREE, "#state <> :ready"),
             };
             let held = match claim {
-                // Holds for every placement there is.
-                _ if bug::injected(Bug::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
+                // With the injected bug the condition holds for every placement.
+                _ if bug::injected(Bug::FreeAnyPlacement) => "#claims.#player BETWEEN :connected AND :reserved",
                 Claim::Connected(_) => OF_PLACEMENT,
                 Claim::Reserved(_) => "#claims.#player = :reserved",
             };
@@ -276,7 +279,7 @@ pub fn expression(write: &LedgerWrite) -> Expression {
             if claim.is_connected() {
                 expression = expression.with(":connected", connected(claim.placement()));
             }
-            if bug::injected(Bug::ReleaseAnyStamp) {
+            if bug::injected(Bug::FreeAnyPlacement) {
                 expression = expression.with(":connected", n(i64::MIN)).with(":reserved", n(i64::MAX));
             }
             by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)
@@ -460,6 +463,7 @@ pub fn expression(write: &LedgerWrite) -> Expression {
     }
 }
 
+/// Creates the update that stops a server, without a condition.
 fn stop(now: Time) -> Expression {
     Expression::new(
         STOP,
@@ -473,16 +477,18 @@ fn stop(now: Time) -> Expression {
 }
 
 impl Table {
-    /// Reads a server's ledger, consistently.
+    /// Reads a server's ledger consistently; `None` if there is none.
     ///
     /// # Errors
-    /// The table gave no answer, or the item is malformed; likewise below.
+    /// The call to the table failed, or the item is malformed.
     pub async fn ledger(&self, server: &ServerId) -> Result<Option<Ledger>, TableError> {
         Ok(self.get(keys::ledger(server)).await?.as_ref().map(from_item).transpose()?)
     }
 
-    /// The ledgers of these servers, as far as they are there. Not consistent: what follows is decided by conditional
-    /// writes, and half the price.
+    /// Reads the ledgers of several servers; servers without a ledger are left out.
+    ///
+    /// The read is eventually consistent, at half the price: every decision based on it is checked by a conditional
+    /// write.
     pub async fn ledgers(&self, servers: &[ServerId]) -> Result<Vec<Ledger>, TableError> {
         let mut ledgers = Vec::with_capacity(servers.len());
         for some in servers.chunks(BATCH_AT_MOST) {
@@ -504,14 +510,18 @@ impl Table {
                 }
             }
             if !wanted.is_empty() {
-                return Err(TableError::Busy(format!("{} ledgers were not read", wanted.len())));
+                return Err(TableError::Busy(format!(
+                    "DynamoDB left {} ledgers of a BatchGetItem unread",
+                    wanted.len()
+                )));
             }
         }
         Ok(ledgers)
     }
 
-    /// Ready servers of a pool with room, as one shard of the index lists them, newest build and fullest first. The index
-    /// lags.
+    /// Queries one shard of the index for a pool's ready servers with room, newest build and fullest first.
+    ///
+    /// The index is eventually consistent. Returns at most 200 servers.
     pub async fn listed(&self, pool: &PoolName, shard: u32) -> Result<Vec<(ServerId, Rank)>, TableError> {
         let query = self
             .client
@@ -528,7 +538,7 @@ impl Table {
         page.items().iter().map(|item| Ok(read_listed(item)?)).collect()
     }
 
-    /// One conditional write on a server's ledger.
+    /// Performs one conditional write on a server's ledger.
     pub fn write_ledger(
         &self,
         server: &ServerId,

@@ -1,11 +1,12 @@
-//! The table: the only module that speaks DynamoDB.
+//! The DynamoDB table: the only module that calls DynamoDB.
 //!
-//! Owns keys, items, expressions and what an SDK error means. A refused condition is an answer
-//! ([`Answer::Refused`]), never an error; it brings the item as it is, free of charge. An error is either [`TableError::Busy`]
-//! (throttled, or the outcome is unknown: ask again, every write is safe when repeated) or [`TableError::Broken`].
+//! Owns keys, items, expressions and the meaning of SDK errors. A failed condition is an answer ([`Answer::Refused`]),
+//! never an error; the answer contains the current item at no extra charge. An error is either [`TableError::Busy`]
+//! (throttled, or the outcome is unknown; every write may be repeated safely) or [`TableError::Broken`].
 //!
-//! Each file of an item ([`ledger`], [`seat`], [`frontier`], [`pool_status`], [`pool`]) is the twin of the domain's file of that
-//! name: `from_item` and `to_item` read and write the item, `expression` renders a write.
+//! Each kind of item has a file ([`ledger`], [`seat`], [`frontier`], [`pool_status`], [`pool`]) that corresponds to the
+//! file of the same name in `domain`, or to `crate::pool`. In it, `from_item` and `to_item` convert the item, and
+//! `expression` renders a write.
 
 mod attributes;
 mod expression;
@@ -35,17 +36,17 @@ pub use transactions::Advanced;
 use crate::{domain::Answer, sdk_error::causes};
 use keys::Attributes;
 
-/// How often a write is repeated that met a transaction on its item.
+/// Retries of a write that DynamoDB refused because of a transaction on the same item.
 const CONFLICT_RETRIES: u32 = 3;
 
-/// Why the table gave no answer.
+/// Why a call to the table failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// Throttled, timed out or cut off: the outcome is unknown, and the same call may be made again.
-    #[error("the table is busy: {0}")]
+    /// Throttled, timed out or disconnected: the outcome is unknown, and the same call may be repeated.
+    #[error("the table is busy, repeat the call: {0}")]
     Busy(String),
-    /// The call or the item is wrong; asking again will not help.
-    #[error("the table refuses: {0}")]
+    /// The call or the item is invalid, so repeating the call does not help.
+    #[error("the table refused the call, or an item is malformed: {0}")]
     Broken(String),
 }
 
@@ -61,20 +62,20 @@ impl TableError {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let said_no = match &error {
+        let refused = match &error {
             SdkError::ServiceError(service) => {
-                service.raw().status().is_client_error() && !is_passing(service.err().code())
+                service.raw().status().is_client_error() && !is_transient(service.err().code())
             }
             SdkError::ConstructionFailure(_) => true,
             _ => false,
         };
         let text = causes(&error);
-        if said_no { Self::Broken(text) } else { Self::Busy(text) }
+        if refused { Self::Broken(text) } else { Self::Busy(text) }
     }
 }
 
-/// Client errors of DynamoDB that pass ("Error handling with DynamoDB" in the developer guide).
-fn is_passing(code: Option<&str>) -> bool {
+/// Whether a client error of DynamoDB is transient ("Error handling with DynamoDB" in the developer guide).
+fn is_transient(code: Option<&str>) -> bool {
     matches!(
         code,
         Some(
@@ -88,7 +89,7 @@ fn is_passing(code: Option<&str>) -> bool {
     )
 }
 
-/// The table.
+/// A DynamoDB table and the client that calls it.
 #[derive(Clone, Debug)]
 pub struct Table {
     client: Client,
@@ -96,7 +97,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of that name, behind that client.
+    /// Uses a table through a client. The table is not checked.
     pub const fn new(client: Client, name: String) -> Self {
         Self { client, name }
     }
@@ -106,12 +107,14 @@ impl Table {
         &self.name
     }
 
+    /// Reads an item consistently; `None` if it does not exist.
     async fn get(&self, key: Attributes) -> Result<Option<Attributes>, TableError> {
         let get = self.client.get_item().table_name(&self.name).set_key(Some(key)).consistent_read(true);
         let get = get.return_consumed_capacity(ReturnConsumedCapacity::Total);
         Ok(get.send().await.map_err(TableError::of)?.item)
     }
 
+    /// Reads one page of a partition consistently, with the key at which the next page starts.
     async fn page(
         &self,
         pk: String,
@@ -136,7 +139,7 @@ impl Table {
         Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
 
-    /// One conditional update; the item as it is afterwards, or as it is that the condition refused.
+    /// Performs one conditional update. Returns the new item, or the current one if the condition failed.
     async fn update(&self, key: Attributes, expression: &Expression) -> Result<Answer<Attributes>, TableError> {
         let mut conflicts = 0;
         loop {
@@ -170,6 +173,7 @@ impl Table {
         }
     }
 
+    /// Performs one conditional update, and converts the item that it returns.
     async fn write<T>(
         &self,
         key: Attributes,
@@ -183,6 +187,7 @@ impl Table {
     }
 }
 
+/// An expression's placeholder values; `None` if there are none, because DynamoDB refuses an empty map.
 fn values(expression: &Expression) -> Option<Attributes> {
     (!expression.values.is_empty()).then(|| expression.values.clone())
 }

@@ -1,4 +1,4 @@
-//! The item of a pool's settings, and reading and writing it. The twin of `pool`.
+//! Pool items: conversion of a pool's configuration, and table calls. Matches `crate::pool`.
 
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 
@@ -13,11 +13,11 @@ use crate::{
     pool::Pool,
 };
 
-/// The condition under which a pool's configuration may be replaced: it is the one that was seen. Older releases wrote no
-/// revision.
+/// Condition for replacing a pool's configuration: the item still has the version that was read, or has none, as
+/// written by older releases.
 pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#version) OR #version = :version)";
 
-/// A pool, read.
+/// Reads a pool's configuration from its item.
 pub fn from_item(item: &Attributes) -> Result<Pool, Malformed> {
     let concurrent_launches = number(item, keys::CONCURRENT_LAUNCHES)?;
     Ok(Pool {
@@ -41,7 +41,7 @@ pub fn from_item(item: &Attributes) -> Result<Pool, Malformed> {
     })
 }
 
-/// A pool, written.
+/// Converts a pool's configuration to its item.
 pub fn to_item(pool: &Pool) -> Result<Attributes, serde_json::Error> {
     let mut item = keys::pool(&pool.name);
     let limits = &pool.limits;
@@ -68,17 +68,18 @@ pub fn to_item(pool: &Pool) -> Result<Attributes, serde_json::Error> {
 }
 
 impl Table {
-    /// Reads a pool's configuration.
+    /// Reads a pool's configuration consistently.
     pub async fn pool(&self, pool: &PoolName) -> Result<Option<Pool>, TableError> {
         Ok(self.get(keys::pool(pool)).await?.as_ref().map(from_item).transpose()?)
     }
 
-    /// Every pool that operators have configured.
+    /// Reads the configurations of all pools. Fails if one of the items is malformed.
     pub async fn pools(&self) -> Result<Vec<Pool>, TableError> {
         Ok(self.pools_that_read().await?.into_iter().collect::<Result<_, _>>()?)
     }
 
-    /// The same, for whoever can go on with those whose items read.
+    /// Reads the configurations of all pools, each as a result of its own, so that a malformed item hides no other
+    /// pool.
     pub async fn pools_that_read(&self) -> Result<Vec<Result<Pool, Malformed>>, TableError> {
         let mut pools = Vec::new();
         let mut from = None;
@@ -94,7 +95,7 @@ impl Table {
         }
     }
 
-    /// Writes a pool's configuration in the place of `old`. False if that has been replaced.
+    /// Replaces a pool's configuration `old`, or creates it. False if the item has changed since `old` was read.
     pub async fn put_pool(&self, pool: &Pool, old: Option<&Pool>) -> Result<bool, TableError> {
         let item = to_item(pool).map_err(|error| TableError::Broken(error.to_string()))?;
         let put = self.client.put_item().table_name(&self.name).set_item(Some(item));
@@ -115,7 +116,8 @@ impl Table {
         }
     }
 
-    /// A page of a pool's roster: servers that the fleet's count includes. Consistent.
+    /// Reads a page of a pool's roster consistently: the servers that the pool's count includes, and the start of the
+    /// next page.
     pub async fn roster(
         &self,
         pool: &PoolName,

@@ -1,5 +1,4 @@
-//! The item of a pool's status: its attributes, its writes as expressions, and reading and writing it. The twin of
-//! `domain::pool_status`.
+//! Pool status items: conversion, expressions for writes, and table calls. Matches `domain::pool_status`.
 
 use std::future::Future;
 
@@ -11,12 +10,13 @@ use super::{
 };
 use crate::domain::{Answer, PoolName, PoolStatus, PoolStatusWrite};
 
-/// Launching is paused neither for failures nor by an operator.
-const NOT_PAUSED: &str = "(attribute_not_exists(#backoffUntil) OR #backoffUntil <= :now) AND (attribute_not_exists(#pausedUntil) OR #pausedUntil <= :now)";
-/// Neither this operator command nor a later one was applied.
+/// Condition: launching is paused neither after failures nor by an operator.
+const NOT_PAUSED: &str = "(attribute_not_exists(#backoffUntil) OR #backoffUntil <= :now) \
+                          AND (attribute_not_exists(#pausedUntil) OR #pausedUntil <= :now)";
+/// Condition: neither this operator command nor a later one was applied.
 pub(super) const NOT_SUPERSEDED: &str = "(attribute_not_exists(#requestedAt) OR #requestedAt < :at)";
 
-/// A fleet, read.
+/// Reads a pool's status from its item.
 pub fn from_item(item: &Attributes) -> Result<PoolStatus, Malformed> {
     Ok(PoolStatus {
         live: opt_number(item, keys::LIVE)?.unwrap_or(0),
@@ -28,7 +28,7 @@ pub fn from_item(item: &Attributes) -> Result<PoolStatus, Malformed> {
     })
 }
 
-/// A fleet, written.
+/// Converts a pool's status to its item.
 pub fn to_item(pool: &PoolName, status: &PoolStatus) -> Attributes {
     let mut item = keys::pool_status(pool);
     item.insert(keys::LIVE.into(), n(status.live));
@@ -50,7 +50,7 @@ pub fn to_item(pool: &PoolName, status: &PoolStatus) -> Attributes {
     item
 }
 
-/// A write on a fleet.
+/// Renders a write on a pool's status as an expression.
 pub fn expression(write: &PoolStatusWrite) -> Expression {
     match write {
         PoolStatusWrite::Started { max_servers, now } => Expression::new(
@@ -63,7 +63,7 @@ pub fn expression(write: &PoolStatusWrite) -> Expression {
             let values = [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))];
             let update = "ADD #live :one, #changes :one";
             match changes {
-                // Also one whose item an older release wrote.
+                // Also holds for an item of an older release, which did not write `changes`.
                 0 => {
                     let condition = format!("attribute_not_exists(#changes) AND {room} AND {NOT_PAUSED}");
                     Expression::new(update, condition, values)
@@ -72,7 +72,7 @@ pub fn expression(write: &PoolStatusWrite) -> Expression {
                     .with(":changes", n(*seen)),
             }
         }
-        // A fleet whose item an older release wrote has counted no changes.
+        // An item of an older release has no `changes`.
         PoolStatusWrite::Recount { changes: 0, live } => Expression::new(
             "SET #live = :live",
             "attribute_exists(#live) AND attribute_not_exists(#changes)",
@@ -121,13 +121,13 @@ pub fn expression(write: &PoolStatusWrite) -> Expression {
 }
 
 impl Table {
-    /// Reads a pool's status.
+    /// Reads a pool's status consistently; the default status if there is no item.
     pub async fn pool_status(&self, pool: &PoolName) -> Result<PoolStatus, TableError> {
         let status = self.get(keys::pool_status(pool)).await?.as_ref().map(from_item).transpose()?;
         Ok(status.unwrap_or_default())
     }
 
-    /// One conditional write on a pool's status.
+    /// Performs one conditional write on a pool's status.
     pub fn write_pool_status(
         &self,
         pool: &PoolName,

@@ -1,4 +1,4 @@
-//! The table's shape, for stacks that make their own: the laptop and the tests.
+//! Creation of the table, for the local stack and the tests; on AWS `template.yaml` creates it.
 
 use aws_sdk_dynamodb::{
     Client,
@@ -20,10 +20,10 @@ fn part_of_key(name: &str, kind: KeyType) -> Result<KeySchemaElement, TableError
     built.map_err(|error| TableError::Broken(error.to_string()))
 }
 
-/// Creates the table, unless it is there.
+/// Creates the table with its index and TTL. Succeeds without a change if the table exists.
 ///
 /// # Errors
-/// The endpoint does not answer, or refuses.
+/// DynamoDB does not answer, or refuses the call.
 pub async fn create_table(client: &Client, name: &str) -> Result<(), TableError> {
     let index = GlobalSecondaryIndex::builder()
         .index_name(keys::INDEX)

@@ -1,4 +1,4 @@
-//! The item of a seat: its attributes, its writes as expressions, and reading and writing it. The twin of `domain::seat`.
+//! Seat items: conversion, expressions for writes, and table calls. Matches `domain::seat`.
 
 use std::future::Future;
 
@@ -13,7 +13,7 @@ use crate::domain::{
     bug::{self, Bug},
 };
 
-/// A seat, read.
+/// Reads a seat from its item.
 pub fn from_item(item: &Attributes) -> Result<Seat, Malformed> {
     let claim = claim(item.get(keys::PLACEMENT).ok_or(Malformed(keys::PLACEMENT))?, keys::PLACEMENT)?;
     Ok(match opt_text(item, keys::SERVER)? {
@@ -26,7 +26,7 @@ pub fn from_item(item: &Attributes) -> Result<Seat, Malformed> {
     })
 }
 
-/// A seat, written.
+/// Converts a seat to its item.
 pub fn to_item(player: &PlayerId, seat: &Seat) -> Attributes {
     let mut item = keys::seat(player);
     match seat {
@@ -42,7 +42,7 @@ pub fn to_item(player: &PlayerId, seat: &Seat) -> Attributes {
     item
 }
 
-/// A write on a seat.
+/// Renders a write on a seat as an expression.
 pub fn expression(write: &SeatWrite) -> Expression {
     const ASSIGN: &str = "SET #server = :server, #pool = :pool, #placement = :placement, #ttl = :ttl";
     const VACATE: &str = "SET #placement = :reserved, #ttl = :ttl REMOVE #server, #pool";
@@ -77,7 +77,7 @@ pub fn expression(write: &SeatWrite) -> Expression {
                 (":connected", connected(*placement)),
             ],
         ),
-        // A connected seat has no TTL: it must outlast the visit.
+        // A connected seat has no TTL: it must exist as long as the player is connected.
         SeatWrite::Connect { server, placement } => Expression::new(
             "SET #placement = :connected REMOVE #ttl",
             "#server = :server AND #placement IN (:reserved, :connected)",
@@ -113,12 +113,12 @@ pub fn expression(write: &SeatWrite) -> Expression {
 }
 
 impl Table {
-    /// Reads a player's seat, consistently.
+    /// Reads a player's seat consistently; `None` if there is none.
     pub async fn seat(&self, player: &PlayerId) -> Result<Option<Seat>, TableError> {
         Ok(self.get(keys::seat(player)).await?.as_ref().map(from_item).transpose()?)
     }
 
-    /// One conditional write on a player's seat.
+    /// Performs one conditional write on a player's seat.
     pub fn write_seat(
         &self,
         player: &PlayerId,

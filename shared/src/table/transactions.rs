@@ -1,7 +1,7 @@
-//! Transactions: a server is counted in or out together with its ledger, its frontier and its roster entry.
+//! Transactions that count a server in or out, together with its ledger, frontier and roster entry.
 //!
-//! Transactions touch frontiers, pool statuses, roster entries and **new** ledgers only. One on an existing ledger would make
-//! plain claims on it fail.
+//! Transactions write only frontiers, pool statuses, roster entries and **new** ledgers. A transaction on an existing
+//! ledger would make concurrent claims on that ledger fail.
 
 use aws_sdk_dynamodb::{
     operation::transact_write_items::TransactWriteItemsError,
@@ -20,23 +20,26 @@ use super::{
 };
 use crate::domain::{Frontier, FrontierWrite, Ledger, NoLaunch, PoolName, PoolStatus, PoolStatusWrite, ServerId, Time};
 
-/// The code of a cancellation reason whose condition failed.
+/// Cancellation code of a transaction's write whose condition failed.
 const CONDITION_FAILED: &str = "ConditionalCheckFailed";
 
-/// What a transaction that starts a server came to.
+/// The result of a transaction that advances a frontier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Advanced {
-    /// The frontier names the new server.
+    /// The frontier fills the new server.
     Yes,
-    /// Somebody else moved the frontier, or is about to.
+    /// Another caller has moved the frontier, or is moving it.
     Raced,
-    /// No server may be started.
+    /// No server may be started, for this reason.
     No(NoLaunch),
 }
 
 impl Table {
-    /// Starts a server that no frontier asked for, in one transaction: its ledger is there, the fleet counts it and lists
-    /// it. Only if the fleet is as it was seen, so that of two who see too little room only one acts.
+    /// Creates a server ahead of demand in one transaction: its ledger, its roster entry, and its place in the pool's
+    /// count.
+    ///
+    /// False if the pool's status has changed since `seen`, no server may be started, or another transaction
+    /// interfered. So of two callers that see too little room only one starts a server.
     pub async fn start_ahead(
         &self,
         ledger: &Ledger,
@@ -53,9 +56,10 @@ impl Table {
         Ok(self.transact(writes).await?.is_ok())
     }
 
-    /// Starts a server in one transaction: the frontier names it, its ledger is there, the fleet counts it and lists it. The one
-    /// place where a transaction is right, because no other write meets it there: the ledger is new, the frontier is
-    /// used up, and the fleet changes only when servers come and go.
+    /// Advances a frontier to a new server in one transaction, with its ledger, its roster entry and the pool's count.
+    ///
+    /// A transaction is safe here because it rarely conflicts with other writes: the ledger is new, the frontier is
+    /// used up, and the pool's status changes only when a server is started or stopped.
     pub async fn advance(
         &self,
         k: u32,
@@ -88,8 +92,9 @@ impl Table {
         }
     }
 
-    /// Counts a stopped server out of its status, with its roster entry: exactly once, however often it is asked. False
-    /// if somebody else's transaction was in the way.
+    /// Removes a stopped server from its pool's count and roster: exactly once, however often the call is repeated.
+    ///
+    /// False if another transaction interfered or the status write was refused; the caller should then try again.
     pub async fn count_out(
         &self,
         pool: &PoolName,
@@ -108,17 +113,19 @@ impl Table {
         ];
         Ok(match self.transact(writes).await? {
             Ok(()) => true,
-            // Counted out already: done. Anything else is for the caller to repeat.
+            // No roster entry: the server was counted out before. In other cases the caller tries again.
             Err(reasons) => reasons.first().is_some_and(|reason| reason.code() == Some(CONDITION_FAILED)),
         })
     }
 
+    /// Renders the creation of an item as a part of a transaction.
     fn new_item(&self, item: Attributes) -> Result<TransactWriteItem, TableError> {
         let put = Put::builder().table_name(&self.name).set_item(Some(item)).condition_expression(IS_NEW).build();
         let put = put.map_err(|error| TableError::Broken(error.to_string()))?;
         Ok(TransactWriteItem::builder().put(put).build())
     }
 
+    /// Renders a conditional update as a part of a transaction.
     fn part(&self, key: Attributes, expression: &Expression) -> Result<TransactWriteItem, TableError> {
         let mut update = Update::builder()
             .table_name(&self.name)
@@ -134,7 +141,7 @@ impl Table {
         Ok(TransactWriteItem::builder().update(update).build())
     }
 
-    /// All of these writes or none; if none, why, write by write.
+    /// Performs all writes or none. `Err` has one cancellation reason per write.
     async fn transact(
         &self,
         writes: Vec<TransactWriteItem>,

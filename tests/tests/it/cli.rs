@@ -82,8 +82,8 @@ async fn every_view_is_a_table_for_people_and_the_apis_own_answer_for_scripts() 
             format!("/servers/{id}"),
             vec![id, "auth0|alice", "connected", "bob", "lease until"],
         ),
-        ("player show auth0|alice", "/players/auth0%7Calice".to_owned(), vec!["inside", id, "connected"]),
-        ("player show bob", "/players/bob".to_owned(), vec!["on the way to", id, "reserved", ", in "]),
+        ("player show auth0|alice", "/players/auth0%7Calice".to_owned(), vec!["connected to", id, "connected"]),
+        ("player show bob", "/players/bob".to_owned(), vec!["reserved on", id, "reserved", ", in "]),
     ];
     for (line, path, words) in views {
         let text = run(&world, line).await.exits(0).stdout;
@@ -144,7 +144,7 @@ async fn a_pool_is_set_by_patches_or_whole_and_the_difference_is_shown() {
     assert_eq!(set.json()["settings"], before);
     // What is there already is not sent again.
     let same = run(&world, "pool set default --yes capacity=50").await.exits(0).stdout;
-    assert_eq!(same, "default has these settings already\n");
+    assert_eq!(same, "default already has these settings\n");
     // A bad value names itself, and nothing changes.
     let refused = run(&world, "pool set default --yes capacity=0 headroom=5").await.exits(1);
     refused.tells(&["400 invalid_body", "`capacity` must be 1 to 1000", "request local-"]);
@@ -168,10 +168,10 @@ async fn servers_are_started_launching_paused_and_resumed() {
     let count = launched["started"].as_array().unwrap().len();
     assert_eq!((count, &launched["liveServers"], &launched["missing"]), (23, &json!(23), &json!(0)), "over two calls");
     let again = run(&world, "launch default --yes --at-least 23").await.exits(0).stdout;
-    assert_eq!(again, "default: 23 servers live\n");
+    assert_eq!(again, "default: 23 live servers\n");
     run(&world, "launch default --yes --at-least 26").await.exits(1).tells(&["409 at_maximum", "maxServers"]);
     let paused = run(&world, "pause default --yes --for 3600").await.exits(0).stdout;
-    assert_eq!(paused, "default: no server is started for 1h00m\n");
+    assert_eq!(paused, "default: launching is paused for 1h00m\n");
     assert!(run(&world, "pools").await.exits(0).stdout.contains("paused by operator for "));
     let refused = run(&world, "launch default --yes --at-least 24").await.exits(1);
     refused.tells(&["Launching is paused (503 launch_paused)", "request local-", "owmm resume"]);
@@ -197,7 +197,7 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     let problem = serde_json::from_str::<Value>(&script.stderr).unwrap();
     assert_eq!((&problem["code"], script.stdout.as_str()), (&json!("player_inside"), ""));
     let drained = run(&world, &format!("server drain {id} --yes --deadline 3600")).await.exits(0).stdout;
-    assert!(drained.contains("1 inside, 0 coming") && drained.contains("at the latest 20"), "{drained}");
+    assert!(drained.contains("1 connected, 0 reserved") && drained.contains("at the latest 20"), "{drained}");
     assert!(run(&world, "servers").await.exits(0).stdout.contains("deadline in "));
     let drained = run(&world, &format!("server drain {id} --yes --json --deadline 0")).await.exits(0).json();
     assert_eq!((&drained["state"], &drained["connected"]), (&json!("draining"), &json!(1)));
@@ -293,7 +293,7 @@ async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
     ] {
         let mut terminal = Terminal::new();
         let program = terminal.owmm(&world, &line);
-        terminal.shows("1 inside, 0 coming", 1).await;
+        terminal.shows("1 connected, 0 reserved", 1).await;
         terminal.shows("[y/N]", 1).await;
         assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "it has not been answered yet");
         terminal.types(answer);
@@ -302,9 +302,9 @@ async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
     }
     // The others ask too, and say what they would do.
     for (line, words) in [
-        ("launch default --at-least 3", "1 servers of `default` live"),
+        ("launch default --at-least 3", "`default` has 1 live servers"),
         ("pause default --for 90", "for 1m30s"),
-        ("player release alice", "alice is inside"),
+        ("player release alice", "alice is connected to"),
         ("pool set default capacity=7", "capacity"),
     ] {
         let mut terminal = Terminal::new();
@@ -327,7 +327,7 @@ async fn settings_that_somebody_else_has_set_meanwhile_are_not_undone() {
     run(&world, "pool set default --yes capacity=33").await.exits(0);
     terminal.types("y\n");
     assert_eq!(ended(program).await, Some(1));
-    terminal.shows("somebody else has set `default` meanwhile", 1).await;
+    terminal.shows("another operator has changed `default` in the meantime", 1).await;
     let settings = world.operate("GET", "/pools/default", None).await.is(200).body["settings"].clone();
     assert_eq!((&settings["capacity"], &settings["headroom"]), (&json!(33), &json!(0)));
     world.end().await;
@@ -494,7 +494,7 @@ async fn a_busy_api_is_asked_again_as_it_says_and_not_for_ever() {
         http("200 OK", "", r#"{"pools":[]}"#),
     ];
     let (url, asked) = scripted(answers).await;
-    finish(owmm(&url).args(["pools", "-v"])).await.exits(0).tells(&["503: asking again in 1 s", "429: asking again"]);
+    finish(owmm(&url).args(["pools", "-v"])).await.exits(0).tells(&["503: retrying in 1 s", "429: retrying"]);
     assert_eq!(asked.await.unwrap().len(), 3);
     // Five tries, and no waiting that is longer than an operator's patience.
     let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 0\r\n", busy); 5]).await;

@@ -156,13 +156,13 @@ async fn the_crash_of_a_game_server_is_a_warning_and_the_demo_says_at_which_step
         let found = lines.iter().find(|found| found.ends_with(&format!(" | {line}")));
         assert_eq!(found.map(|found| found.len()), Some("12345678 | ".len() + line.len()), "{line}: {stderr}");
     }
-    let crash = lines.iter().position(|line| line.contains(" WARN crashed with exit code 7 task="));
+    let crash = lines.iter().position(|line| line.contains(" WARN process crashed with exit code 7 task="));
     let crash = crash.unwrap_or_else(|| panic!("no warning: {stderr}"));
     let mut output = lines[crash + 1..crash + 3].to_vec();
     output.sort_unstable();
     assert_eq!(output, ["    no licence", "    no map"], "{stderr}");
-    assert!(stderr.contains("the demo did not get through: step "), "{stderr}");
-    assert!(stderr.contains("but the game server has ended (exit code 7). The lines above show"), "{stderr}");
+    assert!(stderr.contains("the demo failed: step "), "{stderr}");
+    assert!(stderr.contains("the game server has ended (exit code 7). The lines above show"), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

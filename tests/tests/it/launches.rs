@@ -3,7 +3,7 @@
 use ecs::Fault;
 use functions::task_stopped;
 use local::iam::acting_as;
-use shared::domain::{Launch, Ledger, MAX_LAUNCH_ATTEMPTS, PoolStatusWrite, ServerState};
+use shared::domain::{Launch, Ledger, LedgerWrite, MAX_LAUNCH_ATTEMPTS, PoolStatusWrite, ServerState, StopBy};
 
 use crate::support::{SOON, World, limits, seconds};
 
@@ -74,7 +74,23 @@ async fn ecs_without_capacity_is_asked_again_with_a_new_token_of_the_server() {
     let refused = world.ledger(&server).await;
     assert_eq!((refused.attempt, &refused.task), (2, &None), "the next attempt is due after a pause");
     world.polled_until("alice", &server, "the task is on record", |ledger| ledger.task.is_some()).await;
-    assert_eq!(world.stack.ecs().counts().processes_started, 1);
+    assert_eq!(world.processes_started().await, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ecs_that_throttles_has_not_refused_and_is_asked_again_in_the_same_attempt() {
+    let world = World::new(|_| {}).await;
+    // Every attempt of the SDK.
+    world.stack.ecs().inject(Fault::Throttled, 3);
+    let server = world.join("alice").await.is(202).server().to_owned();
+    let ledger = world.ledger(&server).await;
+    assert_eq!((ledger.attempt, &ledger.task), (1, &None), "{ledger:?}");
+    let token = ledger.launch.unwrap().token;
+    let started = |ledger: &Ledger| ledger.task.is_some();
+    let ledger = world.polled_until("alice", &server, "the task is on record", started).await;
+    assert_eq!((ledger.attempt, ledger.launch.unwrap().token), (1, token), "the first attempt, and its token");
+    assert_eq!(world.processes_started().await, 1);
     world.end().await;
 }
 
@@ -150,6 +166,24 @@ async fn a_server_that_says_disconnect_before_it_has_registered_counts_as_one_th
     let status = world.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap();
     assert_eq!((status.live, status.failures), (0, 1));
     assert_ne!(world.join("alice").await.is(202).server(), server);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_a_stopped_server_that_was_not_counted_out_counts_it_out_once() {
+    let world = World::new(|_| {}).await;
+    let server = world.ready_server("alice").await;
+    let (owmm, pool) = (world.stack.owmm(), crate::support::pool("default"));
+    let ledger = world.ledger(&server.id).await;
+    // As if whoever stopped it had died right after that.
+    let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: owmm.time() };
+    owmm.table().write_ledger(&ledger.id, &stop).await.unwrap();
+    assert_eq!(owmm.table().pool_status(&pool).await.unwrap().live, 1);
+    for case in ["the first news", "the same news again"] {
+        assert!(acting_as("task-stopped", owmm.task_stopped(&ledger.id, ledger.attempt)).await.unwrap(), "{case}");
+        let status = owmm.table().pool_status(&pool).await.unwrap();
+        assert_eq!((status.live, status.failures), (0, 0), "{case}");
+    }
     world.end().await;
 }
 

@@ -387,6 +387,16 @@ async fn a_launch_by_hand_says_how_many_there_shall_be_so_a_repeat_starts_no_mor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_launch_of_more_servers_than_the_maximum_starts_none() {
+    let world = World::new(limits(10, 2)).await;
+    let body = Some(json!({ "atLeast": 3 }));
+    world.operate("POST", "/pools/default/launch", body).await.problem(409, "at_maximum");
+    assert_eq!(world.stack.ecs().counts().run_task_calls, 0);
+    assert!(world.ledgers().await.is_empty());
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     let world = World::new(|options| {
         limits(1, 10)(options);

@@ -379,3 +379,23 @@ async fn a_pool_at_its_maximum_is_not_full_while_a_frontier_can_go_back_to_a_ser
     }
     ground.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontier_forgets_a_server_that_it_could_go_back_to_once_that_has_no_free_slot() {
+    let ground = Ground::new().await;
+    let (now, pool) = (ground.now(), a_pool("default", 0));
+    let claim = |i| Claim::Reserved(Placement::new(i).unwrap());
+    let full = |name: &str| {
+        let claims = (1..=4).map(|i| (PlayerId::parse(&format!("{name}-{i}")).unwrap(), claim(i)));
+        Ledger { claims: claims.collect(), ..starting(name, now, now + Span::seconds(86_400)) }
+    };
+    a_fleet(&ground, &pool, &[full("left"), full("next")]).await;
+    let frontier = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
+    ground.put(vec![table::frontier::to_item(&pool.name, 0, &frontier)]).await;
+    let owmm = ground.owmm(&Wire::new(Death::Never), 1);
+    let place = owmm.join(&PlayerId::parse("player").unwrap(), None).await.unwrap();
+    let JoinOutcome::Slot(Slot::Starting { server, .. }) = place else { panic!("{place:?}") };
+    let frontier = owmm.table().frontier(&pool.name, 0).await.unwrap();
+    assert_eq!(frontier, Some(Frontier::new(server, 3)), "a new server, and nothing to go back to");
+    ground.end().await;
+}

@@ -28,7 +28,7 @@ use aws_smithy_types::body::SdkBody;
 use ecs::LocalEcs;
 use local::engine::Engine;
 use shared::{
-    Owmm, Pool, Reconciled, TaskSettings,
+    LaunchOutcome, Owmm, Pool, Reconciled, TaskSettings,
     clock::{Clock, Rng},
     config::{Config, assemble, timeouts},
     domain::{
@@ -81,7 +81,7 @@ pub(crate) struct Wire {
     woken: Arc<Notify>,
     slept: Arc<AtomicBool>,
     refusable: Arc<AtomicU64>,
-    bodies: Arc<Mutex<Vec<String>>>,
+    pub(crate) bodies: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
 
@@ -848,5 +848,105 @@ async fn a_server_that_the_read_of_many_ledgers_misses_is_read_by_itself_and_cou
     let report = ground.owmm(&Wire::new(misses), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, report.players, report.free_slots), (0, 1, 3), "{report:?}");
     assert_eq!(report.repaired, BTreeMap::new(), "nothing is started ahead: {report:?}");
+    ground.end().await;
+}
+
+/// Whoever repeats a call first wins the time when it is due, so the others do not repeat it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn run_task_without_an_answer_is_repeated_after_five_seconds_and_not_by_every_look() {
+    let ground = Ground::new().await;
+    let now = ground.now();
+    a_fleet(&ground, &a_pool("default", 0), &[starting("due", now, now + Span::seconds(86_400))]).await;
+    // Each attempt of the SDK at the first call.
+    ground.ecs.inject(ecs::Fault::AnswerLost, 3);
+    for (case, turn, calls) in [
+        ("the call is due", 0, 3),
+        ("at the same moment", 0, 3),
+        ("a millisecond too early", 4_999, 3),
+        ("after five seconds", 1, 4),
+        ("its task is on record", 5_000, 4),
+    ] {
+        ground.later(Span(turn));
+        ground.owmm(&Wire::new(Death::Never), 1).reconcile().await.unwrap();
+        assert_eq!(ground.ecs.counts().run_task_calls, calls, "{case}");
+    }
+    assert_eq!(ground.ecs.counts().processes_started, 1);
+    ground.end().await;
+}
+
+/// A pool that has moved to a cluster that ECS does not have, and its `left` ones.
+fn moved(left: &[&str]) -> Pool {
+    let mut pool = Pool { previous_clusters: left.iter().map(|it| (*it).to_owned()).collect(), ..a_pool("default", 0) };
+    pool.task.cluster = "elsewhere".to_owned();
+    pool
+}
+
+/// The ARN of a task names its cluster, whether or not the pool still remembers that it was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_in_a_cluster_that_their_pool_has_left_are_asked_about_and_stopped_there() {
+    for (case, left) in [("remembered by the pool", &["default"][..]), ("forgotten by the pool", &[])] {
+        let ground = Ground::new().await;
+        let now = ground.now();
+        let crashed = Ledger { task: Some(ground.dead_task("crashed").await), ..ready("crashed", now) };
+        let task = ground.task("drained", 1).await;
+        let empty = Ledger { claims: BTreeMap::new(), task: Some(task.clone()), ..ready("drained", now) };
+        let drained = Ledger { state: ServerState::Draining, listed: None, ..empty };
+        a_fleet(&ground, &moved(left), &[crashed, drained]).await;
+        assert_eq!(ground.running().await, [task], "{case}");
+        let report = look(&ground, 1).await;
+        assert_eq!(report.repaired, BTreeMap::from([("task_stopped", 1), ("drained", 1)]), "{case}: {report:?}");
+        assert_eq!(ground.running().await, [""; 0], "{case}");
+        ground.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_ecs_does_not_have_runs_no_task_of_a_server_that_none_is_on_record_for() {
+    let ground = Ground::new().await;
+    let lapsed = Ledger { lease_until: Some(ground.now() - Span(1)), ..ready("unrecorded", ground.now()) };
+    a_fleet(&ground, &moved(&["default"]), &[lapsed]).await;
+    let report = look(&ground, 1).await;
+    assert_eq!(report.repaired, BTreeMap::from([("task_missing", 1)]), "{report:?}");
+    ground.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_another_table_is_not_taken_for_an_orphan() {
+    let ground = Ground::new().await;
+    a_fleet(&ground, &a_pool("default", 0), &[]).await;
+    let run = ecs_client(&ground.ecs_url).run_task().task_definition("game:1").count(1);
+    let run = run.started_by("server-of-another/1").group("owmm:another-table").send().await.unwrap();
+    let task = run.tasks()[0].task_arn().unwrap().to_owned();
+    assert_eq!(look(&ground, 1).await.repaired, BTreeMap::new());
+    assert_eq!(ground.running().await, [task]);
+    ground.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_in_a_cluster_that_its_pool_has_left_is_stopped() {
+    let ground = Ground::new().await;
+    a_fleet(&ground, &moved(&["default"]), &[]).await;
+    let task = ground.task("nobodys", 1).await;
+    assert_eq!(ground.running().await, [task]);
+    assert_eq!(look(&ground, 1).await.repaired, BTreeMap::from([("orphan_task", 1)]));
+    assert_eq!(ground.running().await, [""; 0]);
+    ground.end().await;
+}
+
+/// The answer names the servers that were started, although no more may be by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_by_hand_that_a_pause_cuts_short_says_which_servers_it_has_started() {
+    let ground = Ground::new().await;
+    let pool = a_pool("default", 0);
+    a_fleet(&ground, &pool, &[]).await;
+    let wire = Wire::new(Death::Sleeps("RunTask"));
+    let (owmm, operator) = (ground.owmm(&wire, 1), ground.owmm(&Wire::new(Death::Never), 2));
+    let launch = tokio::spawn(async move { owmm.launch(&a_pool("default", 0).name, 3).await });
+    wire.died.notified().await;
+    operator.pause(&pool.name, None).await.unwrap();
+    wire.woken.notify_one();
+    let outcome = launch.await.unwrap().unwrap();
+    let LaunchOutcome::Started { started, live } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!((started.len(), *live), (1, 1), "{outcome:?}");
     ground.end().await;
 }

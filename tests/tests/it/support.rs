@@ -342,6 +342,12 @@ impl World {
         eventually(what, || self.ledger(server), is).await
     }
 
+    /// How many processes the local ECS has started; waits for the first, which starts after RunTask is answered.
+    pub async fn processes_started(&self) -> u64 {
+        let count = || async { self.stack.ecs().counts().processes_started };
+        eventually("the task's process has started", count, |started| *started > 0).await
+    }
+
     /// A hand-played server for a server that is starting.
     pub async fn hand(&self, server: &str) -> Hand {
         let ledger = self.ledger(server).await;

@@ -96,3 +96,21 @@ async fn the_indexs_answer_is_believed_for_a_second_and_no_longer() {
     }
     ground.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_this_process_has_filled_is_not_asked_again() {
+    let ground = Ground::new().await;
+    let wire = Wire::new(Death::Never);
+    let warm = ground.owmm(&wire, 1);
+    // Three of four slots are taken, so the index names it first.
+    let mut nearly_full = Ledger { listed: Some(Fill::TOP), ..with_room("nearly-full", &ground) };
+    let claim = *nearly_full.claims.values().next().unwrap();
+    nearly_full.claims.extend(["b", "c"].map(|name| (PlayerId::parse(name).unwrap(), claim)));
+    a_fleet(&ground, &a_pool("default", 0), &[nearly_full, with_room("another", &ground)]).await;
+    assert_eq!(join(&warm, "ann").await, id("nearly-full"));
+    wire.bodies.lock().unwrap().clear();
+    assert_eq!(join(&warm, "bob").await, id("another"));
+    let asked = wire.bodies.lock().unwrap().iter().filter(|body| body.contains("nearly-full")).count();
+    assert_eq!(asked, 0, "requests about the server that this process has filled");
+    ground.end().await;
+}

@@ -1,11 +1,11 @@
-//! Which address players find this server at.
+//! The address that players connect to.
 //!
-//! A task on AWS has a public address that it does not see: it belongs to its network interface, or to the host. The
-//! simplest is `auto`: OWMM takes the address that the registration comes from. [`public`] asks AWS instead: the task
-//! metadata endpoint (version 4) for the interface, EC2 for the interface's public address; with host networking the
-//! instance metadata service (version 2). Must not know what the address is for.
+//! A process on AWS cannot read its public address locally: the address belongs to the task's network interface, or to
+//! the host. The simplest solution is `auto`: OWMM takes the source address of the registration. [`public`] queries AWS
+//! instead: the task metadata endpoint (version 4) for the interface, then EC2 for the interface's public address; with
+//! host networking, the instance metadata service (version 2). This module does not depend on the use of the address.
 //!
-//! Tried against a stub of the three, never on AWS.
+//! Tested with stubs of the three services, never on AWS.
 
 use std::{
     error::Error,
@@ -23,58 +23,58 @@ use serde::Deserialize;
 
 use crate::http::reasons;
 
-/// Link-local services answer at once or not at all; EC2 takes a little longer.
+/// Time limit of one request. Link-local services answer at once or never; EC2 takes a little longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// EC2's API has one version ("Query requests for Amazon EC2").
+/// Version of EC2's API, which has only one ("Query requests for Amazon EC2").
 const EC2_VERSION: &str = "2016-11-15";
 
-/// How a server's address is found.
+/// How the server determines its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// On this machine only.
+    /// The loopback address: players on this machine only.
     Loopback,
-    /// Wherever the registration comes from.
+    /// The source address of the registration.
     Auto,
     /// The public address of the task's network interface, or of the host.
     Interface,
-    /// A name or an address that is known.
+    /// A configured host name or address.
     Named(String),
 }
 
-/// Why there is no address.
+/// Why the address could not be determined.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AddressError {
-    /// No answer, or a refusal.
-    #[error("{what} does not answer: {}", reasons(.source))]
+    /// A service did not answer, or refused the request.
+    #[error("{what} did not answer: {}", reasons(.source))]
     Http {
-        /// Which service.
+        /// Name of the service.
         what: &'static str,
-        /// Why.
+        /// Cause.
         source: reqwest::Error,
     },
     /// The request cannot be signed.
     #[error("the request to EC2 cannot be signed: {0}")]
     Signing(String),
-    /// An answer without what it should hold.
+    /// An answer lacks the required value.
     #[error("{0}")]
     Missing(&'static str),
 }
 
-/// Where the services are.
+/// URLs of the AWS services that know the public address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Services {
-    /// The task metadata endpoint; none outside ECS.
+    /// The task metadata endpoint; `None` outside ECS.
     pub task: Option<String>,
-    /// The task role's credentials; none without a role.
+    /// The endpoint of the task role's credentials; `None` without a role.
     pub credentials: Option<String>,
     /// The instance metadata service.
     pub instance: String,
-    /// EC2's API; none for the region's own.
+    /// EC2's API; `None` for the default endpoint of the region.
     pub ec2: Option<String>,
 }
 
 impl Services {
-    /// As the environment of a task names them.
+    /// Reads the URLs from the environment variables of a task.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
         // "Task IAM role" in the ECS developer guide: the address is always this one.
         let credentials =
@@ -88,7 +88,7 @@ impl Services {
     }
 }
 
-/// What of "Task metadata v4" matters.
+/// Fields of "Task metadata v4" that this module reads.
 #[derive(Deserialize)]
 struct Task {
     #[serde(rename = "TaskARN")]
@@ -111,7 +111,7 @@ struct Network {
     mac: Option<String>,
 }
 
-/// What a role's credentials endpoint answers.
+/// Answer of the credentials endpoint.
 #[derive(Deserialize)]
 struct Keys {
     #[serde(rename = "AccessKeyId")]
@@ -124,7 +124,7 @@ struct Keys {
 
 async fn text(what: &'static str, request: RequestBuilder) -> Result<String, AddressError> {
     let answer = async { request.send().await?.error_for_status()?.text().await }.await;
-    // Its URL would be told too, and with it where credentials are to be had.
+    // The error must not have the URL, which locates the credentials.
     answer.map_err(|source| AddressError::Http { what, source: source.without_url() })
 }
 
@@ -132,13 +132,13 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str, missing: &'static str) -> Result
     serde_json::from_str(text).map_err(|_| AddressError::Missing(missing))
 }
 
-/// The public address of this task's network interface, or, without one of its own, of the host.
+/// Returns the public address of this task's network interface, or of the host if the task has no interface of its own.
 pub(super) async fn public(services: &Services) -> Result<IpAddr, AddressError> {
     let client = Client::builder().no_proxy().timeout(TIMEOUT).build();
-    let http = client.map_err(|source| AddressError::Http { what: "an HTTP client", source })?;
+    let http = client.map_err(|source| AddressError::Http { what: "the HTTP client", source })?;
     let Some(endpoint) = &services.task else { return of_instance(&http, &services.instance).await };
-    let told = text("the task metadata endpoint", http.get(format!("{endpoint}/task"))).await?;
-    let task: Task = parse(&told, "the task metadata cannot be read")?;
+    let answer = text("the task metadata endpoint", http.get(format!("{endpoint}/task"))).await?;
+    let task: Task = parse(&answer, "the task metadata cannot be read")?;
     let mut networks = task.containers.iter().flat_map(|container| &container.networks);
     match networks.find(|network| network.mode == "awsvpc") {
         Some(Network { mac: Some(mac), .. }) => of_interface(&http, services, &task.arn, mac).await,
@@ -147,13 +147,14 @@ pub(super) async fn public(services: &Services) -> Result<IpAddr, AddressError> 
     }
 }
 
-/// "DescribeNetworkInterfaces" in the EC2 API reference.
+/// Returns the public address of a network interface ("DescribeNetworkInterfaces" in the EC2 API reference).
 async fn of_interface(http: &Client, services: &Services, task: &str, mac: &str) -> Result<IpAddr, AddressError> {
     let region = task.split(':').nth(3).ok_or(AddressError::Missing("the task's ARN names no region"))?;
     let endpoint = services.ec2.clone().unwrap_or_else(|| format!("https://ec2.{region}.amazonaws.com/"));
-    let from = services.credentials.as_ref().ok_or(AddressError::Missing("the task has no role to ask EC2 with"))?;
-    let told = text("the task role's credentials endpoint", http.get(from)).await?;
-    let keys: Keys = parse(&told, "the task role's credentials cannot be read")?;
+    let from =
+        services.credentials.as_ref().ok_or(AddressError::Missing("the task has no role with which to call EC2"))?;
+    let answer = text("the task role's credentials endpoint", http.get(from)).await?;
+    let keys: Keys = parse(&answer, "the task role's credentials cannot be read")?;
     let body = format!(
         "Action=DescribeNetworkInterfaces&Version={EC2_VERSION}&Filter.1.Name=mac-address&Filter.1.Value.1={}",
         percent_encoding::utf8_percent_encode(mac, percent_encoding::NON_ALPHANUMERIC)
@@ -165,7 +166,7 @@ async fn of_interface(http: &Client, services: &Services, task: &str, mac: &str)
         request = request.header(name, value);
     }
     let answer = text("EC2", request).await?;
-    // One value of an answer whose shape is fixed; what is in it is parsed.
+    // The answer has a fixed format, so a search for its only needed element replaces an XML parser.
     let found = answer.split_once("<publicIp>").and_then(|(_, rest)| rest.split_once("</publicIp>"));
     let address = found.and_then(|(address, _)| address.trim().parse().ok());
     address.ok_or(AddressError::Missing("the task's network interface has no public address"))
@@ -174,7 +175,7 @@ async fn of_interface(http: &Client, services: &Services, task: &str, mac: &str)
 fn signature(endpoint: &str, region: &str, keys: Keys, body: &str) -> Result<Vec<(String, String)>, String> {
     let wrong = |error: &dyn Error| reasons(error);
     let identity = Credentials::new(keys.id, keys.secret, Some(keys.token), None, "the task's role").into();
-    #[expect(clippy::disallowed_methods, reason = "AWS wants the real time in a signature")]
+    #[expect(clippy::disallowed_methods, reason = "a signature needs the real time")]
     let now = SystemTime::now();
     let settings = SigningSettings::default();
     let params = v4::SigningParams::builder().identity(&identity).region(region).name("ec2").time(now);
@@ -186,7 +187,7 @@ fn signature(endpoint: &str, region: &str, keys: Keys, body: &str) -> Result<Vec
     Ok(signed.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
-/// "Instance metadata", version 2: a token first.
+/// Returns the public address of the host ("Instance metadata", version 2, which needs a token first).
 async fn of_instance(http: &Client, endpoint: &str) -> Result<IpAddr, AddressError> {
     const WHAT: &str = "the instance metadata service";
     let token = http.put(format!("{endpoint}/latest/api/token")).header("x-aws-ec2-metadata-token-ttl-seconds", "60");
@@ -197,7 +198,7 @@ async fn of_instance(http: &Client, endpoint: &str) -> Result<IpAddr, AddressErr
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use axum::{
         Router,
@@ -207,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// A task's metadata, shortened from "Task metadata v4 examples for tasks on Fargate".
+    /// Metadata of a task, shortened from "Task metadata v4 examples for tasks on Fargate".
     fn metadata(mode: &str) -> String {
         format!(
             r#"{{"Cluster": "owmm", "TaskARN": "arn:aws:ecs:eu-west-1:111122223333:task/owmm/cd18", "Family": "owmm-game-server",
@@ -216,7 +217,7 @@ mod tests {
         )
     }
 
-    /// What EC2 would check of a signature's shape, and the filter.
+    /// Stub of EC2: checks the format of the signature, and the filter.
     async fn interfaces(headers: HeaderMap, body: String) -> (StatusCode, String) {
         let header = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap());
         let by = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/";
@@ -242,7 +243,7 @@ mod tests {
         if shown { Ok("203.0.113.9") } else { Err(StatusCode::UNAUTHORIZED) }
     }
 
-    /// The three services on one real socket, for a task of that network mode.
+    /// Starts stubs of the three services on one socket, for a task with this network mode.
     async fn services(mode: &'static str) -> Services {
         let keys = r#"{"RoleArn": "r", "AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "s", "Token": "session", "Expiration": "x"}"#;
         let router = Router::new()
@@ -263,12 +264,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_with_an_interface_of_its_own_asks_ec2_for_the_interfaces_public_address() {
+    async fn a_task_with_its_own_interface_gets_the_public_address_from_ec2() {
         assert_eq!(public(&services("awsvpc").await).await.unwrap().to_string(), "198.51.100.7");
     }
 
     #[tokio::test]
-    async fn a_task_with_host_networking_and_a_process_outside_ecs_ask_the_host() {
+    async fn a_task_with_host_networking_and_a_process_outside_ecs_get_the_address_of_the_host() {
         let mut services = services("host").await;
         assert_eq!(public(&services).await.unwrap().to_string(), "203.0.113.9");
         services.task = None;
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_missing_is_named_and_where_credentials_are_is_not_told() {
+    async fn the_error_names_the_missing_service_without_the_credentials_url() {
         let mut around = services("awsvpc").await;
         around.credentials = Some(format!("{}/nothing-here", around.instance));
         let error = public(&around).await.unwrap_err().to_string();
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_services_are_where_a_tasks_environment_says() {
+    fn the_urls_of_the_services_come_from_the_tasks_environment() {
         let services = Services::from_variables(|name| match name {
             "ECS_CONTAINER_METADATA_URI_V4" => Some("http://169.254.170.2/v4/id".into()),
             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI" => Some("/v2/credentials/id".into()),

@@ -1,32 +1,32 @@
-//! What the server is told by its environment. It owns the names of the variables and what they may hold.
+//! Configuration of the server from environment variables. This module owns their names and valid values.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::address::{Address, Services};
 use crate::{http::is_id, secret::Secret};
 
-/// How a dedicated server is started. The first five are what OWMM hands to every task, here and on AWS.
+/// Configuration of a game server. OWMM sets the first five variables for every task, on a laptop and on AWS.
 ///
-/// | variable | holds |
+/// | variable | value |
 /// |---|---|
-/// | `OWMM_URL` | where OWMM listens, `http://` or `https://` |
-/// | `OWMM_SERVER_ID` | the id that OWMM has chosen for this server |
-/// | `OWMM_SERVER_TOKEN` | the secret that proves it, and from which the key of the tickets is made |
-/// | `OWMM_POOL` | the pool that it serves |
-/// | `OWMM_CAPACITY` | how many players may be inside |
-/// | `OWMM_ADDRESS` | optional: where players find it. `auto`: where its registration comes from; `interface`: the public address that AWS knows of its network interface or host; else a name or an address. Default: on this machine only |
-/// | `OWMM_PORTS` | optional: `FROM-TO`, of which it takes the first that is free; default any port |
-/// | `OWMM_DEMO_GRACE_SECONDS` | optional: how long a slot is held for a player whose connection dropped; default 0, not at all |
+/// | `OWMM_URL` | OWMM's URL, `http://` or `https://` |
+/// | `OWMM_SERVER_ID` | the server's id |
+/// | `OWMM_SERVER_TOKEN` | the server's secret, which authenticates its calls and from which the key of tickets is derived |
+/// | `OWMM_POOL` | the server's pool |
+/// | `OWMM_CAPACITY` | most players that may be connected |
+/// | `OWMM_ADDRESS` | optional: the address for players. `auto`: the source address of the registration; `interface`: the public address of the network interface or host, from AWS; otherwise a name or an address. Default: loopback |
+/// | `OWMM_PORTS` | optional: `FROM-TO`; the server listens on the first free port of the range. Default: any free port |
+/// | `OWMM_DEMO_GRACE_SECONDS` | optional: how long a slot is kept for a player whose connection dropped. Default: 0, the slot is freed at once |
 ///
-/// For drills and tests, failures on demand:
+/// Switches for drills and tests:
 ///
-/// | variable | does |
+/// | variable | effect |
 /// |---|---|
-/// | `OWMM_DEMO_EXIT_BEFORE_REGISTER=1` | the process ends at once with exit code 3, like a broken build |
-/// | `OWMM_DEMO_START_MS` | waits that long before it registers, like a server that loads a map |
+/// | `OWMM_DEMO_EXIT_BEFORE_REGISTER=1` | the process exits at once with code 3, like a broken build |
+/// | `OWMM_DEMO_START_MS` | the server waits this long before it registers, like a server that loads a map |
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `OWMM_URL`, without a slash at its end.
+    /// `OWMM_URL`, without a trailing slash.
     pub url: String,
     /// `OWMM_SERVER_ID`.
     pub server_id: String,
@@ -38,9 +38,9 @@ pub struct Config {
     pub capacity: u32,
     /// `OWMM_ADDRESS`.
     pub address: Address,
-    /// `OWMM_PORTS`; 0 is any.
+    /// `OWMM_PORTS`; 0 is any free port.
     pub ports: RangeInclusive<u16>,
-    /// Who knows the public address.
+    /// AWS services that know the public address.
     pub services: Services,
     /// `OWMM_DEMO_GRACE_SECONDS`.
     pub grace_seconds: u32,
@@ -50,15 +50,15 @@ pub struct Config {
     pub start_delay: Duration,
 }
 
-/// A variable that is missing or holds what it may not. What it holds is not told: it may be the token.
+/// A variable is missing or invalid. The error does not quote the value, which may be the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable} must be {expected}, but {}", if *set { "is something else" } else { "is not set" })]
+#[error("{variable} must be {expected}, but {}", if *set { "has another value" } else { "is not set" })]
 pub struct ConfigError {
-    /// Which variable.
+    /// Name of the variable.
     pub variable: &'static str,
-    /// What it must hold.
+    /// Description of valid values.
     pub expected: &'static str,
-    /// Whether it is set at all.
+    /// Whether the variable is set.
     pub set: bool,
 }
 
@@ -75,7 +75,7 @@ impl Config {
             server_id: env.required("OWMM_SERVER_ID", NAME, name)?,
             token: env.required("OWMM_SERVER_TOKEN", "visible ASCII without spaces", token)?,
             pool: env.required("OWMM_POOL", NAME, name)?,
-            capacity: env.required("OWMM_CAPACITY", "a number from 1 on", |text| number(text).filter(|n| *n > 0))?,
+            capacity: env.required("OWMM_CAPACITY", "a number of 1 or more", |text| number(text).filter(|n| *n > 0))?,
             address: env.optional("OWMM_ADDRESS", ADDRESS, address)?.unwrap_or(Address::Loopback),
             ports: env.optional("OWMM_PORTS", PORTS, ports)?.unwrap_or(0..=0),
             services: Services::from_variables(&env.lookup),
@@ -86,7 +86,8 @@ impl Config {
     }
 }
 
-/// The environment, or what a test puts in its place: setting the real one is not safe while threads run.
+/// Source of variables: the environment, or a replacement in a test, because a test cannot safely set environment
+/// variables while threads run.
 struct Variables<F> {
     lookup: F,
 }
@@ -112,10 +113,10 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
     }
 }
 
-const NAME: &str = "1 to 64 of A-Z a-z 0-9 . _ : - and more than a dot or two";
+const NAME: &str = "1 to 64 characters of A-Z a-z 0-9 . _ : -, and not one or two dots only";
 const NUMBER: &str = "a number";
 const ADDRESS: &str = "auto, interface, or 1 to 255 visible ASCII characters without blanks";
-const PORTS: &str = "FROM-TO, ports from 1 on";
+const PORTS: &str = "FROM-TO, with 1 <= FROM <= TO <= 65535";
 
 fn url(text: &str) -> Option<String> {
     let url = reqwest::Url::parse(text).ok()?;
@@ -127,7 +128,7 @@ fn name(text: &str) -> Option<String> {
     is_id(text, 64, "._:-").then(|| text.to_owned())
 }
 
-/// What fits into an HTTP header.
+/// Parses a token, which must be a valid HTTP header value.
 fn token(text: &str) -> Option<Secret> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| text.into())
 }
@@ -162,7 +163,7 @@ fn milliseconds(ms: u32) -> Duration {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
 
@@ -174,7 +175,7 @@ mod tests {
         ("OWMM_CAPACITY", "50"),
     ];
 
-    /// The good environment, with one variable changed (or taken away).
+    /// Reads the valid environment with one variable changed, or removed.
     fn read(variable: &str, value: Option<&str>) -> Result<Config, ConfigError> {
         Config::from_variables(|name| match GOOD.iter().find(|(good, _)| *good == name) {
             _ if name == variable => value.map(str::to_owned),
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_owmm_hands_to_a_task_is_enough() {
+    fn the_variables_that_owmm_sets_for_a_task_are_sufficient() {
         let config = read("", None).unwrap();
         assert_eq!(config.url, "http://127.0.0.1:9000");
         assert_eq!((config.server_id.as_str(), config.token.expose()), ("01K5ZWT9V3", "s3cret"));
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_is_found_is_read() {
+    fn the_address_and_ports_are_read() {
         assert_eq!(read("", None).unwrap().address, Address::Loopback);
         for (text, address) in [
             ("auto", Address::Auto),
@@ -207,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn the_switches_are_read() {
+    fn the_demo_switches_are_read() {
         assert_eq!(read("OWMM_DEMO_GRACE_SECONDS", Some("30")).unwrap().grace_seconds, 30);
         assert!(read("OWMM_DEMO_EXIT_BEFORE_REGISTER", Some("1")).unwrap().exit_before_register);
         assert_eq!(read("OWMM_DEMO_START_MS", Some("250")).unwrap().start_delay, Duration::from_millis(250));
     }
 
     #[test]
-    fn a_missing_variable_is_named() {
+    fn the_error_for_a_missing_variable_has_its_name() {
         for (variable, _) in GOOD {
             let error = read(variable, None).unwrap_err();
             assert_eq!((error.variable, error.set), (variable, false), "{variable}");
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_refused_by_name_and_never_shown() {
+    fn the_error_for_an_invalid_value_has_the_variables_name_and_not_the_value() {
         for (variable, value) in [
             ("OWMM_URL", "localhost:9000"),
             ("OWMM_URL", "ftp://SHOWN"),
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_stays_out_of_debug_output() {
+    fn debug_output_of_the_configuration_does_not_have_the_token() {
         assert!(!format!("{:?}", read("", None).unwrap()).contains("s3cret"));
     }
 }

@@ -1,16 +1,16 @@
-//! The demo game server: registers, beats, lets players in and out, disconnect.
+//! The demo game server: registers, sends heartbeats, connects and disconnects players, deregisters.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `address` | where players find the server |
-//! | `config` | what the environment says |
-//! | `owmm` | the calls to OWMM, and repeating them |
-//! | `ticket` | checking a ticket offline |
-//! | `roster` | who is inside, and one call at a time about one player |
-//! | `players` | coming in, going out, being sent away |
+//! | `address` | the address that players connect to |
+//! | `config` | the configuration from environment variables |
+//! | `owmm` | the calls to OWMM, and their retries |
+//! | `ticket` | the offline check of a ticket |
+//! | `roster` | the connected players, and the order of calls per player |
+//! | `players` | connecting and disconnecting players |
 //! | `visit` | one connection |
 //!
-//! This module owns the life of the whole: the order of its steps, and what makes it end.
+//! This module owns the server's lifecycle: the order of its steps, and the conditions that end it.
 
 mod address;
 mod config;
@@ -40,44 +40,44 @@ use self::{
 };
 use crate::http::{Backoff, Failure, Problem, reasons};
 
-/// Whoever has not been able to register for so long has missed the launch's deadline, and another runs in its place.
+/// Time limit for registering. After so long the launch's deadline has passed, and OWMM has started another server.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(600);
-/// An empty server that OWMM has not answered for so long gets no players any more, so it ends instead of running for
-/// ever. A server with players inside never ends for that: an outage of OWMM must not become an outage of the game.
+/// How long an empty server runs without an answer of OWMM. After that it ends, because OWMM sends it no more players.
+/// A server with connected players continues: an outage of OWMM must not become an outage of the game.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// The disconnect of a server that was told to stop: whoever stops it kills it soon after.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
-/// After an accept that failed, most likely for want of file descriptors: give them time to come back.
+/// Time limit for deregistering. A stopped server is killed soon after SIGTERM.
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after a failed accept, so that file descriptors, the most likely shortage, can be freed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why a server ends other than in peace.
+/// Why a server ends with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The environment is incomplete or wrong.
+    /// An environment variable is missing or invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The failure switch `OWMM_DEMO_EXIT_BEFORE_REGISTER` is on.
-    #[error("told to fail by OWMM_DEMO_EXIT_BEFORE_REGISTER")]
+    #[error("OWMM_DEMO_EXIT_BEFORE_REGISTER is set")]
     ToldToFail,
-    /// No socket, or no signal handler.
-    #[error("the system refuses: {0}")]
+    /// The operating system refused a socket or a signal handler.
+    #[error("the operating system refused a socket or a signal handler: {0}")]
     System(#[from] io::Error),
-    /// No HTTP client.
-    #[error("no HTTP client: {}", reasons(.0))]
+    /// The HTTP client could not be created.
+    #[error("the HTTP client cannot be created: {}", reasons(.0))]
     Http(#[from] reqwest::Error),
-    /// OWMM does not want this server: it came too late, was replaced by a newer attempt, or has a wrong token.
-    #[error("OWMM refused to register this server: {0}")]
+    /// OWMM refused the registration: it was too late, a newer attempt replaced this server, or the token is wrong.
+    #[error("OWMM refused the registration of this server: {0}")]
     NotRegistered(#[source] Problem),
     /// OWMM has stopped this server, or does not know it.
-    #[error("OWMM has no use for this server any more: {0}")]
+    #[error("OWMM has stopped this server, or does not know it: {0}")]
     Released(#[source] Problem),
-    /// Nobody is inside, and nobody can be sent here.
-    #[error("OWMM has not answered for {} s", .0.as_secs())]
+    /// OWMM did not answer, and no player is connected.
+    #[error("OWMM has not answered for {} s, and no player is connected", .0.as_secs())]
     Abandoned(Duration),
 }
 
 impl Error {
-    /// What the process exits with: 2 for a bad environment, 3 for the failure switch, 1 for the rest.
+    /// Returns the exit code of the process: 2 for an invalid environment, 3 for the failure switch, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 2,
@@ -87,50 +87,52 @@ impl Error {
     }
 }
 
-/// The whole program: environment in, exit code out. Logs go to whatever `tracing` subscriber is there.
+/// Entry point of the game server: reads the environment and returns the exit code. Logs to the current `tracing`
+/// subscriber.
 pub async fn main() -> ExitCode {
     let ended = async { run(Config::from_env()?, stop_signal()?).await }.await;
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(%error, "the server ends");
+            error!(%error, "game server ends with an error");
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-/// Runs a server until it has no reason to, or until `stop`.
+/// Runs a server until it is drained and empty, fails, or `stop` completes.
 ///
-/// `Ok` means that it has ended in peace: it was stopped, or drained to the last player.
+/// Returns `Ok` if the server was stopped by `stop`, or was drained to the last player.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> {
     if config.exit_before_register {
         return Err(Error::ToldToFail);
     }
     let owmm = Owmm::new(&config)?;
-    // Ending a life drops it, and with it its socket and every connection: players are out before the disconnect is said.
+    // The end of this select drops the socket and every connection, so no player is connected when the server
+    // deregisters.
     tokio::select! {
-        () = stop => info!(server = config.server_id, "told to stop"),
-        ended = live(&config, &owmm) => ended?,
+        () = stop => info!(server = config.server_id, "stop requested"),
+        ended = serve(&config, &owmm) => ended?,
     }
     deregister(&config, &owmm).await;
     Ok(())
 }
 
-/// From the socket to the last player.
-async fn live(config: &Config, owmm: &Owmm) -> Result<(), Error> {
+/// Opens the socket, registers, and serves players until the server is drained and empty.
+async fn serve(config: &Config, owmm: &Owmm) -> Result<(), Error> {
     sleep(config.start_delay).await;
-    // The socket comes before the registration: from then on players are sent here, and wait in its queue at most.
+    // The socket is opened before the registration, because OWMM sends players here at once. They wait in its queue.
     let listener = listen(config).await?;
-    let beat_every = register(config, owmm, &listener).await?;
+    let heartbeat_every = register(config, owmm, &listener).await?;
     let players = Arc::new(Players::new(owmm.clone()));
     let door = Door::new(config, Arc::clone(&players));
     tokio::select! {
-        ended = beat(owmm, players, beat_every) => ended,
+        ended = send_heartbeats(owmm, players, heartbeat_every) => ended,
         never = accept(listener, door, config.capacity) => match never {},
     }
 }
 
-/// On the first port that is free: with host networking, servers share the ports of their host.
+/// Listens on the first free port of the range. With host networking, the servers of a host share its ports.
 async fn listen(config: &Config) -> io::Result<TcpListener> {
     let host = if config.address == Address::Loopback { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
@@ -143,7 +145,7 @@ async fn listen(config: &Config) -> io::Result<TcpListener> {
     Err(taken)
 }
 
-/// What to tell OWMM. Asks AWS until it knows: without an address the server is of no use.
+/// Returns the address to register. Retries AWS until it answers, because a server without an address is useless.
 async fn address(config: &Config) -> String {
     let mut backoff = Backoff::new();
     match &config.address {
@@ -154,7 +156,7 @@ async fn address(config: &Config) -> String {
             match address::public(&config.services).await {
                 Ok(address) => return address.to_string(),
                 Err(error) => {
-                    warn!(%error, "the public address is not known");
+                    warn!(%error, "cannot determine the public address, retrying");
                     sleep(backoff.pause(None)).await;
                 }
             }
@@ -162,7 +164,7 @@ async fn address(config: &Config) -> String {
     }
 }
 
-/// Tells OWMM where the players find this server. Answers how often to beat.
+/// Registers the server's address at OWMM. Returns the interval of heartbeats.
 async fn register(config: &Config, owmm: &Owmm, listener: &TcpListener) -> Result<Duration, Error> {
     let port = listener.local_addr()?.port();
     let register = async {
@@ -174,7 +176,7 @@ async fn register(config: &Config, owmm: &Owmm, listener: &TcpListener) -> Resul
         .await
         .map_err(|_| Error::Abandoned(REGISTER_TIMEOUT))?
         .map_err(Error::NotRegistered)?;
-    let beat_every = registered.heartbeat_every();
+    let heartbeat_every = registered.heartbeat_every();
     info!(
         server = config.server_id,
         pool = config.pool,
@@ -182,15 +184,15 @@ async fn register(config: &Config, owmm: &Owmm, listener: &TcpListener) -> Resul
         port,
         state = ?registered.state,
         capacity = registered.capacity,
-        beat_every_s = beat_every.as_secs(),
-        "registered"
+        heartbeat_every_s = heartbeat_every.as_secs(),
+        "server registered"
     );
-    Ok(beat_every)
+    Ok(heartbeat_every)
 }
 
-/// Keeps the lease, and learns from the answers. Ends well when the server is drained and nobody is left.
-async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(), Error> {
-    // Goodbyes take as long as they take; the next beat does not wait for them.
+/// Sends heartbeats and handles their answers. Returns `Ok` when the server is drained and empty.
+async fn send_heartbeats(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(), Error> {
+    // Disconnects run in the background, so that a slow one does not delay the next heartbeat.
     let mut disconnects = JoinSet::new();
     let mut backoff = Backoff::new();
     let mut answered = Instant::now();
@@ -198,42 +200,43 @@ async fn beat(owmm: &Owmm, players: Arc<Players>, every: Duration) -> Result<(),
     loop {
         sleep(pause).await;
         while disconnects.try_join_next().is_some() {}
-        let inside = players.inside();
-        match owmm.heartbeat(&inside).await {
-            Ok(beat) => {
+        let connected = players.connected();
+        match owmm.heartbeat(&connected).await {
+            Ok(heartbeat) => {
                 answered = Instant::now();
                 backoff = Backoff::new();
                 pause = every;
-                for placed in beat.unknown {
+                for placed in heartbeat.unknown {
                     let players = Arc::clone(&players);
                     disconnects.spawn(async move { players.disconnect_unknown(placed).await });
                 }
-                // Who was promised a slot before the server drained may still come.
-                if beat.state == State::Draining && beat.reserved == 0 && players.is_idle() {
-                    info!("drained, and nobody is inside");
+                // A player whose slot was reserved before the drain may still connect.
+                if heartbeat.state == State::Draining && heartbeat.reserved == 0 && players.is_idle() {
+                    info!("drained, and no player is connected or reserved");
                     return Ok(());
                 }
             }
             Err(Failure::Problem(problem)) if ends_the_server(&problem) => return Err(Error::Released(problem)),
-            Err(_) if inside.is_empty() && answered.elapsed() > ABANDONED_AFTER => {
+            Err(_) if connected.is_empty() && answered.elapsed() > ABANDONED_AFTER => {
                 return Err(Error::Abandoned(ABANDONED_AFTER));
             }
             Err(failure) => {
                 pause = backoff.pause(failure.retry_after());
-                warn!(%failure, pause_ms = pause.as_millis() as u64, "a heartbeat failed");
+                warn!(%failure, pause_ms = pause.as_millis() as u64, "heartbeat failed, retrying");
             }
         }
     }
 }
 
-/// Other refusals are a defect to be seen in the log; players inside are better off with a server that goes on.
+/// Returns whether a refused heartbeat ends the server. Other refusals indicate a defect and are logged; the server
+/// continues, because that is better for its connected players.
 fn ends_the_server(problem: &Problem) -> bool {
     matches!(problem.status, 401 | 403) || matches!(problem.code.as_str(), "server_stopped" | "unknown_server")
 }
 
-/// Lets connections come, as many as there may be at once. More wait in the socket's queue.
+/// Accepts connections up to a limit. Further connections wait in the socket's queue.
 async fn accept(listener: TcpListener, door: Door, capacity: u32) -> Infallible {
-    // Twice the players, since each may come back on a new connection before the old one is known to be dead.
+    // Twice the capacity, because each player may reconnect before the server detects that the old connection is dead.
     let most = capacity.saturating_mul(2).saturating_add(16) as usize;
     let door = Arc::new(door);
     let mut connections = JoinSet::new();
@@ -248,24 +251,24 @@ async fn accept(listener: TcpListener, door: Door, capacity: u32) -> Infallible 
                 connections.spawn(async move { door.serve(stream).await });
             }
             Err(error) => {
-                warn!(%error, "a connection could not be accepted");
+                warn!(%error, "cannot accept a connection, retrying");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Every claim on the server is void after it, so players need no disconnects of their own.
+/// Deregisters the server, which voids every claim on it, so its players need no disconnect calls.
 async fn deregister(config: &Config, owmm: &Owmm) {
     let server = &config.server_id;
-    match timeout(GOODBYE_TIMEOUT, owmm.deregister_server()).await {
+    match timeout(DEREGISTER_TIMEOUT, owmm.deregister_server()).await {
         Ok(Ok(())) => info!(server, "server deregistered"),
-        Ok(Err(problem)) => warn!(server, %problem, "the server deregistered was refused"),
-        Err(_) => warn!(server, "no answer to the server deregistered; OWMM will find out by itself"),
+        Ok(Err(problem)) => warn!(server, %problem, "OWMM refused to deregister the server"),
+        Err(_) => warn!(server, "OWMM did not answer the deregistration in time; the lease will expire"),
     }
 }
 
-/// SIGTERM, which is how ECS stops a task, or Ctrl-C.
+/// Waits for SIGTERM, with which ECS stops a task, or for Ctrl-C.
 #[cfg(unix)]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -278,7 +281,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Ctrl-C.
+/// Waits for Ctrl-C.
 #[cfg(not(unix))]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async {
@@ -287,7 +290,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use super::*;
 
@@ -308,31 +311,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_ends_the_server_in_time_when_nobody_answers() {
-        // It takes connections and never says a word.
+    async fn a_stop_ends_the_server_in_time_when_owmm_does_not_answer() {
+        // This socket accepts connections and never answers.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_url = format!("http://{}", silent.local_addr().unwrap());
-        // And here nobody listens.
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let bound = GOODBYE_TIMEOUT * 3;
+        // No socket listens on this port.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let bound = DEREGISTER_TIMEOUT * 3;
         let (a, b) = tokio::join!(
             timeout(bound, run(config(silent_url), async {})),
-            timeout(bound, run(config(format!("http://{gone}")), async {})),
+            timeout(bound, run(config(format!("http://{closed}")), async {})),
         );
         a.unwrap().unwrap();
         b.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn the_failure_switch_ends_the_server_before_it_does_anything() {
+    async fn the_failure_switch_ends_the_server_before_it_registers() {
         let config = Config { exit_before_register: true, ..config("http://127.0.0.1:1".into()) };
         let error = run(config, std::future::pending()).await.unwrap_err();
         assert_eq!(error.exit_code(), 3);
     }
 
     #[tokio::test]
-    async fn a_server_takes_the_first_port_that_is_free() {
-        // Free a moment ago, both of them; who takes the second in between makes the test try again.
+    async fn a_server_listens_on_the_first_free_port_of_its_range() {
+        // Another process may take the second port in between. Then the test tries other ports.
         for _ in 0..20 {
             let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = first.local_addr().unwrap().port();
@@ -340,14 +343,14 @@ mod tests {
             let config = Config { ports: port..=next, ..config("http://127.0.0.1:1".into()) };
             let Ok(second) = listen(&config).await else { continue };
             assert_eq!(second.local_addr().unwrap().port(), next);
-            assert!(listen(&config).await.is_err(), "all are taken");
+            assert!(listen(&config).await.is_err(), "both ports are taken");
             return;
         }
         panic!("no two ports in a row are free");
     }
 
     #[test]
-    fn only_what_cannot_be_mended_ends_a_running_server() {
+    fn only_a_final_refusal_of_a_heartbeat_ends_a_running_server() {
         for (status, code, ends) in [
             (410, "server_stopped", true),
             (404, "unknown_server", true),

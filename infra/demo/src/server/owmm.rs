@@ -1,4 +1,4 @@
-//! The five calls that a dedicated server makes. It owns their form, and which of them are repeated until answered.
+//! The five calls of a dedicated server to OWMM. This module owns their format and their retries.
 
 use std::time::Duration;
 
@@ -16,19 +16,20 @@ use crate::{
     secret::Secret,
 };
 
-/// A body over 192 KiB is refused; this leaves room for what surrounds the names.
+/// Longest list of players in a heartbeat, in bytes. OWMM refuses a body over 192 KiB; the rest is for the JSON around
+/// it.
 const MAX_NAMES_BYTES: usize = 188 * 1024;
 
-/// OWMM, as seen by one server.
+/// Client of OWMM for one server.
 #[derive(Clone)]
 pub(super) struct Owmm {
     http: Client,
-    /// `URL/servers/ID`: every call is about this server.
+    /// `URL/servers/ID`, the prefix of every call's URL.
     server: String,
     token: Secret,
 }
 
-/// Answer to registering.
+/// Answer to the registration.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Registered {
@@ -38,7 +39,7 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// Neither so often that it is a flood nor so seldom that it is silence, whatever the answer says.
+    /// Returns the interval of heartbeats: that of the answer, limited to 0.1 s to 300 s.
     pub(super) fn heartbeat_every(&self) -> Duration {
         Duration::from_secs_f64(self.heartbeat_seconds.clamp(0.1, 300.0))
     }
@@ -46,32 +47,32 @@ impl Registered {
 
 /// Answer to a heartbeat.
 #[derive(Debug, Deserialize)]
-pub(super) struct Beat {
+pub(super) struct HeartbeatAnswer {
     pub(super) state: State,
-    /// Slots that are held for players who are on their way.
+    /// Slots that are reserved for players who have not connected yet.
     #[serde(default)]
     pub(super) reserved: u32,
-    /// Players whom OWMM believes inside, and whom the heartbeat did not name.
+    /// Players that OWMM counts as connected, and that the heartbeat did not list.
     #[serde(default)]
     pub(super) unknown: Vec<Placed>,
 }
 
-/// A placement that OWMM holds for a player on this server.
+/// A player that OWMM counts as connected to this server, with the placement.
 #[derive(Debug, Deserialize)]
 pub(super) struct Placed {
     pub(super) player: String,
     pub(super) placement: u64,
 }
 
-/// The state that OWMM wants the server to be in.
+/// State of the server at OWMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum State {
-    /// Takes players.
+    /// The server gets new players.
     Ready,
-    /// Gets no new players, and ends when the last has left.
+    /// The server gets no new players, and must end when the last one has left.
     Draining,
-    /// One that this build does not know yet: carry on.
+    /// A state that this client does not know: continue.
     #[serde(other)]
     Other,
 }
@@ -85,14 +86,15 @@ impl Owmm {
         })
     }
 
-    /// Repeated until answered.
+    /// Registers the server. Retries until OWMM answers.
     pub(super) async fn register_server(&self, address: &str, port: u16, capacity: u32) -> Result<Registered, Problem> {
         let body = serde_json::json!({ "address": address, "port": port, "capacity": capacity });
         self.until_answered("register server", || self.http.put(&self.server).json(&body)).await
     }
 
-    /// Tried once: the next heartbeat is its repetition. Without `players` only the lease is extended.
-    pub(super) async fn heartbeat(&self, players: &[String]) -> Result<Beat, Failure> {
+    /// Sends a heartbeat. Does not retry, because the next heartbeat replaces it. Omits a list of players that is too
+    /// long; then OWMM only renews the lease.
+    pub(super) async fn heartbeat(&self, players: &[String]) -> Result<HeartbeatAnswer, Failure> {
         #[derive(Serialize)]
         struct Body<'a> {
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,7 +106,7 @@ impl Owmm {
         http::call(request.bearer_auth(self.token.expose())).await
     }
 
-    /// Repeated until answered, and then the number of the placement: the disconnect names it.
+    /// Registers a player and returns the placement, which the disconnect must name. Retries until OWMM answers.
     pub(super) async fn register_player(&self, player: &str, ticket: &Secret) -> Result<u64, Problem> {
         #[derive(Deserialize)]
         struct Answer {
@@ -116,7 +118,8 @@ impl Owmm {
         Ok(answer.placement)
     }
 
-    /// Repeated until answered. Naming the placement makes a late repetition harmless: it cannot touch a newer one.
+    /// Disconnects a player. Retries until OWMM answers. A late retry is harmless, because it names the placement and
+    /// so cannot affect a newer one.
     pub(super) async fn deregister_player(
         &self,
         player: &str,
@@ -131,7 +134,7 @@ impl Owmm {
         Ok(())
     }
 
-    /// Repeated until answered.
+    /// Deregisters the server. Retries until OWMM answers.
     pub(super) async fn deregister_server(&self) -> Result<(), Problem> {
         self.until_answered::<IgnoredAny>("deregister server", || self.http.delete(&self.server)).await?;
         Ok(())
@@ -141,8 +144,8 @@ impl Owmm {
         format!("{}/players/{}", self.server, segment(player))
     }
 
-    /// Repeats a call until OWMM has said yes or a final no. It has no end of its own, for giving up would leave open
-    /// what the call has done: the caller bounds it, or the end of the server does.
+    /// Repeats a call until OWMM answers or refuses finally. There is no limit on retries, because after giving up it
+    /// would be unknown whether the call took effect. The caller, or the end of the server, limits the time.
     async fn until_answered<T: DeserializeOwned>(
         &self,
         what: &'static str,
@@ -156,7 +159,7 @@ impl Owmm {
                 Err(failure) => failure,
             };
             let pause = backoff.pause(failure.retry_after());
-            warn!(what, %failure, pause_ms = pause.as_millis() as u64, "asking again");
+            warn!(what, %failure, pause_ms = pause.as_millis() as u64, "call to OWMM failed, retrying");
             sleep(pause).await;
         }
     }

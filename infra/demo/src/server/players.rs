@@ -1,4 +1,4 @@
-//! Players come in, go out, and are sent away: each time first a turn, then the call, then what it changes here.
+//! Connecting and disconnecting players. Each change takes the player's turn, calls OWMM, and updates the roster.
 
 use tracing::{info, warn};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{http::Problem, secret::Secret};
 
-/// A slot may not be held for longer than this, whatever a player asks for.
+/// Longest grace that a player may request, in seconds.
 const MAX_GRACE_SECONDS: u32 = 300;
 
 /// The players of one server.
@@ -18,7 +18,7 @@ pub(super) struct Players {
     roster: Roster,
 }
 
-/// A player who has been let in.
+/// Visit of a connected player.
 pub(super) struct Visit {
     player: String,
     placement: u64,
@@ -26,7 +26,7 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    /// Waits until another connection of the same player has taken over.
+    /// Waits until a newer connection of the same player replaces this one.
     pub(super) async fn replaced(&mut self) {
         self.stay.replaced().await;
     }
@@ -37,56 +37,60 @@ impl Players {
         Self { owmm, roster: Roster::default() }
     }
 
-    /// Asks OWMM whether this player may come in. A player who is inside already is asked for as well, since only OWMM
-    /// knows which placement counts; a yes then hands the place over to the new connection.
+    /// Registers the player at OWMM and connects them. A player who is already connected is registered again,
+    /// because only OWMM knows the current placement; if OWMM accepts, the new connection replaces the old one.
     pub(super) async fn let_in(&self, pass: Pass, ticket: &Secret) -> Result<Visit, Problem> {
         let turn = self.roster.turn(&pass.player).await;
         let placement = self.owmm.register_player(&pass.player, ticket).await?;
-        let again = turn.is_inside();
+        let reconnect = turn.is_connected();
         let stay = turn.let_in();
-        info!(player = pass.player, ticket_placement = pass.placement, placement, again, "player in");
+        info!(player = pass.player, ticket_placement = pass.placement, placement, reconnect, "player connected");
         Ok(Visit { player: pass.player, placement, stay })
     }
 
-    /// Ends a visit. With `grace_seconds` the slot is held that long for a reconnect.
+    /// Ends a visit and disconnects the player. The slot is kept for `grace_seconds` for a reconnect.
     ///
-    /// Nothing is said about a player whose place a newer connection has taken over: the placement goes on.
+    /// If a newer connection has replaced the visit, OWMM is not called, because the placement is still in use.
     pub(super) async fn let_out(&self, visit: Visit, grace_seconds: u32) {
         let turn = self.roster.turn(&visit.player).await;
         if !turn.let_out(visit.stay) {
             return;
         }
-        info!(player = visit.player, placement = visit.placement, "player out");
+        info!(player = visit.player, placement = visit.placement, "player left");
         self.disconnect(&visit.player, visit.placement, grace_seconds.min(MAX_GRACE_SECONDS)).await;
     }
 
-    /// Says disconnect to one whom OWMM believes inside and who is not. How that comes about: the server was told to let
-    /// the player in and never heard the answer, or heard it as a refusal of the repetition.
+    /// Disconnects a player that OWMM counts as connected and who is not. This happens if OWMM registered the player
+    /// and its answer was lost, or if the retry was refused.
     ///
-    /// The list that was sent may be older than a connection, so what counts is who is inside now; and while anyone
-    /// speaks about the player, that one will see to it, or the next heartbeat.
+    /// The heartbeat's list may be older than a connection, so the current roster decides. If another call about the
+    /// player is in flight, nothing is done: that call, or the next heartbeat, resolves the difference.
     pub(super) async fn disconnect_unknown(&self, unknown: Placed) {
         let Some(turn) = self.roster.try_turn(&unknown.player) else { return };
-        if !turn.is_inside() {
-            warn!(player = unknown.player, placement = unknown.placement, "OWMM believes a player inside who is not");
+        if !turn.is_connected() {
+            warn!(
+                player = unknown.player,
+                placement = unknown.placement,
+                "OWMM counts a player as connected who is not, disconnecting"
+            );
             self.disconnect(&unknown.player, unknown.placement, 0).await;
         }
     }
 
-    /// Only with the player's turn.
+    /// Disconnects a player at OWMM. The caller must have the player's turn.
     async fn disconnect(&self, player: &str, placement: u64, grace_seconds: u32) {
         match self.owmm.deregister_player(player, placement, grace_seconds).await {
-            Ok(()) => info!(player, placement, grace_seconds, "player disconnected"),
-            Err(problem) => warn!(player, placement, %problem, "the player disconnected was refused"),
+            Ok(()) => info!(player, placement, grace_seconds, "player disconnected at OWMM"),
+            Err(problem) => warn!(player, placement, %problem, "OWMM refused to disconnect the player"),
         }
     }
 
-    /// Everyone who is inside.
-    pub(super) fn inside(&self) -> Vec<String> {
+    /// Returns the ids of the connected players.
+    pub(super) fn connected(&self) -> Vec<String> {
         self.roster.players()
     }
 
-    /// Nobody is inside, and no call about anyone is in flight.
+    /// Returns whether no player is connected and no call about a player is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.roster.is_idle()
     }

@@ -1,10 +1,11 @@
-//! Checks a ticket without calling anyone.
+//! Checks a ticket offline, without a call to OWMM.
 //!
-//! A ticket is a JWT that OWMM has signed for one player and one server. It is made for HS256, and its key is the SHA-256
-//! of the token that this server was started with: both sides know it, nobody else does, and it never travels.
+//! A ticket is a JWT that OWMM has signed with HS256 for one player and one server. The key is the SHA-256 of the token
+//! that this server got at start. Only OWMM and this server know the key, and it is never transmitted.
 //!
-//! A good ticket proves that OWMM has placed this player here. Whether the slot is still held, only OWMM knows: that is
-//! what registering the player finds out. The check comes first so that strangers cost OWMM nothing.
+//! A valid ticket proves that OWMM has placed this player on this server. Only the registration of the player at OWMM
+//! shows whether the slot is still reserved. The offline check comes first, so that a forged ticket causes no call to
+//! OWMM.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde::Deserialize;
@@ -12,16 +13,16 @@ use sha2::{Digest, Sha256};
 
 use crate::{http::is_id, secret::Secret};
 
-/// What a good ticket says.
+/// Content of a valid ticket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pass {
-    /// Whom it lets in.
+    /// The player's id.
     pub(super) player: String,
-    /// the placement that it was made for.
+    /// The placement that the ticket was issued for.
     pub(super) placement: u64,
 }
 
-/// Why a ticket is worth nothing here.
+/// Why a ticket is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadTicket {
     #[error("{0}")]
@@ -39,11 +40,11 @@ pub(super) struct TicketCheck {
 
 impl TicketCheck {
     pub(super) fn new(server_id: &str, token: &Secret) -> Self {
-        // Naming the one algorithm is what keeps out `none`, and any other that a forger would choose.
+        // Only HS256 is accepted, which rejects `none` and any other algorithm that a forger could choose.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_required_spec_claims(&["sub", "aud", "exp"]);
         validation.set_audience(&[server_id]);
-        // OWMM checks the time once more: clocks a little apart cost one more join, not a wrong answer.
+        // OWMM checks the time again. With clocks slightly apart, a player at worst has to join once more.
         validation.leeway = 0;
         Self { key: DecodingKey::from_secret(&Sha256::digest(token.expose())), validation }
     }
@@ -64,7 +65,7 @@ impl TicketCheck {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may end at the first surprise")]
+#[allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 mod tests {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
@@ -86,7 +87,7 @@ mod tests {
         signed(Algorithm::HS256, &Sha256::digest(TOKEN), claims)
     }
 
-    /// The good claims with one of them changed, or with `null` taken away.
+    /// Returns a ticket with one valid claim replaced by `value`, or removed if `value` is `null`.
     fn but(claim: &str, value: Value) -> Secret {
         let mut claims = good();
         let all = claims.as_object_mut().unwrap();
@@ -103,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn a_good_ticket_names_player_and_placement() {
+    fn a_valid_ticket_has_player_and_placement() {
         assert_eq!(check(&ticket(&good())).unwrap(), Pass { player: "auth0|ann".into(), placement: 1_760_000_000_123 });
     }
 
     #[test]
-    fn another_key_is_refused() {
+    fn a_ticket_that_is_signed_with_another_key_is_refused() {
         for (case, key) in [
             ("another token's hash", &Sha256::digest("token-of-another")[..]),
             ("the token itself", TOKEN.as_bytes()),
@@ -119,21 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_for_another_server_or_for_none_is_refused() {
+    fn a_ticket_for_another_server_or_without_a_server_is_refused() {
         for aud in [json!("s2"), json!(["s2", "s3"]), json!(""), Value::Null] {
             assert!(check(&but("aud", aud.clone())).is_err(), "{aud}");
         }
     }
 
     #[test]
-    fn a_ticket_that_is_over_or_has_no_end_is_refused() {
+    fn a_ticket_that_has_expired_or_has_no_expiry_is_refused() {
         for exp in [json!(get_current_timestamp() - 2), json!(0), json!("tomorrow"), Value::Null] {
             assert!(check(&but("exp", exp.clone())).is_err(), "{exp}");
         }
     }
 
     #[test]
-    fn a_ticket_without_a_proper_player_or_placement_is_refused() {
+    fn a_ticket_without_a_valid_player_or_placement_is_refused() {
         for sub in [json!(""), json!("a/b"), json!(".."), json!("x".repeat(129)), json!(7), Value::Null] {
             assert!(check(&but("sub", sub.clone())).is_err(), "{sub}");
         }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_that_were_changed_after_signing_are_refused() {
+    fn a_ticket_whose_claims_were_changed_after_signing_is_refused() {
         let whole = ticket(&good());
         let (header, rest) = whole.expose().split_once('.').unwrap();
         let (_, signature) = rest.split_once('.').unwrap();
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_jwt_is_refused() {
+    fn a_text_that_is_not_a_jwt_is_refused() {
         for text in ["", ".", "..", "a.b.c", "{}", "\u{0}", &"x".repeat(8000)] {
             assert!(check(&text.into()).is_err(), "{text}");
         }

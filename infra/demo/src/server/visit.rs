@@ -1,4 +1,4 @@
-//! One connection, from its first line to its end. It owns the order of things and every limit on a connection.
+//! One connection, from its first line to its end. This module owns the order of steps and all limits on a connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     secret::Secret,
 };
 
-/// Who connects has to show the ticket within this time.
+/// Time limit for sending the ticket after connecting.
 const TICKET_TIMEOUT: Duration = Duration::from_secs(10);
-/// A player who says nothing for so long is taken for gone: a cable that was pulled closes no socket.
+/// How long a player may send no line before the server disconnects them. A cut cable closes no socket.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// The door of a server: what all connections share.
+/// State that all connections of a server share.
 pub(super) struct Door {
     server_id: String,
     tickets: TicketCheck,
@@ -28,13 +28,13 @@ pub(super) struct Door {
     grace_seconds: u32,
 }
 
-/// How a visit has ended.
+/// How a visit ended.
 enum End {
-    /// The player said so.
+    /// The player sent a leave.
     Left { grace_seconds: u32 },
-    /// The connection broke, fell silent, or brought what is no line.
+    /// The connection broke or timed out, or the player sent an invalid line.
     Dropped,
-    /// Another connection of the same player has taken over.
+    /// A newer connection of the same player has replaced this one.
     Replaced,
 }
 
@@ -48,15 +48,15 @@ impl Door {
         }
     }
 
-    /// Serves one connection. A socket that has been asked to leave stays open until the slot is free, so that a player
-    /// who sees it close may join again at once.
+    /// Serves one connection. After a leave, the connection stays open until the slot is free, so that a player may
+    /// join again as soon as the connection closes.
     pub(super) async fn serve(&self, stream: TcpStream) {
         let mut lines = Lines::new(stream, MAX_CLIENT_LINE_BYTES);
         let mut visit = match self.admit(&mut lines).await {
             Ok(visit) => visit,
             Err(refused) => {
-                info!(?refused, "a connection was refused");
-                // Whether it still hears that is its own affair.
+                info!(?refused, "player refused");
+                // The client may have closed the connection already.
                 let _ = lines.send(&refused).await;
                 return;
             }
@@ -67,18 +67,18 @@ impl Door {
                 drop(lines);
                 self.players.let_out(visit, self.grace_seconds).await;
             }
-            End::Replaced => debug!("a connection was replaced"),
+            End::Replaced => debug!("connection replaced by a newer one of the same player"),
         }
     }
 
-    /// First what can be checked here, then the question to OWMM, then the welcome.
+    /// Admits a player: checks the ticket offline, registers the player at OWMM, then sends the welcome.
     async fn admit(&self, lines: &mut Lines) -> Result<Visit, ServerLine> {
         let (pass, ticket) = self.check_ticket(lines).await?;
         let player = pass.player.clone();
         let visit =
             self.players.let_in(pass, &ticket).await.map_err(|problem| refused(&problem.code, &problem.detail))?;
         let welcome = ServerLine::Welcome { player, server: self.server_id.clone() };
-        // A client that has gone away meanwhile shows in the next read, and then gets its disconnect.
+        // If the client has closed the connection meanwhile, the next read fails and the player is disconnected.
         let _ = lines.send(&welcome).await;
         Ok(visit)
     }
@@ -86,11 +86,11 @@ impl Door {
     async fn check_ticket(&self, lines: &mut Lines) -> Result<(Pass, Secret), ServerLine> {
         let line = match timeout(TICKET_TIMEOUT, lines.next()).await {
             Ok(Ok(Some(line))) => line,
-            Ok(Ok(None)) => return Err(refused("no_ticket", "closed before a ticket came")),
+            Ok(Ok(None)) => return Err(refused("no_ticket", "the connection closed before a ticket arrived")),
             Ok(Err(error)) => return Err(bad_line(&error)),
-            Err(_) => return Err(refused("no_ticket", "no ticket came in time")),
+            Err(_) => return Err(refused("no_ticket", "no ticket arrived in time")),
         };
-        // serde's message would quote the line, and with it the ticket.
+        // The error of serde is not used, because it would quote the ticket.
         let hello: Hello = serde_json::from_str(&line)
             .map_err(|_| refused("bad_line", r#"the first line must be {"ticket":"<JWT>"}"#))?;
         let pass = self.tickets.check(&hello.ticket).map_err(|error| refused("bad_ticket", &error))?;
@@ -98,11 +98,11 @@ impl Door {
     }
 }
 
-/// Repeats what the player says, until the visit ends.
+/// Echoes the player's lines until the visit ends.
 async fn play(lines: &mut Lines, visit: &mut Visit) -> End {
     loop {
         let line = tokio::select! {
-            // Whoever has been replaced has no say any more, not even a disconnect that is waiting to be read.
+            // After a replacement, lines of the old connection are ignored, even a leave that is already received.
             biased;
             () = visit.replaced() => return End::Replaced,
             line = timeout(SILENCE_TIMEOUT, lines.next()) => line,

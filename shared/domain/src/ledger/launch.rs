@@ -4,25 +4,25 @@ use std::fmt;
 
 use crate::{Span, Time};
 
-/// A RunTask call whose task is not on record is repeated after this long, with the same token.
+/// A RunTask call is repeated after this time with the same client token, if the ledger has no task by then.
 pub const REPEAT_CALL_AFTER: Span = Span::seconds(5);
 
-/// How often a server's task is started before the launch is abandoned.
+/// Attempts to start a server's task before the launch is abandoned.
 pub const MAX_LAUNCH_ATTEMPTS: u32 = 3;
 
-/// The launch of a server that has not registered yet: all that RunTask was called with, so that a repeated call is
-/// identical, and when something is due.
+/// The launch of a server that has not registered yet: all parameters of its RunTask call, so that a repeated call is
+/// identical, and the times at which the next steps are due.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Launch {
-    /// The server's token, for its environment. Gone from the table once the server has registered.
+    /// The server's token, for its environment. The registration removes it from the table.
     pub token: String,
-    /// When RunTask is to be called (again), unless its task is on record.
+    /// When RunTask is to be called or called again, unless the ledger has a task.
     pub call_at: Time,
-    /// When the server must have registered.
+    /// Deadline for the registration of the server.
     pub deadline: Time,
     /// How long an attempt may take, for the deadline of the next one.
     pub time_to_start: Span,
-    /// The task's parameters, as text that only the launcher reads.
+    /// The task's parameters, as text that only the launching code parses.
     pub spec: String,
 }
 
@@ -32,13 +32,13 @@ impl fmt::Debug for Launch {
     }
 }
 
-/// What a launch needs now.
+/// The step of a launch that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Due {
-    /// No task is on record: call RunTask again with the same token.
+    /// Call RunTask (again, with the same client token), because the ledger has no task.
     Call,
-    /// The deadline has passed: start the next attempt.
+    /// Start the next attempt, because the deadline has passed.
     NextAttempt,
-    /// The deadline of the last attempt has passed: abandon the launch.
+    /// Abandon the launch, because the deadline of the last attempt has passed.
     AbandonLaunch,
 }

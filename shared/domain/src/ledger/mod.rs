@@ -1,8 +1,7 @@
-//! The ledger: the one item of a server, which holds its state and every claim on its slots.
-//!
-//! The ledger is the truth of what a server's slots are held by. A claim is keyed by its player inside the item, so it
-//! is its own idempotency key, its own capacity check and its own expiry. Every change is one conditional write that
-//! is safe when applied zero, one or two times, and late.
+//! The ledger: the one item of a server, which holds its state and every claim on its slots. The ledger decides which
+//! player holds a slot of the server. Its claims are keyed by player, so one claim per player is the idempotency key,
+//! the number of claims is the capacity check, and the placement of a claim gives its expiry. Every change is one
+//! conditional write that is safe when it is applied late, twice, or not at all.
 
 mod launch;
 mod rank;
@@ -16,20 +15,20 @@ pub use write::{LedgerWrite, StopBy};
 
 use crate::{Placement, PlayerId, PoolLimits, PoolName, ServerId, Span, Time, TokenHash};
 
-/// Expired claims that one write removes at the most. DynamoDB takes an expression of at most 4 KB and 300 operators
-/// ("Expression parameters" in the developer guide's page on service quotas); 50 use about half of each.
+/// The most expired claims that one write removes. DynamoDB limits an expression to 4 KB and 300 operators ("Expression
+/// parameters" on the service quotas page of its developer guide); 50 claims use about half of each.
 pub const MAX_EVICTIONS: usize = 50;
 
-/// Where a server is in its life.
+/// The state of a server in its life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServerState {
-    /// Asked for; not registered yet. Its slots are given away by the frontier.
+    /// Being started, not registered yet. The frontier hands out its slots.
     Starting,
-    /// Registered; takes players.
+    /// Registered, and accepts players.
     Ready,
-    /// Takes no new players; those inside stay until they leave.
+    /// Accepts no new players; connected players stay until they leave.
     Draining,
-    /// Over. Every claim on it is void.
+    /// Stopped for good. It has no valid claims.
     Stopped,
 }
 
@@ -47,23 +46,24 @@ impl ServerState {
         }
     }
 
-    /// The state of that name.
+    /// The state of that name; `None` if there is none.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 }
 
-/// A placement with its sign: `+placement` is a reservation, `-placement` a connection.
+/// A player's claim on a slot: reserved or connected, under one placement. The table stores it as a number: the
+/// placement for a reservation, the negated placement for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Claim {
-    /// The slot is held for a player who has not come yet.
+    /// The slot is held for a player who is not connected yet.
     Reserved(Placement),
     /// The server has registered the player.
     Connected(Placement),
 }
 
 impl Claim {
-    /// The placement without its sign.
+    /// The placement of the claim.
     pub const fn placement(self) -> Placement {
         match self {
             Self::Reserved(placement) | Self::Connected(placement) => placement,
@@ -75,7 +75,7 @@ impl Claim {
         matches!(self, Self::Connected(_))
     }
 
-    /// The number that stands for it in the table.
+    /// The number of the claim in the table: the placement, negated for a connection.
     pub const fn number(self) -> i64 {
         match self {
             Self::Reserved(placement) => placement.get(),
@@ -83,7 +83,7 @@ impl Claim {
         }
     }
 
-    /// The claim that a number stands for; `None` for 0.
+    /// The claim for a number of the table; `None` for 0.
     pub const fn from_number(number: i64) -> Option<Self> {
         if let Some(placement) = Placement::new(number) {
             return Some(Self::Reserved(placement));
@@ -95,23 +95,23 @@ impl Claim {
     }
 }
 
-/// Where players connect to.
+/// The network address to which players connect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// A host name or an IP address, 1-255 printable ASCII characters without blanks.
     pub address: String,
-    /// A port, never 0.
+    /// The port, never 0.
     pub port: u16,
 }
 
-/// What a server says of itself when it registers.
+/// The data that a server sends when it registers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Registration {
-    /// Where players connect to.
+    /// The address to which players connect.
     pub endpoint: Endpoint,
-    /// Its slots, if it knows better than the pool.
+    /// The number of slots, if it differs from the pool's `capacity`.
     pub capacity: Option<u32>,
-    /// Free text about it for operators.
+    /// Free text for operators, by name.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -120,52 +120,52 @@ pub struct Registration {
 pub struct Ledger {
     /// The server.
     pub id: ServerId,
-    /// Its pool.
+    /// The server's pool.
     pub pool: PoolName,
-    /// The part of the pool's index that lists it: the number of the frontier that it was started for.
+    /// The shard of the pool's index that lists the server: the number of the frontier for which it was started.
     pub shard: u32,
-    /// The build that it runs.
+    /// The build that the server runs.
     pub build: u32,
-    /// Where it is in its life.
+    /// The server's state.
     pub state: ServerState,
-    /// Its slots.
+    /// The number of slots.
     pub capacity: u32,
-    /// Who holds them.
+    /// The claims on the slots, by player.
     pub claims: BTreeMap<PlayerId, Claim>,
-    /// How long a reservation holds, as the pool said when the server was started.
+    /// How long a reservation holds: the pool's setting when the server was started.
     pub reservation: Span,
-    /// How long a heartbeat keeps the lease, likewise.
+    /// How long a heartbeat extends the lease: the pool's setting when the server was started.
     pub lease_for: Span,
-    /// Until when the server is believed alive. Unknown before it registers.
+    /// The end of the lease, until which the server counts as alive. `None` before the server registers.
     pub lease_until: Option<Time>,
-    /// The time of the last heartbeat.
+    /// The time of the last heartbeat or of the registration.
     pub seen: Option<Time>,
-    /// Since when it has been seen without a claim; a claim ends that.
+    /// Since when the server has had no claim, as noted by a reconcile run; a new claim resets it.
     pub idle_since: Option<Time>,
-    /// When a draining server is stopped although players are inside.
+    /// When the draining server is stopped although players are connected; `None` if it waits for them.
     pub drain_by: Option<Time>,
-    /// When an operator last said that it is to drain. Newer wins, late loses.
+    /// When an operator last requested a drain. A command with an older or equal time is refused.
     pub requested_at: Option<Time>,
-    /// When it registered.
+    /// When the server registered.
     pub ready_at: Option<Time>,
-    /// Where players connect to, once it has registered.
+    /// The address to which players connect, once the server has registered.
     pub endpoint: Option<Endpoint>,
-    /// What it said of itself.
+    /// The metadata that the server sent when it registered.
     pub metadata: BTreeMap<String, String>,
-    /// The hash of its token.
+    /// The hash of the server's token.
     pub token_hash: TokenHash,
-    /// Which attempt to start it this is, from 1.
+    /// The number of the current attempt to start the server, from 1.
     pub attempt: u32,
-    /// The task that it runs in, once RunTask has answered.
+    /// The ARN of the server's task, once RunTask has answered.
     pub task: Option<String>,
-    /// Its launch, until it has registered.
+    /// The server's launch, until the server has registered.
     pub launch: Option<Launch>,
-    /// How the index lists it, if it does.
+    /// The fill under which the index lists the server; `None` if it is not listed.
     pub listed: Option<Fill>,
 }
 
 impl Ledger {
-    /// A server of that pool that is about to be started: nobody holds a slot, and there is no launch yet.
+    /// The ledger of a server of `pool` that is about to be started, without claims and without a launch.
     pub fn new(id: ServerId, pool: PoolName, limits: &PoolLimits, token_hash: TokenHash) -> Self {
         Self {
             id,
@@ -193,8 +193,7 @@ impl Ledger {
         }
     }
 
-    /// When a claim's time is up; `None` if it has no end of its own: the player is inside, or the server is still
-    /// starting.
+    /// When a claim expires; `None` if it does not, because the player is connected or the server is still starting.
     pub fn expires(&self, claim: Claim) -> Option<Time> {
         match (claim, self.ready_at) {
             (Claim::Reserved(placement), Some(ready_at)) => Some(placement.time().max(ready_at) + self.reservation),
@@ -202,19 +201,19 @@ impl Ledger {
         }
     }
 
-    /// Whether a claim is over: a reservation whose time is up, or any claim on a stopped server.
+    /// Whether a claim has ended: it is an expired reservation, or the server is stopped.
     pub fn is_over(&self, claim: Claim, now: Time) -> bool {
         self.state == ServerState::Stopped || self.expires(claim).is_some_and(|end| end <= now)
     }
 
-    /// Slots that nobody holds on a server of that build that is still starting; 0 of any other.
+    /// Slots without a claim on a starting server of `build`; 0 for any other server.
     pub fn room_to_start(&self, build: u32) -> u32 {
         let counts = self.state == ServerState::Starting && self.build == build;
-        let held = u32::try_from(self.claims.len()).unwrap_or(u32::MAX);
-        if counts { self.capacity.saturating_sub(held) } else { 0 }
+        let claims = u32::try_from(self.claims.len()).unwrap_or(u32::MAX);
+        if counts { self.capacity.saturating_sub(claims) } else { 0 }
     }
 
-    /// Whether it takes new claims as far as its state and lease go.
+    /// Whether the state and the lease allow new claims, whatever the number of free slots.
     pub fn takes_claims(&self, now: Time) -> bool {
         match self.state {
             ServerState::Starting => true,
@@ -223,48 +222,49 @@ impl Ledger {
         }
     }
 
-    /// Whether it never was up. Stopped all the same, it is a launch that has failed, whoever counts it out.
+    /// Whether the server has never registered. If such a server is stopped, its launch has failed.
     pub const fn never_registered(&self) -> bool {
         self.ready_at.is_none()
     }
 
-    /// Whether every slot is held by some entry, over or not.
+    /// Whether every slot has a claim, expired claims included.
     pub fn is_full(&self) -> bool {
         self.claims.len() >= self.capacity as usize
     }
 
-    /// Claims that are not over.
+    /// Number of claims that have not ended.
     pub fn live_claims(&self, now: Time) -> usize {
         self.claims.values().filter(|claim| !self.is_over(**claim, now)).count()
     }
 
-    /// Players who are inside.
+    /// Number of connected players.
     pub fn connected(&self) -> usize {
         self.claims.values().filter(|claim| claim.is_connected()).count()
     }
 
-    /// Players who are on their way: reservations that are not over.
+    /// Number of reservations that have not ended.
     pub fn reserved(&self, now: Time) -> usize {
         self.claims.values().filter(|claim| !claim.is_connected() && !self.is_over(**claim, now)).count()
     }
 
-    /// The claims whose time is up, as the exact values to remove: at most [`MAX_EVICTIONS`].
+    /// The ended claims with their exact values, for a write that removes them; at most [`MAX_EVICTIONS`].
     pub fn evictable(&self, now: Time) -> Vec<(PlayerId, Claim)> {
-        let over = self.claims.iter().filter(|(_, claim)| self.is_over(**claim, now));
-        over.take(MAX_EVICTIONS).map(|(player, claim)| (player.clone(), *claim)).collect()
+        let ended = self.claims.iter().filter(|(_, claim)| self.is_over(**claim, now));
+        ended.take(MAX_EVICTIONS).map(|(player, claim)| (player.clone(), *claim)).collect()
     }
 
-    /// Players that the ledger holds as connected and that are not in `inside`.
+    /// Players whose claim is connected and who are not in `present`, with their placements.
     pub fn connected_but_not<'a>(
         &'a self,
-        inside: &'a [PlayerId],
+        present: &'a [PlayerId],
     ) -> impl Iterator<Item = (&'a PlayerId, Placement)> + 'a {
         let connected = self.claims.iter().filter(|(_, claim)| claim.is_connected());
-        connected.filter(|(player, _)| !inside.contains(player)).map(|(player, claim)| (player, claim.placement()))
+        connected.filter(|(player, _)| !present.contains(player)).map(|(player, claim)| (player, claim.placement()))
     }
 
-    /// The claim of a player whose seat carries `seat` for this server, if it is live and the two agree. A connected seat
-    /// whose ledger does not say connected is a disconnect that got half way: the placement is over.
+    /// The player's claim, if it has not ended and agrees with `seat`, the claim that the player's seat carries for
+    /// this server. A connected seat with a claim that is not connected is left by an unfinished disconnect: the
+    /// placement has ended, and the result is `None`.
     pub fn kept(&self, player: &PlayerId, seat: Claim, now: Time) -> Option<Claim> {
         self.claims.get(player).copied().filter(|claim| {
             let agree = claim.placement() == seat.placement() && (claim.is_connected() || !seat.is_connected());
@@ -272,7 +272,7 @@ impl Ledger {
         })
     }
 
-    /// What the launch needs now, if anything.
+    /// The step of the launch that is due now, if any.
     pub fn due(&self, now: Time) -> Option<Due> {
         let launch = self.launch.as_ref().filter(|_| self.state == ServerState::Starting)?;
         if now >= launch.deadline {
@@ -293,7 +293,7 @@ mod tests {
     };
 
     #[test]
-    fn what_the_table_holds_is_read_as_it_was_written() {
+    fn states_and_claims_are_restored_from_the_names_and_numbers_of_the_table() {
         assert_eq!(ServerState::ALL.map(ServerState::as_str), ["starting", "ready", "draining", "stopped"]);
         assert_eq!(ServerState::ALL.map(|state| ServerState::parse(state.as_str())), ServerState::ALL.map(Some));
         assert_eq!(ServerState::parse("Ready"), None);
@@ -304,10 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_counts_from_when_its_server_was_ready() {
+    fn a_reservation_expires_after_its_time_counted_from_when_its_server_became_ready() {
         let ledger = ready(&[]);
         let until = NOW + ledger.reservation;
-        assert_eq!(ledger.expires(reserved(1_000)), Some(until), "made while it was starting");
+        assert_eq!(ledger.expires(reserved(1_000)), Some(until), "reserved while the server was starting");
         assert_eq!(ledger.expires(reserved(NOW.0 + 5)), Some(until + Span(5)));
         assert_eq!(ledger.expires(connected(1_000)), None);
         assert_eq!(starting(&[]).expires(reserved(1_000)), None);
@@ -316,22 +316,22 @@ mod tests {
     }
 
     #[test]
-    fn who_is_inside_and_who_is_on_the_way_is_counted_without_those_whose_time_is_up() {
+    fn connected_and_reserved_players_are_counted_without_expired_reservations() {
         let ledger = ready(&[("a", connected(1_000)), ("b", reserved(1_000)), ("c", reserved(NOW.0 + 5))]);
         let count = |now| (ledger.connected(), ledger.reserved(now), ledger.live_claims(now));
         assert_eq!(count(NOW), (1, 2, 3));
         assert_eq!((ready(&[]).connected(), ready(&[]).reserved(NOW)), (0, 0));
         assert_eq!(count(NOW + ledger.reservation), (1, 1, 2));
         assert_eq!(ledger.evictable(NOW + ledger.reservation), [(player("b"), reserved(1_000))]);
-        let inside = [player("b")];
-        assert_eq!(ledger.connected_but_not(&inside).collect::<Vec<_>>(), [(&player("a"), placement(1_000))]);
+        let present = [player("b")];
+        assert_eq!(ledger.connected_but_not(&present).collect::<Vec<_>>(), [(&player("a"), placement(1_000))]);
         assert_eq!(ledger.connected_but_not(&[player("a")]).count(), 0);
     }
 
     #[test]
-    fn claims_are_taken_while_starting_and_until_the_lease_is_over() {
+    fn claims_are_accepted_while_the_server_starts_and_until_its_lease_ends() {
         assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW)), ["starting", "ready"]);
-        assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW + TICK)), ["starting"], "its lease is over");
+        assert_eq!(which(states(), |ledger| ledger.takes_claims(NOW + TICK)), ["starting"], "the lease has ended");
         assert!(!Ledger { lease_until: None, ..ready(&[]) }.takes_claims(NOW));
         assert!(starting(&[]).never_registered() && !ready(&[]).never_registered());
         let full = ready(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
@@ -339,32 +339,32 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_kept_if_the_seat_agrees_and_its_time_is_not_up() {
+    fn a_claim_is_kept_if_the_seat_agrees_and_it_has_not_expired() {
         let kept = |claim, seat, now| ready(&[("a", claim)]).kept(&player("a"), seat, now);
         assert_eq!(kept(reserved(7), reserved(7), NOW), Some(reserved(7)));
-        assert_eq!(kept(connected(7), reserved(7), NOW), Some(connected(7)), "the seat is still to be written");
+        assert_eq!(kept(connected(7), reserved(7), NOW), Some(connected(7)), "the seat is not written yet");
         assert_eq!(kept(connected(7), connected(7), NOW), Some(connected(7)));
-        assert_eq!(kept(reserved(7), connected(7), NOW), None, "a disconnect that got half way");
+        assert_eq!(kept(reserved(7), connected(7), NOW), None, "an unfinished disconnect");
         assert_eq!(kept(reserved(8), reserved(7), NOW), None);
         assert_eq!(kept(reserved(7), reserved(7), NOW + ready(&[]).reservation), None);
         assert_eq!(ready(&[]).kept(&player("a"), reserved(7), NOW), None);
     }
 
     #[test]
-    fn a_launch_is_called_again_until_its_task_is_on_record_and_then_has_its_time() {
-        let reply = format!("{:?}", launch());
-        assert!(reply.contains("deadline") && !reply.contains("secret"), "{reply}");
+    fn run_task_is_due_until_the_ledger_has_a_task_and_the_next_attempt_at_the_deadline() {
+        let debug = format!("{:?}", launch());
+        assert!(debug.contains("deadline") && !debug.contains("secret"), "{debug}");
         let ledger = Ledger { launch: Some(launch()), ..starting(&[]) };
         let due = |case: &str, ledger: &Ledger, at: Time, due: Due| {
-            assert_eq!((ledger.due(at - TICK), ledger.due(at)), (None, Some(due)), "{case}: a moment before, and then");
+            assert_eq!((ledger.due(at - TICK), ledger.due(at)), (None, Some(due)), "{case}: 1 ms before, and when due");
         };
         due("the call", &ledger, NOW, Due::Call);
         let called = Ledger { task: Some("arn".to_owned()), ..ledger.clone() };
         let deadline = NOW + Span(1_000);
-        assert_eq!(called.due(NOW), None, "its task is on record");
+        assert_eq!(called.due(NOW), None, "the ledger has a task");
         due("the next attempt", &called, deadline, Due::NextAttempt);
         let last = Ledger { attempt: MAX_LAUNCH_ATTEMPTS, ..called };
-        due("the end", &last, deadline, Due::AbandonLaunch);
+        due("abandoning the launch", &last, deadline, Due::AbandonLaunch);
         assert_eq!(Ledger { state: ServerState::Ready, ..ledger }.due(deadline), None);
         assert_eq!(starting(&[]).due(deadline), None);
     }

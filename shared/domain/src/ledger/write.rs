@@ -8,18 +8,18 @@ use crate::{
     bug::{self, Bug},
 };
 
-/// Who says that a server is over.
+/// The reason to stop a server, with what the ledger must agree with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopBy {
     /// The server itself, by its token.
     Server(TokenHash),
-    /// OWMM, which has seen the task of this attempt dead. News of an older attempt stop nothing.
+    /// The task of this attempt has stopped. Refused if the ledger is at another attempt.
     Attempt(u32),
-    /// OWMM, as it has drained: empty, or past its deadline. An operator may have moved that.
+    /// The server has drained: it is empty or past its deadline. Refused if an operator has changed the deadline since.
     Drained {
         /// The attempt.
         attempt: u32,
-        /// The deadline that was seen, if there was one.
+        /// The deadline as it was read; `None` if there was none.
         drain_by: Option<Time>,
     },
 }
@@ -27,35 +27,37 @@ pub enum StopBy {
 /// One conditional write on a ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LedgerWrite {
-    /// Reserves a slot for a player, or renews the player's older claim. Refused if the server takes no claims, has
-    /// no room, or holds a newer claim of the player, or one of this very placement that is connected by now.
+    /// Reserves a slot for a player, or renews the player's older claim. Refused if the server accepts no claims, if it
+    /// has no room, or if the player's claim on it is newer, or is connected under the same placement.
     Claim {
         /// The player.
         player: PlayerId,
-        /// The placement, which the seat carries already.
+        /// The placement, which the player's seat already carries.
         placement: Placement,
         /// The time of the request.
         now: Time,
-        /// The last heartbeat may be at most this: later means that this write is a late one.
+        /// The latest last heartbeat that the ledger may have. A later one means that this write arrived late: refused.
         seen_by: Time,
     },
-    /// Reserves a slot for each of these players or for none, if everything that matters is exactly as it was seen. For
-    /// one player who needs the slot of a claim whose time is up, and for a party.
+    /// Reserves a slot for each of these players or for none. Refused unless the players' claims, the claims to remove
+    /// and the capacity are exactly as they were read. Used for a party, for a slot of the frontier, and for a player
+    /// who takes the slot of an expired claim.
     ClaimExactly {
         /// The players, at least one, and the claim that each has on this server, if any.
         players: Vec<(PlayerId, Option<Claim>)>,
-        /// The placement, later than any of those claims'.
+        /// The new placement, newer than each of the players' claims.
         placement: Placement,
         /// The time of the request.
         now: Time,
-        /// As in [`LedgerWrite::Claim`].
+        /// The latest last heartbeat that the ledger may have, as in [`LedgerWrite::Claim`].
         seen_by: Time,
-        /// Claims of others to remove, because their time is up.
+        /// Expired claims of other players to remove.
         evict: Vec<(PlayerId, Claim)>,
-        /// The capacity that was seen: a condition cannot add, so the limit goes out as a number.
+        /// The capacity as it was read. A DynamoDB condition cannot add, so the limit is sent as a number.
         capacity: u32,
     },
-    /// The server registers a player: reserved → connected under exactly this placement. Done already is done.
+    /// Changes a player's claim from reserved to connected under exactly this placement, as the server registers the
+    /// player. A repeated write succeeds.
     Connect {
         /// The server's token.
         by: TokenHash,
@@ -63,21 +65,21 @@ pub enum LedgerWrite {
         player: PlayerId,
         /// The exact placement.
         placement: Placement,
-        /// Whether a reservation will do; false when the ticket's time is up, so that only a repeat succeeds.
+        /// Whether a reservation is accepted. False if the ticket has expired, so that only a repeated write succeeds.
         reserved: bool,
     },
-    /// Frees the slot of exactly this placement, and puts the server back into the index in the same write.
+    /// Frees the slot of exactly this placement, and lists a ready server in the index in the same write.
     Free {
-        /// The server's token; `None` when it is the player who cancels a reservation.
+        /// The server's token; `None` if a player or an operator cancels a reservation.
         by: Option<TokenHash>,
         /// The player.
         player: PlayerId,
-        /// `Reserved` frees only a reservation, `Connected` that placement in either state.
+        /// The claim to free. `Reserved` frees only a reservation; `Connected` frees the placement in either state.
         claim: Claim,
-        /// Whether the server is ready, and so belongs into the index. Refused if it is not as said.
+        /// Whether the server is ready, and so is to be listed in the index. Refused if the ledger's state differs.
         ready: bool,
     },
-    /// connected → reserved under a new placement, for a reconnect.
+    /// Changes a claim from connected to reserved under a new placement, to keep the slot for a reconnect.
     KeepForReconnect {
         /// The server's token.
         by: TokenHash,
@@ -88,102 +90,105 @@ pub enum LedgerWrite {
         /// The placement of the reservation.
         to: Placement,
     },
-    /// starting → ready.
+    /// Registers the server: it changes from starting to ready. Refused if the registered capacity is less than the
+    /// number of claims.
     Register {
         /// The server's token.
         by: TokenHash,
-        /// What it says of itself.
+        /// The data that the server sent.
         registration: Registration,
         /// The time of the request.
         now: Time,
     },
-    /// A heartbeat: extends the lease. Refused once a later one has been heard.
+    /// Extends the lease, as the server has sent a heartbeat. Refused if a later heartbeat has been applied.
     Heartbeat {
         /// The server's token.
         by: TokenHash,
         /// The time of the request.
         now: Time,
     },
-    /// The server is over: every claim is void.
+    /// Stops the server and removes every claim.
     Stop {
-        /// Who says so.
+        /// The reason.
         by: StopBy,
         /// The time of the request.
         now: Time,
     },
-    /// The server has fallen silent, and is over: refused if it has beaten since, or if anybody has come.
+    /// Stops a server that sends no heartbeats. Refused if a heartbeat has arrived since, or if the claims have
+    /// changed.
     StopSilent {
-        /// The attempt that was seen.
+        /// The attempt as it was read.
         attempt: u32,
-        /// The lease must have ended before that.
+        /// The time before which the lease must have ended.
         silent_since: Time,
-        /// The claims, exactly as they were seen; `None` where they do not matter, because there is no task to be inside of.
+        /// The claims exactly as they were read; `None` if any claims may be removed, because the server has no task.
         claims: Option<BTreeMap<PlayerId, Claim>>,
         /// The time of the request.
         now: Time,
     },
-    /// Removes claims whose time is up, if they are exactly as they were seen, and lists a ready server.
+    /// Removes expired claims, and lists a ready server in the index. Refused if one of the claims has changed.
     Sweep {
-        /// The claims.
+        /// The claims to remove, exactly as they were read.
         evict: Vec<(PlayerId, Claim)>,
-        /// Whether the server is ready, and so belongs into the index. Refused if it is not as said.
+        /// Whether the server is ready, and so is to be listed in the index. Refused if the ledger's state differs.
         ready: bool,
     },
-    /// Notes since when a ready server has had no claim.
+    /// Notes that a ready server has no claim since `now`. Refused if a time is noted already.
     Idle {
         /// The time of the request.
         now: Time,
     },
-    /// ready → draining on an operator's command: no new claims; who is inside stays. Draining already is done, with the
-    /// new deadline. Refused if this command or a later one was applied already.
+    /// Drains the server on an operator's command: it accepts no new claims, and connected players stay. If the server
+    /// drains already, it gets the new deadline. Refused if this command or a later one has been applied.
     Drain {
-        /// When the operator requested it.
+        /// When the operator requested the drain.
         at: Time,
-        /// When it is stopped although players are inside; `None` waits for them.
+        /// When the server is stopped although players are connected; `None` waits for them.
         drain_by: Option<Time>,
     },
-    /// ready → draining for a server of a build that takes no new players any more. An operator's drain stays as it is.
+    /// Drains a ready server whose build accepts no new players any more. An operator's deadline stays as it is.
     Retire,
-    /// ready → draining for a server that has had no claim at all since before `idle_by`.
+    /// Drains a ready server that has had no claim since `idle_by` or earlier.
     DrainIdle {
-        /// It must have been idle by then.
+        /// The latest time since which the server must have been idle.
         idle_by: Time,
     },
-    /// Lists a ready server in the index.
+    /// Lists a ready server in the index. Refused if its build or its listing has changed.
     List {
-        /// Its build, as it was seen.
+        /// The server's build, as it was read.
         build: u32,
-        /// How it was listed.
+        /// The fill under which the index lists the server, as it was read.
         was: Option<Fill>,
-        /// How it is to be listed.
+        /// The new fill.
         fill: Fill,
     },
-    /// Takes a server that is full, or whose lease is over, out of the index. Refused if it has room again.
+    /// Removes a server that is full, not ready, or lapsed from the index. Refused if the server has room again.
     Unlist {
-        /// Its build, as it was seen.
+        /// The server's build, as it was read.
         build: u32,
-        /// How it was listed.
+        /// The fill under which the index lists the server, as it was read.
         was: Fill,
         /// The time of the request.
         now: Time,
     },
-    /// RunTask is about to be called again: whoever wins this calls.
+    /// Sets the time of the next RunTask call. Only the caller whose write is applied calls RunTask now.
     Recall {
         /// The attempt.
         attempt: u32,
-        /// When the call was due.
+        /// The time at which the call was due, as it was read.
         was: Time,
-        /// When the next one will be.
+        /// The time at which the next call is due.
         call_at: Time,
     },
-    /// RunTask has answered with a task.
+    /// Records the task that RunTask returned.
     TaskStarted {
         /// The attempt.
         attempt: u32,
         /// The task's ARN.
         task: String,
     },
-    /// The attempt has failed; the next one has a token of its own, so a late server of the old one is refused.
+    /// Starts the next attempt after a failed one. It has its own token, so a late server of the failed attempt is
+    /// refused.
     NextAttempt {
         /// The attempt that failed.
         failed: u32,
@@ -192,7 +197,7 @@ pub enum LedgerWrite {
         /// The new launch.
         launch: Launch,
     },
-    /// The launch is abandoned: the server is stopped before it ever was.
+    /// Abandons the launch: the server is stopped without ever having registered.
     AbandonLaunch {
         /// The attempt that failed.
         failed: u32,
@@ -253,7 +258,7 @@ impl LedgerWrite {
             Self::Free { by, player, claim, ready } => {
                 let held = old.claims.get(player).is_some_and(|held| {
                     let same = held == claim || (claim.is_connected() && held.placement() == claim.placement());
-                    same || bug::injected(Bug::ReleaseAnyStamp)
+                    same || bug::injected(Bug::FreeAnyPlacement)
                 });
                 let as_said = (old.state == ServerState::Ready) == *ready;
                 (by.as_ref().is_none_or(knows) && as_said && held).then(|| {
@@ -335,8 +340,8 @@ impl LedgerWrite {
             }
             Self::Drain { at, drain_by } => {
                 let registered = matches!(old.state, ServerState::Ready | ServerState::Draining);
-                let heard = old.requested_at.is_some_and(|last| last >= *at);
-                (registered && !heard).then(|| {
+                let superseded = old.requested_at.is_some_and(|last| last >= *at);
+                (registered && !superseded).then(|| {
                     new.state = ServerState::Draining;
                     new.listed = None;
                     new.drain_by = *drain_by;
@@ -399,17 +404,20 @@ impl LedgerWrite {
 }
 
 impl Ledger {
+    /// Whether the server accepts a claim made `now`: it is starting, or it is ready with a lease, and its last
+    /// heartbeat is not later than `seen_by`.
     fn is_open(&self, now: Time, seen_by: Time) -> bool {
         self.state == ServerState::Starting || self.takes_claims(now) && self.seen.is_some_and(|seen| seen <= seen_by)
     }
 
-    /// Whether these claims are exactly as they were seen.
+    /// Whether the ledger has exactly these claims.
     fn holds_exactly(&self, claims: &[(PlayerId, Claim)]) -> bool {
         let held = |(player, claim): &(PlayerId, Claim)| self.claims.get(player) == Some(claim);
         claims.iter().all(held) || bug::injected(Bug::EvictInexactly)
     }
 
-    /// How the index lists it once a slot is free: as it did, or else among the fullest.
+    /// The fill under which the index lists the server after a slot was freed: unchanged, or the fullest if it was not
+    /// listed.
     fn listed_with_room(&self) -> Option<Fill> {
         if bug::injected(Bug::FreeUnlisted) { self.listed } else { self.listed.or(Some(Fill::TOP)) }
     }
@@ -428,8 +436,9 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// The write that puts the index right about this server, if it is wrong. A server with an expired claim counts
-    /// as having room, so that its slot is found; one whose lease is over takes nobody, and would hide those that do.
+    /// The write that corrects the index entry of this server; `None` if the entry is correct. A server with an expired
+    /// claim counts as having room, so that its slot is found. A lapsed server is removed, because it accepts no claims
+    /// and would be found before servers that do.
     pub fn listing_fix(&self, now: Time) -> Option<LedgerWrite> {
         let build = self.build;
         let fill = match self.state {
@@ -443,12 +452,13 @@ impl Ledger {
         }
     }
 
-    /// The same for whoever has just claimed `slots` slots here: only the claim that changes the fill level updates the index,
-    /// not every one that sees it wrong until that is done. What is missed the next heartbeat mends.
+    /// The write that corrects the index entry after a claim of `slots` slots; `None` if that claim did not change the
+    /// fill. Otherwise every claim would write the index until one write is applied. The next heartbeat corrects an
+    /// entry that was missed.
     pub fn listing_fix_after_claim(&self, slots: usize, now: Time) -> Option<LedgerWrite> {
         let live = self.live_claims(now);
-        let crossed = fill(live, self.capacity) != fill(live.saturating_sub(slots), self.capacity);
-        if crossed { self.listing_fix(now) } else { None }
+        let changed = fill(live, self.capacity) != fill(live.saturating_sub(slots), self.capacity);
+        if changed { self.listing_fix(now) } else { None }
     }
 }
 
@@ -462,13 +472,13 @@ mod tests {
         token, which,
     };
 
-    /// The labels of the ledgers on which a write takes.
+    /// The labels of the ledgers that accept `write`.
     fn taken<const N: usize>(write: &LedgerWrite, images: [(&'static str, Ledger); N]) -> Vec<&'static str> {
         which(images, |image| write.apply(Some(&image)).is_some())
     }
 
     #[test]
-    fn a_claim_needs_an_open_server_and_a_slot_or_an_older_claim() {
+    fn a_claim_needs_an_open_server_and_a_free_slot_or_an_older_claim_of_the_player() {
         let claim = LedgerWrite::Claim { player: player("a"), placement: placement(7), now: NOW, seen_by: NOW };
         assert_eq!(taken(&claim, states()), ["starting", "ready"]);
         let full = |claim| ready(&[("a", claim), ("b", connected(1))]);
@@ -482,9 +492,9 @@ mod tests {
         ];
         assert_eq!(taken(&claim, images), ["an older reservation", "an older connection", "the same reservation"]);
         let late = [
-            ("it has beaten since", Ledger { seen: Some(NOW + TICK), ..ready(&[]) }),
-            ("its lease is over", Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) }),
-            ("it has never beaten", Ledger { seen: None, ..ready(&[]) }),
+            ("a later heartbeat has arrived", Ledger { seen: Some(NOW + TICK), ..ready(&[]) }),
+            ("the lease has ended", Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) }),
+            ("no heartbeat has arrived", Ledger { seen: None, ..ready(&[]) }),
         ];
         assert_eq!(taken(&claim, late), NONE);
         let idle = Ledger { idle_since: Some(NOW), ..ready(&[]) };
@@ -494,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_claim_needs_everything_as_it_was_seen() {
+    fn an_exact_claim_is_refused_if_a_claim_or_the_capacity_has_changed() {
         let claim = |evict: &[(&str, Claim)], held, capacity| LedgerWrite::ClaimExactly {
             players: vec![(player("a"), held), (player("b"), None)],
             placement: placement(7),
@@ -506,8 +516,8 @@ mod tests {
         let plain = claim(&[], None, 2);
         assert_eq!(taken(&plain, states()), ["starting", "ready"]);
         let others = [
-            ("another's claim", ready(&[("c", reserved(1))])),
-            ("a claim where none was seen", ready(&[("a", reserved(1))])),
+            ("a claim of another player", ready(&[("c", reserved(1))])),
+            ("a claim where none was read", ready(&[("a", reserved(1))])),
             ("another capacity", Ledger { capacity: 3, ..ready(&[]) }),
         ];
         assert_eq!(taken(&plain, others), NONE);
@@ -518,14 +528,14 @@ mod tests {
             ready(&[("a", reserved(7)), ("b", reserved(7))]).claims
         );
         let others = [
-            ("the one to evict is connected by now", ready(&[("a", reserved(2)), ("c", connected(1))])),
+            ("the claim to evict is connected by now", ready(&[("a", reserved(2)), ("c", connected(1))])),
             ("the player's own claim is newer", ready(&[("a", reserved(3)), ("c", reserved(1))])),
         ];
         assert_eq!(taken(&evicting, others), NONE);
     }
 
     #[test]
-    fn a_player_connects_under_the_very_placement_of_the_claim() {
+    fn a_player_connects_only_under_the_exact_placement_of_the_claim() {
         let connect =
             |reserved| LedgerWrite::Connect { by: token(), player: player("a"), placement: placement(7), reserved };
         let claims = || {
@@ -537,7 +547,7 @@ mod tests {
             ]
         };
         assert_eq!(taken(&connect(true), claims()), ["reserved", "connected"]);
-        assert_eq!(taken(&connect(false), claims()), ["connected"], "a ticket that has run out");
+        assert_eq!(taken(&connect(false), claims()), ["connected"], "an expired ticket");
         let claim = &[("a", reserved(7))];
         let servers = [
             ("starting", starting(claim)),
@@ -549,8 +559,8 @@ mod tests {
     }
 
     #[test]
-    fn a_release_frees_that_placement_only_and_lists_a_ready_server() {
-        let release = |by, claim, ready| LedgerWrite::Free { by, player: player("a"), claim, ready };
+    fn a_free_write_frees_only_its_placement_and_lists_a_ready_server() {
+        let free = |by, claim, ready| LedgerWrite::Free { by, player: player("a"), claim, ready };
         let claims = || {
             [
                 ("reserved", ready(&[("a", reserved(7))])),
@@ -558,14 +568,14 @@ mod tests {
                 ("a newer reservation", ready(&[("a", reserved(8))])),
             ]
         };
-        assert_eq!(taken(&release(None, connected(7), true), claims()), ["reserved", "connected"]);
-        assert_eq!(taken(&release(None, reserved(7), true), claims()), ["reserved"], "one connected by now stays");
+        assert_eq!(taken(&free(None, connected(7), true), claims()), ["reserved", "connected"]);
+        assert_eq!(taken(&free(None, reserved(7), true), claims()), ["reserved"], "a connected claim stays");
         let claim = &[("a", connected(7))];
-        let by = |token: &str| release(Some(TokenHash::of(token)), connected(7), true);
+        let by = |token: &str| free(Some(TokenHash::of(token)), connected(7), true);
         let servers = || [("starting", starting(claim)), ("ready", ready(claim)), ("draining", draining(claim))];
         for (case, write, states) in [
-            ("of a ready server", release(None, connected(7), true), &["ready"][..]),
-            ("of a server that is not ready", release(None, connected(7), false), &["starting", "draining"]),
+            ("of a ready server", free(None, connected(7), true), &["ready"][..]),
+            ("of a server that is not ready", free(None, connected(7), false), &["starting", "draining"]),
             ("by the server itself", by("token"), &["ready"]),
             ("by another server", by("another"), &[]),
         ] {
@@ -575,11 +585,11 @@ mod tests {
         assert_eq!((freed.claims.len(), freed.listed), (0, Some(Fill::TOP)));
         let listed = Ledger { listed: Some(Fill::EMPTY), ..ready(claim) };
         assert_eq!(by("token").apply(Some(&listed)).unwrap().listed, Some(Fill::EMPTY));
-        assert_eq!(release(None, connected(7), false).apply(Some(&draining(claim))).unwrap().listed, None);
+        assert_eq!(free(None, connected(7), false).apply(Some(&draining(claim))).unwrap().listed, None);
     }
 
     #[test]
-    fn only_who_is_inside_under_that_placement_is_held() {
+    fn only_a_claim_connected_under_the_exact_placement_is_kept_for_a_reconnect() {
         let keep = |by| LedgerWrite::KeepForReconnect { by, player: player("a"), from: placement(7), to: placement(9) };
         let claims = || {
             [
@@ -590,12 +600,12 @@ mod tests {
         };
         assert_eq!(taken(&keep(token()), claims()), ["connected"]);
         assert_eq!(taken(&keep(TokenHash::of("another")), claims()), NONE, "by another server");
-        let held = keep(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();
-        assert_eq!(held.claims, ready(&[("a", reserved(9))]).claims);
+        let kept = keep(token()).apply(Some(&ready(&[("a", connected(7))]))).unwrap();
+        assert_eq!(kept.claims, ready(&[("a", reserved(9))]).claims);
     }
 
     #[test]
-    fn a_server_registers_once_with_room_for_those_who_wait() {
+    fn a_server_registers_once_with_a_capacity_of_at_least_its_claims() {
         let register = |by, capacity| {
             let endpoint = Endpoint { address: "192.0.2.1".to_owned(), port: 7_777 };
             let registration = Registration { endpoint, capacity, metadata: BTreeMap::new() };
@@ -606,7 +616,7 @@ mod tests {
         assert_eq!(taken(&register(TokenHash::of("another"), None), states()), NONE, "by another server");
         for (capacity, fits) in [(None, true), (Some(1), false), (Some(2), true), (Some(3), true)] {
             let registered = register(token(), capacity).apply(Some(&starting(waiting)));
-            assert_eq!(registered.is_some(), fits, "two wait, and its capacity is {capacity:?}");
+            assert_eq!(registered.is_some(), fits, "two claims and the capacity {capacity:?}");
         }
         let up = register(token(), Some(3)).apply(Some(&starting(waiting))).unwrap();
         let lease = Some(NOW + up.lease_for);
@@ -616,61 +626,61 @@ mod tests {
     }
 
     #[test]
-    fn a_registered_server_beats_and_no_other() {
+    fn a_heartbeat_extends_the_lease_of_a_registered_server_only_and_never_shortens_it() {
         let heartbeat = LedgerWrite::Heartbeat { by: token(), now: NOW + TICK };
         assert_eq!(taken(&heartbeat, states()), ["ready", "draining"]);
         let by_another = LedgerWrite::Heartbeat { by: TokenHash::of("another"), now: NOW };
         assert_eq!(taken(&by_another, states()), NONE, "by another server");
-        let beaten = heartbeat.apply(Some(&ready(&[]))).unwrap();
-        assert_eq!((beaten.seen, beaten.lease_until), (Some(NOW + TICK), Some(NOW + TICK + beaten.lease_for)));
+        let extended = heartbeat.apply(Some(&ready(&[]))).unwrap();
+        assert_eq!((extended.seen, extended.lease_until), (Some(NOW + TICK), Some(NOW + TICK + extended.lease_for)));
         assert_eq!(
-            LedgerWrite::Heartbeat { by: token(), now: NOW }.apply(Some(&beaten)),
+            LedgerWrite::Heartbeat { by: token(), now: NOW }.apply(Some(&extended)),
             None,
-            "a late one takes no lease away"
+            "a late heartbeat does not shorten the lease"
         );
-        assert_eq!(heartbeat.apply(Some(&beaten)), Some(beaten), "a repeat");
+        assert_eq!(heartbeat.apply(Some(&extended)), Some(extended), "a repeat");
     }
 
     #[test]
-    fn a_server_is_stopped_once_by_itself_or_by_news_of_its_own_attempt() {
+    fn a_server_is_stopped_once_and_only_by_its_token_its_attempt_or_its_drain() {
         let stop = |by| LedgerWrite::Stop { by, now: NOW };
         for by in [StopBy::Server(token()), StopBy::Attempt(1)] {
             assert_eq!(taken(&stop(by), states()), ["starting", "ready", "draining"], "{by:?}");
         }
         let drained = |attempt, drain_by| stop(StopBy::Drained { attempt, drain_by });
-        let going = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1))]) };
-        assert_eq!(drained(1, Some(NOW)).apply(Some(&going)).map(|it| it.state), Some(ServerState::Stopped));
+        let draining_server = Ledger { drain_by: Some(NOW), ..draining(&[("a", connected(1))]) };
+        assert_eq!(drained(1, Some(NOW)).apply(Some(&draining_server)).map(|it| it.state), Some(ServerState::Stopped));
         for write in [drained(1, None), drained(1, Some(NOW + TICK)), drained(2, Some(NOW))] {
-            assert_eq!(write.apply(Some(&going)), None, "{write:?}");
+            assert_eq!(write.apply(Some(&draining_server)), None, "{write:?}");
         }
-        assert_eq!(drained(1, None).apply(Some(&ready(&[]))), None, "it does not drain");
+        assert_eq!(drained(1, None).apply(Some(&ready(&[]))), None, "not draining");
         for by in [StopBy::Server(TokenHash::of("another")), StopBy::Attempt(0), StopBy::Attempt(2)] {
             assert_eq!(taken(&stop(by), states()), NONE, "{by:?}");
         }
         let busy = Ledger { listed: Some(Fill::TOP), launch: Some(launch()), ..starting(&[("a", reserved(1))]) };
-        let over = stop(StopBy::Attempt(1)).apply(Some(&busy)).unwrap();
-        assert_eq!((over.claims.len(), over.listed, over.launch), (0, None, None));
+        let stopped = stop(StopBy::Attempt(1)).apply(Some(&busy)).unwrap();
+        assert_eq!((stopped.claims.len(), stopped.listed, stopped.launch), (0, None, None));
     }
 
     #[test]
-    fn a_silent_server_is_stopped_only_as_it_was_seen() {
+    fn a_silent_server_is_stopped_only_if_its_lease_attempt_and_claims_are_as_they_were_read() {
         let stop = |claims| LedgerWrite::StopSilent { attempt: 1, silent_since: NOW + TICK, claims, now: NOW };
         assert_eq!(taken(&stop(None), states()), ["ready", "draining"]);
         let images = || {
             [
-                ("as it was seen", ready(&[])),
-                ("it has beaten", Ledger { lease_until: Some(NOW + TICK), ..ready(&[]) }),
+                ("as it was read", ready(&[])),
+                ("a heartbeat has arrived", Ledger { lease_until: Some(NOW + TICK), ..ready(&[]) }),
                 ("another attempt", Ledger { attempt: 2, ..ready(&[]) }),
-                ("a player has come", ready(&[("a", connected(1))])),
+                ("a player has connected", ready(&[("a", connected(1))])),
                 ("no lease", Ledger { lease_until: None, ..ready(&[]) }),
             ]
         };
-        assert_eq!(taken(&stop(Some(BTreeMap::new())), images()), ["as it was seen"]);
-        assert_eq!(taken(&stop(None), images()), ["as it was seen", "a player has come"], "whoever is inside");
+        assert_eq!(taken(&stop(Some(BTreeMap::new())), images()), ["as it was read"]);
+        assert_eq!(taken(&stop(None), images()), ["as it was read", "a player has connected"], "with any claims");
     }
 
     #[test]
-    fn a_sweep_takes_exactly_what_it_saw_and_lists_a_ready_server() {
+    fn a_sweep_removes_claims_only_as_they_were_read_and_lists_a_ready_server() {
         let sweep = |ready| LedgerWrite::Sweep { evict: vec![(player("a"), reserved(1))], ready };
         let seen = &[("a", reserved(1)), ("b", connected(1))];
         let images = || {
@@ -692,12 +702,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_server_is_noted_once_and_drains_in_one_condition_with_its_claims() {
+    fn a_server_is_noted_as_idle_once_and_drains_only_if_it_still_has_no_claim() {
         let idle = Ledger { idle_since: Some(NOW), listed: Some(Fill::EMPTY), ..ready(&[]) };
         let note = LedgerWrite::Idle { now: NOW };
         let images = [
             ("empty", ready(&[])),
-            ("noted already", idle.clone()),
+            ("already noted as idle", idle.clone()),
             ("a claim", ready(&[("a", reserved(1))])),
             ("draining", draining(&[])),
         ];
@@ -706,33 +716,33 @@ mod tests {
         let drain = |idle_by| LedgerWrite::DrainIdle { idle_by };
         let images = || {
             [
-                ("empty for long", idle.clone()),
+                ("idle for long", idle.clone()),
                 ("a claim", Ledger { claims: ready(&[("a", reserved(1))]).claims, ..idle.clone() }),
                 ("draining", Ledger { state: ServerState::Draining, ..idle.clone() }),
-                ("not noted", ready(&[])),
+                ("not noted as idle", ready(&[])),
             ]
         };
-        assert_eq!(taken(&drain(NOW), images()), ["empty for long"]);
-        assert_eq!(taken(&drain(NOW - TICK), images()), NONE, "it became empty later");
+        assert_eq!(taken(&drain(NOW), images()), ["idle for long"]);
+        assert_eq!(taken(&drain(NOW - TICK), images()), NONE, "idle since a later time");
         let drained = drain(NOW).apply(Some(&idle)).unwrap();
         assert_eq!((drained.state, drained.listed), (ServerState::Draining, None));
     }
 
     #[test]
-    fn an_operators_drain_may_be_given_another_deadline() {
+    fn a_later_operator_command_changes_the_deadline_of_a_drain_and_an_earlier_one_does_not() {
         let drain = |at, drain_by| LedgerWrite::Drain { at, drain_by };
         let by_now = drain(NOW, Some(NOW));
         assert_eq!(taken(&by_now, states()), ["ready", "draining"]);
         let drained = by_now.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
         assert_eq!((drained.state, drained.listed, drained.drain_by), (ServerState::Draining, None, Some(NOW)));
-        assert_eq!(by_now.apply(Some(&drained)), None, "it has been heard");
-        let without_end = drain(NOW + TICK, None).apply(Some(&drained)).unwrap();
-        assert_eq!(without_end.drain_by, None);
-        assert_eq!(by_now.apply(Some(&without_end)), None, "a late word does not undo a later one");
+        assert_eq!(by_now.apply(Some(&drained)), None, "the command was applied");
+        let without_deadline = drain(NOW + TICK, None).apply(Some(&drained)).unwrap();
+        assert_eq!(without_deadline.drain_by, None);
+        assert_eq!(by_now.apply(Some(&without_deadline)), None, "an earlier command does not undo a later one");
     }
 
     #[test]
-    fn a_server_of_an_old_build_drains_and_an_operators_deadline_stays() {
+    fn a_ready_server_of_an_old_build_drains_and_leaves_the_index() {
         assert_eq!(taken(&LedgerWrite::Retire, states()), ["ready"]);
         assert_eq!(taken(&LedgerWrite::Retire, [("with a player", ready(&[("a", connected(1))]))]), ["with a player"]);
         let retired = LedgerWrite::Retire.apply(Some(&Ledger { listed: Some(Fill::TOP), ..ready(&[]) })).unwrap();
@@ -740,17 +750,17 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_told_only_of_what_is_as_it_was_seen() {
+    fn the_index_entry_changes_only_if_the_ledger_is_as_it_was_read() {
         let listed = |fill| Ledger { listed: fill, build: 1, ..ready(&[]) };
         let list = |build| LedgerWrite::List { build, was: Some(Fill::TOP), fill: Fill::EMPTY };
         let images = || {
             [
-                ("as it was seen", listed(Some(Fill::TOP))),
+                ("as it was read", listed(Some(Fill::TOP))),
                 ("not listed", listed(None)),
                 ("draining", Ledger { build: 1, listed: Some(Fill::TOP), ..draining(&[]) }),
             ]
         };
-        assert_eq!(taken(&list(1), images()), ["as it was seen"]);
+        assert_eq!(taken(&list(1), images()), ["as it was read"]);
         assert_eq!(taken(&list(0), images()), NONE, "of another build");
         assert_eq!(list(1).apply(Some(&listed(Some(Fill::TOP)))).unwrap().listed, Some(Fill::EMPTY));
         let unlist = |now| LedgerWrite::Unlist { build: 0, was: Fill::TOP, now };
@@ -766,44 +776,44 @@ mod tests {
             ]
         };
         assert_eq!(taken(&unlist(NOW), images()), ["full", "draining"]);
-        assert_eq!(taken(&unlist(NOW + TICK), images()), ["room", "full", "draining"], "its lease is over");
+        assert_eq!(taken(&unlist(NOW + TICK), images()), ["room", "full", "draining"], "the lease has ended");
         assert_eq!(unlist(NOW).apply(Some(&full)).unwrap().listed, None);
     }
 
     #[test]
-    fn each_step_of_a_launch_is_bound_to_its_attempt() {
+    fn each_step_of_a_launch_is_refused_for_another_attempt() {
         let later = Launch { call_at: NOW + TICK, ..launch() };
         let launching = || Ledger { launch: Some(launch()), ..starting(&[("a", reserved(1))]) };
         let called = || Ledger { task: Some("arn".to_owned()), ..launching() };
         let images = || {
             [
-                ("to be called", launching()),
-                ("called", called()),
+                ("without a task", launching()),
+                ("with a task", called()),
                 ("the next attempt", Ledger { attempt: 2, ..launching() }),
                 ("ready", ready(&[])),
                 ("stopped", stopped()),
             ]
         };
         let recall = |was| LedgerWrite::Recall { attempt: 1, was, call_at: NOW + TICK };
-        assert_eq!(taken(&recall(NOW), images()), ["to be called"]);
-        assert_eq!(taken(&recall(NOW - TICK), images()), NONE, "another has called since");
+        assert_eq!(taken(&recall(NOW), images()), ["without a task"]);
+        assert_eq!(taken(&recall(NOW - TICK), images()), NONE, "another caller has called RunTask since");
         assert_eq!(recall(NOW).apply(Some(&launching())).unwrap().launch, Some(later.clone()));
         let started = LedgerWrite::TaskStarted { attempt: 1, task: "task".to_owned() };
-        assert_eq!(taken(&started, images()), ["to be called", "called", "ready"]);
+        assert_eq!(taken(&started, images()), ["without a task", "with a task", "ready"]);
         assert_eq!(started.apply(Some(&launching())).unwrap().task.as_deref(), Some("task"));
         let token_hash = TokenHash::of("next");
         let next = LedgerWrite::NextAttempt { failed: 1, token_hash, launch: later.clone() };
-        assert_eq!(taken(&next, images()), ["to be called", "called"]);
+        assert_eq!(taken(&next, images()), ["without a task", "with a task"]);
         let second = next.apply(Some(&called())).unwrap();
         assert_eq!((second.attempt, second.task, second.token_hash), (2, None, token_hash));
         assert_eq!(second.launch, Some(later));
         let abandon = LedgerWrite::AbandonLaunch { failed: 1, now: NOW };
-        assert_eq!(taken(&abandon, images()), ["to be called", "called"]);
+        assert_eq!(taken(&abandon, images()), ["without a task", "with a task"]);
         assert_eq!(abandon.apply(Some(&called())).unwrap().state, ServerState::Stopped);
     }
 
     #[test]
-    fn the_index_lists_who_is_ready_has_room_and_is_alive() {
+    fn the_index_lists_a_server_that_is_ready_has_room_and_has_a_lease() {
         let list = |was, fill| Some(LedgerWrite::List { build: 0, was, fill });
         let unlist = |was| Some(LedgerWrite::Unlist { build: 0, was, now: NOW });
         let of = |listed, ledger| Ledger { listed, ..ledger }.listing_fix(NOW);
@@ -811,10 +821,10 @@ mod tests {
         assert_eq!(of(Some(Fill::TOP), ready(&[])), list(Some(Fill::TOP), Fill::EMPTY));
         assert_eq!(of(Some(Fill::EMPTY), ready(&[])), None);
         let full = ready(&[("a", connected(1)), ("b", connected(1))]);
-        let late = Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) };
+        let lapsed = Ledger { lease_until: Some(NOW - TICK), ..ready(&[]) };
         for (case, ledger) in [
             ("full", full),
-            ("its lease is over", late),
+            ("the lease has ended", lapsed),
             ("draining", draining(&[])),
             ("stopped", stopped()),
             ("starting", starting(&[])),
@@ -831,10 +841,10 @@ mod tests {
             let claims = names.iter().take(claims).map(|name| (*name, connected(1))).collect::<Vec<_>>();
             Ledger { capacity: 6, ..ready(&claims) }
         };
-        // Nothing is listed here, so a full one is in order.
-        for (claims, tells) in [(1, false), (2, true), (3, false), (4, true), (5, false), (6, false)] {
-            assert_eq!(with(claims).listing_fix_after_claim(1, NOW).is_some(), tells, "{claims} claims of six");
+        // The server is not listed, so a full server needs no correction.
+        for (claims, updates) in [(1, false), (2, true), (3, false), (4, true), (5, false), (6, false)] {
+            assert_eq!(with(claims).listing_fix_after_claim(1, NOW).is_some(), updates, "{claims} claims on six slots");
         }
-        assert!(with(3).listing_fix_after_claim(2, NOW).is_some(), "a party crosses it with its last two");
+        assert!(with(3).listing_fix_after_claim(2, NOW).is_some(), "the two claims of a party change the fill");
     }
 }

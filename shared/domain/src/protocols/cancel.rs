@@ -1,8 +1,8 @@
-//! A player cancels a reservation.
+//! The cancellation of a player's reservation.
 //!
-//! The seat is vacated first: it decides whether the player was faster than the server that is registering them. Then the
-//! claim is freed, and a slot on a starting server goes back to its frontier. A connected player leaves through the server,
-//! not through this protocol.
+//! The protocol vacates the seat first, because the seat decides whether the cancellation or the registration of the
+//! player by the server was first. Then it frees the claim, and gives a slot on a starting server back to its frontier.
+//! It does nothing for a connected player, whom only the server can disconnect.
 
 use super::{Answer, Effect, Protocol, Reply, Step};
 use crate::{Claim, LedgerWrite, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time};
@@ -17,7 +17,7 @@ enum Stage {
     Over,
 }
 
-/// The protocol of a player who cancels a reservation.
+/// The protocol of the cancellation of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CancelReservation {
     player: PlayerId,
@@ -54,7 +54,8 @@ impl Protocol for CancelReservation {
             (Stage::Voiding(server, claim), Reply::SeatWritten(Answer::Written(_))) => {
                 self.release(server, claim, true)
             }
-            // The frontier has counted this slot as handed out; without this nobody could have it before the server is ready.
+            // The frontier has counted this slot as handed out. If it were not given back, no player could get the slot
+            // before the server is ready.
             (Stage::Releasing { .. }, Reply::LedgerWritten(Answer::Written(ledger)))
                 if ledger.state == ServerState::Starting =>
             {
@@ -69,7 +70,7 @@ impl Protocol for CancelReservation {
                     Step::Done(())
                 }
             }
-            // Nothing is reserved, the server was faster, or the slot is free already.
+            // Nothing is reserved, the server has registered the player first, or the slot is free already.
             (Stage::Reading, Reply::SeatRead(_))
             | (Stage::Voiding(..), Reply::SeatWritten(Answer::Refused(_)))
             | (Stage::Releasing { .. }, Reply::LedgerWritten(_))

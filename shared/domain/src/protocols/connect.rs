@@ -1,30 +1,30 @@
-//! A server registers a player: first the ledger, then the seat, both under exactly one placement.
+//! The registration of a player by a server: first on the ledger, then on the seat, both under exactly one placement.
 //!
-//! The player is let in only when both took. If the ledger refuses, nothing has happened. If the seat refuses, the claim
-//! is released again, by its exact placement; so nothing ever has to be undone on the seat.
+//! The player is connected only if both writes are applied. If the ledger refuses, nothing has changed. If the seat
+//! refuses, the claim is freed again by its exact placement, so nothing ever has to be undone on the seat.
 
 use super::{Answer, Effect, Protocol, Reply, Step};
 use crate::{Claim, Ledger, LedgerWrite, Placement, PlayerId, Seat, SeatWrite, ServerId, ServerState, Time, TokenHash};
 
-/// What a valid ticket says.
+/// The content of a valid ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PresentedTicket {
     /// The placement.
     pub placement: Placement,
-    /// When the reservation's time is up.
+    /// When the reservation expires.
     pub expires: Time,
 }
 
-/// How a registration of a player ends.
+/// The outcome of the registration of a player.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Connected {
-    /// The player may be let in: the placement that the server names when it disconnect.
-    Inside(Placement),
+    /// The player is connected, under this placement, which the server names when it deregisters the player.
+    Admitted(Placement),
     /// The player holds no live claim on this server.
     NoClaim,
     /// The player's seat names another server.
     PlacedElsewhere,
-    /// The server has not registered itself.
+    /// The server is still starting and has not registered itself.
     NotRegistered,
     /// The server is stopped.
     Stopped,
@@ -51,13 +51,14 @@ pub struct Connect {
     server: ServerId,
     player: PlayerId,
     ticket: Option<PresentedTicket>,
-    /// Whether the ledger says ready, for a release that has to put it back into the index.
+    /// Whether the server is ready, so that the write that frees the claim lists it in the index again.
     ready: bool,
     stage: Stage,
 }
 
 impl Connect {
-    /// A registration of `player` by the server whose token hashes to `by`. With a ticket it needs no read.
+    /// The registration of `player` by the server whose token hashes to `by`. With a ticket the ledger is not read
+    /// first.
     pub const fn new(by: TokenHash, server: ServerId, player: PlayerId, ticket: Option<PresentedTicket>) -> Self {
         Self { by, server, player, ticket, ready: true, stage: Stage::Start }
     }
@@ -121,14 +122,14 @@ impl Protocol for Connect {
                 Step::Done(self.why_not(image.as_ref()))
             }
             (Stage::OnSeat(placement), Reply::SeatWritten(Answer::Written(_))) => {
-                Step::Done(Connected::Inside(placement))
+                Step::Done(Connected::Admitted(placement))
             }
             (Stage::OnSeat(placement), Reply::SeatWritten(Answer::Refused(seat))) => {
                 let elsewhere = matches!(seat, Some(Seat::Assigned(place)) if place.server != self.server);
                 let outcome = if elsewhere { Connected::PlacedElsewhere } else { Connected::NoClaim };
                 self.undo(placement, outcome)
             }
-            // It has begun to drain in between, and must not wait for somebody who is not inside.
+            // The server has begun to drain in between: its drain must not wait for a player who is not connected.
             (Stage::Undoing(placement, outcome), Reply::LedgerWritten(Answer::Refused(Some(ledger))))
                 if self.ready && ledger.state == ServerState::Draining =>
             {
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_player_is_inside_once_ledger_and_seat_have_both_said_so() {
+    fn a_player_is_connected_once_ledger_and_seat_are_both_written() {
         let mut connect = connect(ticket(NOW + TICK));
         assert_eq!(connect.next(NOW, Reply::Start), on_ledger(true));
         let written = Answer::Written(ready(&[("a", connected(1_000))]));
@@ -175,36 +176,36 @@ mod tests {
             Step::Effect(Effect::WriteSeat(player("a"), on_seat))
         );
         let written = Answer::Written(seat("s", connected(1_000)));
-        assert_eq!(connect.next(NOW, Reply::SeatWritten(written)), Step::Done(Connected::Inside(placement(1_000))));
+        assert_eq!(connect.next(NOW, Reply::SeatWritten(written)), Step::Done(Connected::Admitted(placement(1_000))));
     }
 
     #[test]
-    fn a_ticket_that_has_run_out_finds_only_who_is_inside_already() {
+    fn an_expired_ticket_succeeds_only_for_a_player_who_is_connected_already() {
         assert_eq!(connect(ticket(NOW)).next(NOW, Reply::Start), on_ledger(false));
     }
 
     #[test]
-    fn without_a_ticket_the_claim_on_the_ledger_counts_unless_its_time_is_up() {
+    fn without_a_ticket_the_claim_on_the_ledger_counts_unless_it_has_expired() {
         let now = NOW + Span(60_000);
-        for (case, claim, there) in [
-            ("a reservation that has run out", reserved(1_000), false),
+        for (case, claim, is_live) in [
+            ("an expired reservation", reserved(1_000), false),
             ("a connection", connected(1_000), true),
-            ("a reservation that holds", reserved(2_000_001), true),
+            ("a live reservation", reserved(2_000_001), true),
         ] {
             let mut connect = connect(None);
             assert_eq!(connect.next(now, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
             let next = connect.next(now, Reply::LedgerRead(Some(ready(&[("a", claim)]))));
-            assert_eq!(matches!(next, Step::Effect(Effect::WriteLedger(..))), there, "{case}: {next:?}");
-            assert_eq!(next == Step::Done(Connected::NoClaim), !there, "{case}: {next:?}");
+            assert_eq!(matches!(next, Step::Effect(Effect::WriteLedger(..))), is_live, "{case}: {next:?}");
+            assert_eq!(next == Step::Done(Connected::NoClaim), !is_live, "{case}: {next:?}");
         }
     }
 
     #[test]
-    fn a_refusal_says_why() {
-        let others = Ledger { token_hash: TokenHash::of("another"), ..ready(&[("a", reserved(1_000))]) };
+    fn a_refused_registration_returns_the_reason() {
+        let not_ours = Ledger { token_hash: TokenHash::of("another"), ..ready(&[("a", reserved(1_000))]) };
         let cases = [
             ("no ledger", None, Connected::UnknownServer),
-            ("another token", Some(others), Connected::WrongToken),
+            ("another token", Some(not_ours), Connected::WrongToken),
             ("starting", Some(starting(&[])), Connected::NotRegistered),
             ("stopped", Some(stopped()), Connected::Stopped),
             ("ready without a claim", Some(ready(&[])), Connected::NoClaim),
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_whose_seat_names_another_placement_is_let_go_again() {
+    fn a_claim_whose_seat_names_another_placement_is_freed_again() {
         let here = |claim| Some(seat("s", claim));
         let seats = [
             ("another server", Some(seat("another", reserved(1_001))), Connected::PlacedElsewhere),
@@ -234,25 +235,25 @@ mod tests {
                 let mut connect = connect(ticket(NOW + TICK));
                 connect.next(NOW, Reply::Start);
                 connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
-                let release = LedgerWrite::Free {
+                let free = LedgerWrite::Free {
                     by: Some(token()),
                     player: player("a"),
                     claim: connected(1_000),
                     ready: is_ready,
                 };
                 let next = connect.next(NOW, Reply::SeatWritten(Answer::Refused(seat.clone())));
-                assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)), "{case}, {state}");
-                // A release that is refused because the server drains by now is made again; any other is over.
+                assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), free)), "{case}, {state}");
+                // The free write is repeated if it was refused because the server drains by now.
                 let refused = Answer::Refused(Some(draining(&[("a", connected(1_000))])));
                 let next = connect.next(NOW, Reply::LedgerWritten(refused));
                 if is_ready {
-                    let release = LedgerWrite::Free {
+                    let free = LedgerWrite::Free {
                         by: Some(token()),
                         player: player("a"),
                         claim: connected(1_000),
                         ready: false,
                     };
-                    assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)), "{case}, {state}");
+                    assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), free)), "{case}, {state}");
                     let next = connect.next(NOW, Reply::LedgerWritten(Answer::Written(ledger)));
                     assert_eq!(next, Step::Done(outcome), "{case}, {state}");
                 } else {

@@ -1,8 +1,8 @@
-//! A server disconnects a player: the end of a connected placement.
+//! The disconnect of a player by a server, which ends a connected placement.
 //!
-//! The ledger is written first, then the seat, each for the exact placement only, so a late call cannot touch a player who has
-//! come back since. With a grace period it is the other way round: the seat and then the ledger get a new placement, reserved,
-//! because the seat decides which placement that is.
+//! The protocol writes the ledger first and then the seat, each only under the exact placement, so a late call cannot
+//! disconnect a player who has reconnected since. With a grace period the protocol writes the seat first and then the
+//! ledger, both reserved under a new placement, because the seat decides which placement that is.
 
 use super::{Answer, Effect, Protocol, Reply, Step};
 use crate::{
@@ -10,18 +10,18 @@ use crate::{
     TokenHash,
 };
 
-/// How a disconnect ends.
+/// The outcome of a disconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Disconnected {
-    /// The placement is over, or there was none.
-    Gone,
+    /// The placement has ended, or there was none.
+    Ended,
     /// The slot is held for a reconnect until this time.
     KeptUntil(Time),
     /// The token is not this server's.
     WrongToken,
     /// There is no such server.
     UnknownServer,
-    /// Other calls about the same player were faster, again and again; ask again.
+    /// Other calls changed the same player's placement repeatedly; the server repeats the call.
     Busy,
 }
 
@@ -48,8 +48,8 @@ pub struct Disconnect {
 }
 
 impl Disconnect {
-    /// a disconnect of the server whose token hashes to `by` to `player`: for `placement`, or, without one, for whatever
-    /// placement the ledger holds. With `grace` the slot is held that long.
+    /// The disconnect of `player` by the server whose token hashes to `by`. It ends `placement`, or if that is `None`,
+    /// the placement that the ledger has. With `grace` the slot is kept for a reconnect for that time.
     pub const fn new(
         by: TokenHash,
         server: ServerId,
@@ -72,7 +72,7 @@ impl Disconnect {
         Step::Effect(Effect::WriteLedger(self.server.clone(), write))
     }
 
-    fn void(&mut self, placement: Placement) -> Step<Disconnected> {
+    fn vacate(&mut self, placement: Placement) -> Step<Disconnected> {
         self.stage = Stage::Voiding;
         let (server, claim) = (self.server.clone(), Claim::Connected(placement));
         Step::Effect(Effect::WriteSeat(self.player.clone(), SeatWrite::Vacate { server, claim }))
@@ -98,7 +98,7 @@ impl Disconnect {
         let ready = ledger.state == ServerState::Ready;
         match (held.filter(named), self.grace) {
             (Some(Claim::Connected(from)), Some(grace)) => {
-                // A reservation ends `hold` after its placement, so the placement is what sets the end.
+                // A reservation expires `reservation` after its placement, so the choice of the placement sets the end.
                 let to = Placement::next(now + grace - ledger.reservation, Some(from));
                 self.stage = Stage::KeepingSeat { from, reservation: ledger.reservation, ready };
                 let server = self.server.clone();
@@ -108,10 +108,10 @@ impl Disconnect {
                 Step::Done(Disconnected::KeptUntil(ledger.expires(claim).unwrap_or(now)))
             }
             (Some(claim), None) => self.release(claim.placement(), ready),
-            // The ledger has forgotten this placement: the seat may not have.
+            // The ledger does not have this placement any more, but the seat may.
             (None, _) => match self.placement {
-                Some(placement) => self.void(placement),
-                None => Step::Done(Disconnected::Gone),
+                Some(placement) => self.vacate(placement),
+                None => Step::Done(Disconnected::Ended),
             },
         }
     }
@@ -127,7 +127,7 @@ impl Protocol for Disconnect {
                 _ => self.read(),
             },
             (Stage::Reading, Reply::LedgerRead(ledger)) => self.on_image(ledger, now),
-            (Stage::Releasing { placement, .. }, Reply::LedgerWritten(Answer::Written(_))) => self.void(placement),
+            (Stage::Releasing { placement, .. }, Reply::LedgerWritten(Answer::Written(_))) => self.vacate(placement),
             (Stage::Releasing { placement, ready }, Reply::LedgerWritten(Answer::Refused(image))) => {
                 if let Some(refusal) = self.refusal(image.as_ref()) {
                     return Step::Done(refusal);
@@ -138,17 +138,17 @@ impl Protocol for Disconnect {
                     Some(claim) if claim.placement() == placement && is_ready != ready => {
                         self.release(placement, is_ready)
                     }
-                    _ => self.void(placement),
+                    _ => self.vacate(placement),
                 }
             }
-            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Disconnected::Gone),
+            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Disconnected::Ended),
             (Stage::KeepingSeat { from, reservation, ready }, Reply::SeatWritten(answer)) => {
                 let seat = match answer {
                     Answer::Written(seat) | Answer::Refused(Some(seat)) => seat,
                     Answer::Refused(None) => return self.release(from, ready),
                 };
                 match seat {
-                    // Held now, or by an earlier run of this disconnect whose answer was lost.
+                    // Kept by this write, or by an earlier run of this disconnect whose answer was lost.
                     Seat::Assigned(Assignment { server, claim: Claim::Reserved(to), .. })
                         if server == self.server && to > from =>
                     {
@@ -157,7 +157,7 @@ impl Protocol for Disconnect {
                             LedgerWrite::KeepForReconnect { by: self.by, player: self.player.clone(), from, to };
                         Step::Effect(Effect::WriteLedger(self.server.clone(), write))
                     }
-                    // The seat has moved on: what the ledger holds is a leftover.
+                    // The seat has another placement by now, so the claim on the ledger is a leftover.
                     _ => self.release(from, ready),
                 }
             }
@@ -185,7 +185,7 @@ mod tests {
         Step::Effect(Effect::WriteLedger(server("s"), LedgerWrite::Free { by, player, claim: connected(of), ready }))
     }
 
-    fn void(of: i64) -> Step<Disconnected> {
+    fn vacate(of: i64) -> Step<Disconnected> {
         Step::Effect(Effect::WriteSeat(player("a"), SeatWrite::Vacate { server: server("s"), claim: connected(of) }))
     }
 
@@ -197,19 +197,19 @@ mod tests {
     fn a_placement_ends_on_the_ledger_and_then_on_the_seat() {
         let mut disconnect = disconnect(Some(1_000), None);
         assert_eq!(disconnect.next(NOW, Reply::Start), release(1_000, true));
-        assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))), void(1_000));
-        assert_eq!(disconnect.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Disconnected::Gone));
+        assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))), vacate(1_000));
+        assert_eq!(disconnect.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Disconnected::Ended));
     }
 
     #[test]
-    fn a_refused_release_is_repeated_only_where_the_state_was_the_reason() {
+    fn a_refused_free_write_is_repeated_only_if_the_servers_state_was_the_reason() {
         let cases = [
             ("no ledger", None, Step::Done(Disconnected::UnknownServer)),
             ("another token", Some(not_ours()), Step::Done(Disconnected::WrongToken)),
             ("draining with the claim", Some(draining(&[("a", connected(1_000))])), release(1_000, false)),
-            ("draining with a newer claim", Some(draining(&[("a", connected(1_001))])), void(1_000)),
-            ("draining without a claim", Some(draining(&[])), void(1_000)),
-            ("ready with the claim", Some(ready(&[("a", connected(1_000))])), void(1_000)),
+            ("draining with a newer claim", Some(draining(&[("a", connected(1_001))])), vacate(1_000)),
+            ("draining without a claim", Some(draining(&[])), vacate(1_000)),
+            ("ready with the claim", Some(ready(&[("a", connected(1_000))])), vacate(1_000)),
         ];
         for (case, image, next) in cases {
             let mut disconnect = disconnect(Some(1_000), None);
@@ -219,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_placement_it_is_for_the_one_that_the_ledger_holds() {
+    fn a_disconnect_without_a_placement_ends_the_one_on_the_ledger() {
         let cases = [
             ("no ledger", None, Step::Done(Disconnected::UnknownServer)),
             ("another token", Some(not_ours()), Step::Done(Disconnected::WrongToken)),
             ("ready with a connection", Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
             ("draining with a reservation", Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
-            ("ready without a claim", Some(ready(&[])), Step::Done(Disconnected::Gone)),
+            ("ready without a claim", Some(ready(&[])), Step::Done(Disconnected::Ended)),
         ];
         for (case, image, next) in cases {
             let mut disconnect = disconnect(None, None);
@@ -234,8 +234,8 @@ mod tests {
         }
     }
 
-    /// a disconnect with grace, up to the write on the seat.
-    fn held() -> Disconnect {
+    /// A disconnect with a grace period, up to its write on the seat.
+    fn keeping_seat() -> Disconnect {
         let mut disconnect = disconnect(Some(1_000), Some(GRACE));
         assert_eq!(disconnect.next(NOW, Reply::Start), Step::Effect(Effect::ReadLedger(server("s"))));
         let ledger = ready(&[("a", connected(1_000))]);
@@ -249,13 +249,13 @@ mod tests {
     }
 
     #[test]
-    fn with_grace_the_slot_is_held_under_the_placement_that_the_seat_says() {
+    fn with_a_grace_period_the_slot_is_kept_under_the_placement_of_the_seat() {
         let by_another_run = 1_500_000;
         for (case, answer, to) in [
             ("written", Answer::Written(seat("s", reserved(1_950_000))), 1_950_000),
             ("written by another run", Answer::Refused(Some(seat("s", reserved(by_another_run)))), by_another_run),
         ] {
-            let mut disconnect = held();
+            let mut disconnect = keeping_seat();
             let write = LedgerWrite::KeepForReconnect {
                 by: token(),
                 player: player("a"),
@@ -271,21 +271,25 @@ mod tests {
     }
 
     #[test]
-    fn with_grace_a_seat_that_has_moved_on_leaves_nothing_to_hold() {
+    fn with_a_grace_period_a_seat_with_another_placement_frees_the_claim() {
         let elsewhere = [
             ("no seat", None),
-            ("void", Some(Seat::Vacant(placement(1_001)))),
+            ("vacant", Some(Seat::Vacant(placement(1_001)))),
             ("another server", Some(seat("another", reserved(1_500_000)))),
-            ("a reservation of that placement", Some(seat("s", reserved(1_000)))),
+            ("a reservation of the same placement", Some(seat("s", reserved(1_000)))),
             ("a newer connection", Some(seat("s", connected(1_500_000)))),
         ];
         for (case, seat) in elsewhere {
-            assert_eq!(held().next(NOW, Reply::SeatWritten(Answer::Refused(seat))), release(1_000, true), "{case}");
+            assert_eq!(
+                keeping_seat().next(NOW, Reply::SeatWritten(Answer::Refused(seat))),
+                release(1_000, true),
+                "{case}"
+            );
         }
     }
 
     #[test]
-    fn with_grace_what_is_held_already_stays_and_what_is_forgotten_ends() {
+    fn with_a_grace_period_a_reservation_stays_and_a_placement_missing_on_the_ledger_ends() {
         let reply = |ledger| {
             let mut disconnect = disconnect(Some(1_000), Some(GRACE));
             disconnect.next(NOW, Reply::Start);
@@ -293,7 +297,7 @@ mod tests {
         };
         let until = NOW + ready(&[]).reservation;
         assert_eq!(reply(ready(&[("a", reserved(1_000))])), Step::Done(Disconnected::KeptUntil(until)));
-        assert_eq!(reply(ready(&[("a", connected(1_001))])), void(1_000));
-        assert_eq!(reply(ready(&[])), void(1_000));
+        assert_eq!(reply(ready(&[("a", connected(1_001))])), vacate(1_000));
+        assert_eq!(reply(ready(&[])), vacate(1_000));
     }
 }

@@ -1,20 +1,22 @@
-//! Placing a player: seat first, then the claim under the seat's placement.
+//! The join of one player: the seat first, then the claim under the seat's placement.
 //!
-//! 1. Find a server that may have room: a ready one from the index, else the one that the frontier fills.
-//! 2. Write the seat, if it is absent or vacant. A refusal returns the seat that stands: go there first, because a player
-//!    with a live claim gets the same slot back. So a repeated join, a poll and a reconnect are the same call.
-//! 3. For the frontier's server, take a slot from the frontier. If it is used up, ask the index anew, for a server costs
-//!    money and may not be started while another has room; then start one.
-//! 4. Claim on that server's ledger in one write. A refusal says why: full (the next candidate, moving the seat by
-//!    compare-and-swap), full of expired claims (claim again, removing exactly those), draining or dead (move on).
-//! 5. A frontier's slot for which there is no claim in the end goes back, so that joining and leaving in a loop, or both at
-//!    once, starts no servers.
+//! 1. Find a server that may have room: a ready one from the index, otherwise the one that the frontier fills.
+//! 2. Write the seat, if it is absent or vacant. If the write is refused, its reply has the current seat: try the
+//!    server of that seat first, because a player with a live claim gets the same slot back. So a repeated join, a poll
+//!    and a reconnect are the same call.
+//! 3. For the frontier's server, take a slot from the frontier. If the frontier is used up, query the index anew,
+//!    because a server costs money and may not be started while another one has room; then start a server.
+//! 4. Claim on that server's ledger in one write. If the write is refused, its reply has the reason. If the server is
+//!    full, try the next one, and change the seat by compare-and-swap. If it is full but has expired claims, claim
+//!    again and remove exactly these. If it drains or is lapsed, try the next one.
+//! 5. Give back a frontier's slot for which there is no claim in the end. So a client that joins and cancels in a loop,
+//!    or joins and cancels at the same time, starts no servers.
 //!
-//! A player with a reservation in another pool than the one asked for cancels that reservation first: whatever the answer is then,
-//! nothing is held twice, and 503 means that nothing is held.
+//! If the player has a reservation in another pool than the requested one, the join cancels that reservation first. So
+//! the player never holds two slots, and holds none if the outcome is [`Joined::No`].
 //!
-//! Everything is bounded (`search::Tries`): three servers of the index, then six turns at the frontier, then
-//! [`NoSlot::Busy`].
+//! The number of tries is bounded (`search::Tries`): three servers of the index, then six turns at the frontier, then
+//! the outcome is [`NoSlot::Busy`].
 
 use super::{Answer, Effect, Hint, NoSlot, Protocol, Reply, Step, TakenSlots, search::Search};
 use crate::{
@@ -22,30 +24,30 @@ use crate::{
     ServerState, Span, Time,
 };
 
-/// A slot that is the player's.
+/// The slot that a join has placed its player on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Placed {
     /// The server's ledger with the player's claim in it.
     pub ledger: Ledger,
-    /// The claim.
+    /// The player's claim.
     pub claim: Claim,
 }
 
-/// How a join ends.
+/// The outcome of a join.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Joined {
-    /// With a slot.
+    /// The player has a slot.
     Placed(Box<Placed>),
-    /// The player is inside a server of another pool than the one asked for.
+    /// The player is connected to a server of this pool, which is not the requested one.
     Elsewhere(PoolName),
-    /// Without a slot.
+    /// The player has no slot, for this reason.
     No(NoSlot),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Start,
-    /// `no_name`: there was no server to name, so the seat was read instead of written.
+    /// The seat is being read. `no_name`: it is read instead of written, because no server is known that it could name.
     ReadingSeat {
         no_name: bool,
     },
@@ -56,20 +58,20 @@ enum Stage {
     },
     Looking(Assignment),
     TakingSlot,
-    /// `anew`: only as a further claim on the server, not in the place of an older one of the player's.
+    /// The claim is being written. `anew`: only as a new claim on the server, not as the renewal of an older one.
     Claiming {
         server: ServerId,
         placement: Placement,
         anew: bool,
     },
-    /// A server that takes nobody is taken out of the index.
+    /// A server that accepts no claims is being removed from the index.
     Unlisting(ServerId),
     MovingOn,
     Finishing(Box<Placed>),
-    /// A reservation in another pool is given up: first the seat, then the claim.
+    /// The seat of a reservation in another pool is being vacated; then this write frees the claim.
     Leaving(ServerId, LedgerWrite),
     Freed,
-    /// A slot of a frontier that was not needed after all goes back.
+    /// The server of an unused slot of the frontier is being read, before the slot is given back.
     Returning(Box<Joined>),
     Returned(Box<Joined>),
     Over,
@@ -79,25 +81,26 @@ enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Join {
     player: PlayerId,
-    /// The pool that was asked for; without one a player who is placed anywhere stays there.
+    /// The requested pool; `None` keeps a player on the server of the current placement, whatever its pool.
     asked: Option<PoolName>,
     /// The search for a server with room.
     search: Search,
-    /// What the seat is believed to be.
+    /// The seat as it was last read or written.
     seat: ExpectedSeat,
-    /// Whether it is this very call that has written the seat. Of many calls about one player only that one may take a
-    /// slot or start a server.
+    /// Whether this call has written the seat. Of several calls about one player, only the one that has written the
+    /// seat may take a slot or start a server.
     mine: bool,
-    /// The last placement that the player is known to have had.
+    /// The player's last known placement.
     last: Option<Placement>,
-    /// A frontier has given a slot on this server, and no claim stands for it yet.
+    /// The server on which the frontier has handed out a slot that no claim uses yet.
     taken: Option<ServerId>,
     stage: Stage,
 }
 
 impl Join {
-    /// A join of `player` into `asked`, or, if that is `None`, to where the player is already, else into `pool`, whose
-    /// servers have `capacity` slots.
+    /// The join of `player` into the pool `asked`. If that is `None`, the player stays on the server of the current
+    /// placement, or is placed in `pool` if there is none. The servers of `pool` have `capacity` slots and send a
+    /// heartbeat every `heartbeat`.
     pub fn new(player: PlayerId, asked: Option<PoolName>, pool: PoolName, capacity: u32, heartbeat: Span) -> Self {
         Self {
             player,
@@ -138,7 +141,7 @@ impl Join {
         self.effect(Stage::TakingSlot, take)
     }
 
-    /// A frontier has given a slot on `server`.
+    /// Uses the slot that the frontier has handed out on `server`: claims it, or writes the seat first.
     fn on_slot(&mut self, server: ServerId, now: Time) -> Step<Joined> {
         self.taken = Some(server.clone());
         match &self.seat {
@@ -146,23 +149,23 @@ impl Join {
                 let placement = *placement;
                 self.claim_slot(server, placement, now)
             }
-            _ => self.sit(server, false, now),
+            _ => self.write_seat(server, false, now),
         }
     }
 
-    /// Writes the seat with a new placement that names `server`, of the pool in which a slot is looked for.
-    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
-        self.sit_in(self.search.pool.clone(), server, from_frontier, now)
+    /// Writes the seat under a new placement on `server`, a server of the pool that is searched.
+    fn write_seat(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
+        self.write_seat_in(self.search.pool.clone(), server, from_frontier, now)
     }
 
-    fn sit_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
+    fn write_seat_in(&mut self, pool: PoolName, server: ServerId, from_frontier: bool, now: Time) -> Step<Joined> {
         let placement = Placement::next(now, self.last);
         self.last = Some(placement);
         let write = SeatWrite::Assign { from: self.seat.clone(), server: server.clone(), pool, placement };
         self.effect(Stage::Seating { server, from_frontier }, Effect::WriteSeat(self.player.clone(), write))
     }
 
-    /// The seat carries this claim for this server; nothing else does yet.
+    /// Notes that the seat carries `claim` on `server`, and whether this call has written it.
     fn seated(&mut self, server: ServerId, claim: Claim, mine: bool) {
         self.mine = mine;
         self.last = Some(claim.placement());
@@ -178,8 +181,8 @@ impl Join {
         )
     }
 
-    /// Claims the slot that a frontier has given. If the player has an older claim there, that slot is one too many, which
-    /// only the claim itself can tell.
+    /// Claims the slot that the frontier has handed out. The write is refused if the player has an older claim on the
+    /// server: that claim is renewed instead, and the frontier's slot is given back.
     fn claim_slot(&mut self, server: ServerId, placement: Placement, now: Time) -> Step<Joined> {
         self.claim_anew(server, self.search.capacity, Vec::new(), placement, now)
     }
@@ -205,14 +208,14 @@ impl Join {
         )
     }
 
-    /// Another call was faster; starts over at `next`, a bounded number of times.
+    /// Continues with `next` after another call about the same player or slot was first, a bounded number of times.
     fn raced(&mut self, next: impl FnOnce(&mut Self) -> Step<Joined>) -> Step<Joined> {
         if self.search.tries.race() { next(self) } else { Self::no(NoSlot::Busy) }
     }
 
-    /// The server takes nobody: what lists it is mended on the way.
+    /// Tries another server, because this one accepts no claims, and corrects its index entry first.
     fn turned_away(&mut self, ledger: &Ledger, now: Time) -> Step<Joined> {
-        self.search.tries.gone();
+        self.search.tries.closed();
         let server = ledger.id.clone();
         match ledger.listing_fix(now) {
             Some(write) => self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write)),
@@ -226,7 +229,7 @@ impl Join {
         self.effect(Stage::MovingOn, used_up)
     }
 
-    fn look(&mut self, place: Assignment) -> Step<Joined> {
+    fn read_ledger(&mut self, place: Assignment) -> Step<Joined> {
         let server = place.server.clone();
         self.effect(Stage::Looking(place), Effect::ReadLedger(server))
     }
@@ -247,7 +250,7 @@ impl Join {
         Step::Done(Joined::Placed(placed))
     }
 
-    /// Nothing more is to be done for the player, but a slot may be left over.
+    /// Gives back the unused slot of the frontier on `server` before the join ends with `outcome`.
     fn give_back(&mut self, server: ServerId, outcome: Joined) -> Step<Joined> {
         match &outcome {
             Joined::Placed(placed) if placed.ledger.id == server => {
@@ -270,17 +273,18 @@ impl Join {
             Hint::Listed(server) => {
                 self.search.tries.listed();
                 self.search.used_up = false;
-                self.sit(server, false, now)
+                self.write_seat(server, false, now)
             }
             _ if self.search.used_up => self.take_slot(now),
             _ if self.mine => self.take_slot(now),
-            Hint::Frontier(server) => self.sit(server, true, now),
-            // There is no name to write. A seat that stands is moved to where it is, to win the turn; if there is none, a
-            // look tells whether this is a poll.
+            Hint::Frontier(server) => self.write_seat(server, true, now),
+            // No server is known that the seat could name. An assigned seat gets a new placement on its own server, so
+            // that only one call takes a slot. If no assigned seat is known, reading the seat shows whether this call
+            // is a poll.
             Hint::Unknown => match &self.seat {
                 ExpectedSeat::Exactly { server, .. } => {
                     let server = server.clone();
-                    self.sit(server, true, now)
+                    self.write_seat(server, true, now)
                 }
                 ExpectedSeat::Vacant => {
                     self.effect(Stage::ReadingSeat { no_name: true }, Effect::ReadSeat(self.player.clone()))
@@ -289,11 +293,11 @@ impl Join {
         }
     }
 
-    /// The seat is not as believed, or was not known before.
+    /// Continues with the seat as it was read: reads the ledger of an assigned seat, and runs `otherwise` without one.
     fn on_seat(&mut self, seat: Option<Seat>, otherwise: impl FnOnce(&mut Self) -> Step<Joined>) -> Step<Joined> {
         self.last = seat.as_ref().map(Seat::placement).max(self.last);
         match seat {
-            Some(Seat::Assigned(place)) => self.look(place),
+            Some(Seat::Assigned(place)) => self.read_ledger(place),
             Some(Seat::Vacant(_)) | None => {
                 (self.seat, self.mine) = (ExpectedSeat::Vacant, false);
                 otherwise(self)
@@ -301,7 +305,7 @@ impl Join {
         }
     }
 
-    /// A player who has a seat goes there first.
+    /// Continues with the ledger of the server that the seat names, which is tried before any other server.
     fn on_standing(&mut self, place: Assignment, ledger: Option<Ledger>, now: Time) -> Step<Joined> {
         self.seated(place.server.clone(), place.claim, false);
         let Some(ledger) = ledger.filter(|ledger| ledger.state != ServerState::Stopped) else {
@@ -313,12 +317,13 @@ impl Join {
         if self.asked.as_ref().is_some_and(|asked| *asked != ledger.pool) {
             return match kept {
                 Some(Claim::Connected(_)) => Step::Done(Joined::Elsewhere(ledger.pool)),
-                // Before there is another, as the answer may be that there is none: nothing is held then.
+                // The reservation ends before the search for another slot, so the player holds nothing if there is
+                // none.
                 Some(claim) => {
                     let (player, ready) = (self.player.clone(), ledger.state == ServerState::Ready);
-                    let release = LedgerWrite::Free { by: None, player, claim, ready };
-                    let void = SeatWrite::Vacate { server: place.server.clone(), claim };
-                    self.effect(Stage::Leaving(place.server, release), Effect::WriteSeat(self.player.clone(), void))
+                    let free = LedgerWrite::Free { by: None, player, claim, ready };
+                    let vacate = SeatWrite::Vacate { server: place.server.clone(), claim };
+                    self.effect(Stage::Leaving(place.server, free), Effect::WriteSeat(self.player.clone(), vacate))
                 }
                 None => self.find(),
             };
@@ -329,9 +334,10 @@ impl Join {
         match claim {
             Some(claim) if claim.placement() > placement => self.raced(Self::read_seat),
             _ if place.claim.is_connected() || !ledger.takes_claims(now) => self.find(),
-            // The reservation ran out and nobody took the slot: the same server, under a new placement.
-            Some(_) if !is_live(place.claim) => self.sit_in(ledger.pool, place.server, false, now),
-            // The seat was written and the claim never came: finish what was begun.
+            // The reservation has expired and its slot was not taken: claim on the same server under a new placement.
+            Some(_) if !is_live(place.claim) => self.write_seat_in(ledger.pool, place.server, false, now),
+            // The seat was written without a claim. The claim is written now, unless the placement has expired or the
+            // server is full.
             None if !is_live(place.claim) || ledger.is_full() => self.find(),
             _ => self.claim(place.server, placement, now),
         }
@@ -351,8 +357,8 @@ impl Join {
         match ledger.claims.get(&self.player).copied() {
             Some(claim) if claim == Claim::Connected(placement) => return self.placed(ledger, claim, now),
             Some(claim) if claim.placement() > placement => return self.raced(Self::read_seat),
-            // An earlier try of this write took, or another call about the player has finished what this one began. If that
-            // was so long ago that its time is up, the seat says what to do next.
+            // An earlier try of this write was applied, or another call about the player has claimed under this
+            // placement. If the claim has expired since, the current seat decides the next step.
             Some(claim) if claim == Claim::Reserved(placement) => {
                 if anew {
                     self.taken = None;
@@ -363,10 +369,10 @@ impl Join {
                     self.placed(ledger, claim, now)
                 };
             }
-            // Renewing that one takes no room, and a frontier's slot is one too many.
+            // Renewing the player's older claim needs no further slot, so a slot of the frontier stays unused.
             Some(_) if ledger.takes_claims(now) => return self.raced(|join| join.claim(server, placement, now)),
             Some(_) => {}
-            // The slot will do for a claim that does not look so exactly.
+            // The player has no claim on the server: the plain claim below can use the frontier's slot.
             None => self.taken = None,
         }
         if !ledger.takes_claims(now) {
@@ -387,7 +393,7 @@ impl Join {
     fn step(&mut self, now: Time, reply: Reply) -> Step<Joined> {
         match (std::mem::replace(&mut self.stage, Stage::Over), reply) {
             (Stage::Start, Reply::Start) | (Stage::MovingOn, Reply::Done) => self.find(),
-            // It has beaten since it refused the claim.
+            // A heartbeat has arrived since the server refused the claim.
             (Stage::Unlisting(_), Reply::LedgerWritten(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
                 self.raced(Self::read_seat)
             }
@@ -427,7 +433,7 @@ impl Join {
             (Stage::Claiming { server, placement, anew }, Reply::LedgerWritten(Answer::Refused(image))) => {
                 self.on_refused_claim(server, placement, anew, image, now)
             }
-            // Another claim has just changed the fill level again, and its write came first.
+            // The claim of another call has changed the fill again, and its index write was first.
             (Stage::Finishing(placed), Reply::LedgerWritten(Answer::Refused(Some(image)))) => {
                 match image.listing_fix(now).filter(|_| image.is_full()) {
                     Some(write) if self.search.tries.race() => {
@@ -438,15 +444,15 @@ impl Join {
                 }
             }
             (Stage::Finishing(placed), Reply::LedgerWritten(_)) => Self::done(placed),
-            (Stage::Leaving(server, release), Reply::SeatWritten(Answer::Written(_))) => {
+            (Stage::Leaving(server, free), Reply::SeatWritten(Answer::Written(_))) => {
                 (self.seat, self.mine) = (ExpectedSeat::Vacant, false);
-                self.effect(Stage::Freed, Effect::WriteLedger(server, release))
+                self.effect(Stage::Freed, Effect::WriteLedger(server, free))
             }
             (Stage::Leaving(..), Reply::SeatWritten(Answer::Refused(seat))) => {
                 self.raced(|join| join.on_seat(seat, Self::find))
             }
-            (Stage::Freed, Reply::LedgerWritten(Answer::Written(left))) if left.state == ServerState::Starting => {
-                self.effect(Stage::MovingOn, Effect::GiveBack(Box::new(left)))
+            (Stage::Freed, Reply::LedgerWritten(Answer::Written(ledger))) if ledger.state == ServerState::Starting => {
+                self.effect(Stage::MovingOn, Effect::GiveBack(Box::new(ledger)))
             }
             (Stage::Freed, Reply::LedgerWritten(_)) => self.find(),
             (Stage::Returning(outcome), Reply::LedgerRead(ledger)) => self.on_left_over(ledger, outcome),
@@ -480,7 +486,7 @@ mod tests {
 
     const HEARTBEAT: Span = Span::seconds(10);
 
-    /// A join of `a` into the pool `p`, whose servers have two slots.
+    /// A join of player `a` into the pool `asked`, or into the pool `p` if that is `None`; servers have two slots.
     fn join(asked: Option<&str>) -> Join {
         Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, HEARTBEAT)
     }
@@ -489,7 +495,7 @@ mod tests {
         matches!(next, Step::Effect(Effect::Find { .. }))
     }
 
-    /// A join that knows of no server at all, up to a slot that the frontier has given on `s`: its claim is under way.
+    /// A join without any known server, up to its claim on server `s`, on which the frontier has handed out a slot.
     fn claiming() -> (Join, Placement) {
         let mut join = join(None);
         assert!(is_find(&join.next(NOW, Reply::Start)));
@@ -504,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_on_a_server_that_is_gone_is_not_given_back() {
+    fn a_frontiers_slot_on_a_server_without_a_ledger_is_not_given_back() {
         let (mut join, _) = claiming();
         assert_eq!(
             join.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
@@ -518,14 +524,14 @@ mod tests {
     }
 
     #[test]
-    fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_goes_back() {
+    fn an_older_claim_of_the_player_is_renewed_and_the_frontiers_slot_is_given_back() {
         let (mut join, placement) = claiming();
         let full = starting(&[("a", reserved(1_000)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(full))));
         let Step::Effect(Effect::WriteLedger(_, LedgerWrite::Claim { placement: of, .. })) = next else {
             panic!("{next:?}")
         };
-        assert_eq!(of, placement, "renewing takes no room");
+        assert_eq!(of, placement, "the renewal needs no further slot");
         let renewed = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
         let next = join.next(NOW, Reply::LedgerWritten(Answer::Written(renewed.clone())));
         assert_eq!(next, Step::Effect(Effect::GiveBack(Box::new(renewed))));
@@ -533,38 +539,38 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_took_before_is_the_players_unless_its_time_is_up() {
+    fn a_refused_claim_that_was_applied_before_places_the_player_unless_it_has_expired() {
         let (mut join, placement) = claiming();
-        let took = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
-        let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(took))));
+        let applied = starting(&[("a", Claim::Reserved(placement)), ("b", reserved(1_000))]);
+        let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(applied))));
         assert!(matches!(next, Step::Done(Joined::Placed(_))), "{next:?}");
-        // The same of a claim on a server of the index, whose answer came so late that it is over.
-        let late = NOW + ready(&[]).reservation;
-        for (case, now, over) in [("a moment before its end", late - TICK, false), ("at its end", late, true)] {
+        // A claim on a server of the index can have expired before the reply to its write arrives.
+        let end = NOW + ready(&[]).reservation;
+        for (case, now, expired) in [("1 ms before its end", end - TICK, false), ("at its end", end, true)] {
             let mut join = self::join(None);
             join.next(NOW, Reply::Start);
             join.next(NOW, Reply::Found(Hint::Listed(server("s"))));
             join.next(NOW, Reply::SeatWritten(Answer::Written(seat("s", Claim::Reserved(placement)))));
-            let took = Ledger { capacity: 1, ..ready(&[("a", Claim::Reserved(placement))]) };
-            let next = join.next(now, Reply::LedgerWritten(Answer::Refused(Some(took))));
-            assert_eq!(next == Step::Effect(Effect::ReadSeat(player("a"))), over, "{case}: {next:?}");
-            assert_eq!(matches!(next, Step::Done(Joined::Placed(_))), !over, "{case}: {next:?}");
+            let applied = Ledger { capacity: 1, ..ready(&[("a", Claim::Reserved(placement))]) };
+            let next = join.next(now, Reply::LedgerWritten(Answer::Refused(Some(applied))));
+            assert_eq!(next == Step::Effect(Effect::ReadSeat(player("a"))), expired, "{case}: {next:?}");
+            assert_eq!(matches!(next, Step::Done(Joined::Placed(_))), !expired, "{case}: {next:?}");
         }
     }
 
     #[test]
-    fn an_older_claim_on_a_server_that_takes_nobody_is_left_behind() {
+    fn an_older_claim_on_a_draining_server_is_not_renewed() {
         let (mut join, _) = claiming();
         let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(draining(&[("a", reserved(1_000))])))));
         assert_eq!(next, Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") }));
     }
 
     #[test]
-    fn a_server_that_has_beaten_since_it_turned_a_claim_away_is_not_called_used_up() {
+    fn a_lapsed_server_that_sends_a_heartbeat_after_it_refused_a_claim_is_not_marked_used_up() {
         let lapsed = Ledger { lease_until: Some(NOW - TICK), listed: Some(Fill::TOP), ..ready(&[]) };
-        for (case, image, beaten) in [
-            ("it has not beaten", lapsed.clone(), false),
-            ("it has beaten since", Ledger { lease_until: Some(NOW + TICK), ..lapsed.clone() }, true),
+        for (case, image, has_lease) in [
+            ("no heartbeat", lapsed.clone(), false),
+            ("a heartbeat in between", Ledger { lease_until: Some(NOW + TICK), ..lapsed.clone() }, true),
         ] {
             let (mut join, _) = claiming();
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(lapsed.clone()))));
@@ -573,16 +579,16 @@ mod tests {
                 "{case}: {next:?}"
             );
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(image))));
-            assert_eq!(next == Step::Effect(Effect::ReadSeat(player("a"))), beaten, "{case}: {next:?}");
+            assert_eq!(next == Step::Effect(Effect::ReadSeat(player("a"))), has_lease, "{case}: {next:?}");
             assert_eq!(
                 next == Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") }),
-                !beaten,
+                !has_lease,
                 "{case}: {next:?}"
             );
         }
     }
 
-    /// A join into the pool `q` of a player who has a place in `p`: what it does about that.
+    /// A join into the pool `q` of a player with `claim` in the pool `p`, up to the step after it has read `ledger`.
     fn from_another_pool(ledger: Ledger, claim: Claim) -> (Join, Step<Joined>) {
         let mut join = join(Some("q"));
         assert!(is_find(&join.next(NOW, Reply::Start)));
@@ -595,33 +601,33 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_in_another_pool_is_given_up_first() {
+    fn a_reservation_in_another_pool_is_cancelled_before_the_search() {
         for (case, ledger, is_ready) in [
             ("starting", starting(&[("a", reserved(1_000))]), false),
             ("ready", ready(&[("a", reserved(1_000))]), true),
         ] {
             let (mut join, next) = from_another_pool(ledger.clone(), reserved(1_000));
-            let void = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
-            assert_eq!(next, Step::Effect(Effect::WriteSeat(player("a"), void)), "{case}");
+            let vacate = SeatWrite::Vacate { server: server("s"), claim: reserved(1_000) };
+            assert_eq!(next, Step::Effect(Effect::WriteSeat(player("a"), vacate)), "{case}");
             let (player, claim) = (player("a"), reserved(1_000));
-            let release = LedgerWrite::Free { by: None, player, claim, ready: is_ready };
+            let free = LedgerWrite::Free { by: None, player, claim, ready: is_ready };
             let next = join.next(NOW, Reply::SeatWritten(Answer::Written(Seat::Vacant(placement(1_000)))));
-            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), release)), "{case}");
+            assert_eq!(next, Step::Effect(Effect::WriteLedger(server("s"), free)), "{case}");
             let next = join.next(NOW, Reply::LedgerWritten(Answer::Written(ledger.clone())));
-            assert_eq!(is_find(&next), is_ready, "{case}: a frontier's slot goes back first: {next:?}");
+            assert_eq!(is_find(&next), is_ready, "{case}: a frontier's slot is given back before the search: {next:?}");
             assert_eq!(next == Step::Effect(Effect::GiveBack(Box::new(ledger))), !is_ready, "{case}");
         }
     }
 
     #[test]
-    fn whoever_moves_the_seat_meanwhile_is_believed() {
+    fn a_seat_that_another_call_changes_during_a_cancellation_is_tried_first() {
         let (mut join, _) = from_another_pool(ready(&[("a", reserved(1_000))]), reserved(1_000));
         let next = join.next(NOW, Reply::SeatWritten(Answer::Refused(Some(seat("t", reserved(1_001))))));
         assert_eq!(next, Step::Effect(Effect::ReadLedger(server("t"))));
     }
 
     #[test]
-    fn who_is_inside_in_another_pool_stays_there() {
+    fn a_player_connected_in_another_pool_stays_there() {
         let (_, next) = from_another_pool(ready(&[("a", connected(1_000))]), connected(1_000));
         assert_eq!(next, Step::Done(Joined::Elsewhere(pool("p"))));
     }

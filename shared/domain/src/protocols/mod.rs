@@ -1,20 +1,18 @@
 //! The protocols of a placement's life, as state machines.
 //!
 //! A protocol is a value. [`Protocol::next`] takes the reply to the last effect and returns the next [`Step`]: another
-//! [`Effect`], or the outcome. A protocol never waits and never performs a call itself. A call whose outcome is unknown ends
-//! the run, and the caller repeats the request; to the protocol that is the same as the function being killed there. So every
-//! place where a real function can die is a place where the model checker can stop.
-//!
-//! | protocol | places or ends |
+//! [`Effect`], or the outcome. A protocol never waits and never performs a call itself. A call whose outcome is unknown
+//! ends the run, and the caller repeats the request; to the protocol that is the same as the function being killed
+//! there. So every place where a real function can die is a place where the model checker can stop.
+//! | protocol | what it performs |
 //! |---|---|
-//! | [`Join`] | one player's join, poll and reconnect |
+//! | [`Join`] | the join, poll and reconnect of one player |
 //! | [`Party`] | the join of several players, on one server, all or none |
-//! | [`Connect`] | a server registers a player |
-//! | [`Disconnect`] | a server deregisters a player, with or without a grace period |
-//! | [`CancelReservation`] | a player cancels a reservation |
-//! | [`Release`] | an operator releases a player |
-//!
-//! Every effect names the player, server or pool that it is about, so whoever performs it needs nothing else. A reply that
+//! | [`Connect`] | the registration of a player by a server |
+//! | [`Disconnect`] | the deregistration of a player by a server, with or without a grace period |
+//! | [`CancelReservation`] | the cancellation of a reservation by its player |
+//! | [`Release`] | the release of a player by an operator |
+//! Every effect names its player, server or pool, so the caller needs nothing else to perform it. A reply that
 //! does not match the last effect is a programming error of the caller: every protocol answers it with
 //! [`Step::ProtocolError`], which is never a success.
 
@@ -51,7 +49,7 @@ pub enum Answer<T> {
 pub enum Hint {
     /// The index lists this ready server.
     Listed(ServerId),
-    /// No ready server is known to have room; the frontier was last seen handing out slots of this one.
+    /// No ready server is known to have room; when last read, the frontier handed out slots of this starting server.
     Frontier(ServerId),
     /// No ready server is known to have room, and no frontier is known either.
     Unknown,
@@ -60,11 +58,11 @@ pub enum Hint {
 /// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoSlot {
-    /// As many servers live as the pool allows, and none has room.
+    /// The pool has as many live servers as it allows, and none has room.
     PoolFull,
-    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; ask again at this time.
+    /// Servers of the pool have repeatedly failed to start, or an operator has paused launching; retry at this time.
     LaunchPaused(Time),
-    /// The tries that one request has are used up. Nothing is held.
+    /// The request has used up its tries. The player holds no slot, and the caller repeats the request.
     Busy,
 }
 
@@ -88,11 +86,12 @@ pub enum Effect {
         pool: PoolName,
         /// Slots needed on one server: one, or a party's.
         slots: u32,
-        /// Servers that this request has found without room.
+        /// Servers that this request has found without room, to be left out.
         tried: Vec<ServerId>,
-        /// Whether servers of the index may be named; false once the index has been tried often enough.
+        /// Whether the reply may be a server of the index; false once the request has used up its tries of the index.
         listed: bool,
-        /// Whether the index must be queried anew, because a server is about to be started.
+        /// Whether the index must be queried again instead of using known results, because a server may be started
+        /// next.
         fresh: bool,
     },
     /// Take slots from a frontier of a pool.
@@ -101,7 +100,7 @@ pub enum Effect {
         pool: PoolName,
         /// How many slots, all on one server.
         slots: u32,
-        /// Whether a server may be started: the frontier was seen used up, and the index has been queried anew since.
+        /// Whether a server may be started: the frontier was used up, and the index has been queried again since.
         may_start: bool,
     },
     /// Drop a server without room from the pool's hints, and from the frontier that names it.
@@ -115,13 +114,13 @@ pub enum Effect {
     GiveBack(Box<Ledger>),
     /// Read a player's seat.
     ReadSeat(PlayerId),
-    /// Read the seats of these players, each for itself.
+    /// Read the seats of these players, each on its own.
     ReadSeats(Vec<PlayerId>),
     /// Read a server's ledger.
     ReadLedger(ServerId),
     /// Write a player's seat.
     WriteSeat(PlayerId, SeatWrite),
-    /// Write the seats of these players, each for itself and in any order.
+    /// Write the seats of these players, each on its own and in any order.
     WriteSeats(Vec<(PlayerId, SeatWrite)>),
     /// Write a server's ledger.
     WriteLedger(ServerId, LedgerWrite),
@@ -152,15 +151,15 @@ pub enum Reply {
     LedgerWritten(Answer<Ledger>),
 }
 
-/// What a protocol wants next.
+/// The next step of a protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step<T> {
     /// Perform this effect and pass its reply to [`Protocol::next`].
     Effect(Effect),
     /// The protocol has ended.
     Done(T),
-    /// The reply did not match the last effect, or the protocol had ended before. A programming error of the caller; the
-    /// outcome of the request is unknown.
+    /// The reply did not match the last effect, or the protocol had ended before. A programming error of the caller;
+    /// the outcome of the request is unknown.
     ProtocolError,
 }
 
@@ -169,7 +168,7 @@ pub trait Protocol {
     /// How the protocol can end.
     type Outcome;
 
-    /// Takes the reply to the last effect and returns the next step. `now` is read right before the effect is performed,
-    /// because a function that was frozen resumes with old variables.
+    /// Takes the reply to the last effect and returns the next step. `now` is read right before the effect is
+    /// performed, because a function that was frozen resumes with old variables.
     fn next(&mut self, now: Time, reply: Reply) -> Step<Self::Outcome>;
 }

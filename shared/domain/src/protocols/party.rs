@@ -1,18 +1,20 @@
-//! Placing a party: all of its players on one server in one write, or none.
+//! The join of a party: one write places all of its players on one server, or none.
 //!
-//! 1. Read everybody's seat, and the ledgers that the seats name. Who holds a live claim already sits there: the others
-//!    come to that server or nobody does, and two who sit apart refuse the call by name. So a repeated call, and the poll
-//!    while a server starts, find everybody placed and answer the same.
-//! 2. Find a server with room for all who do not sit, write their seats (a seat that has changed since: begin anew), and
-//!    claim for all of them in one write that pins what was seen of each ([`LedgerWrite::ClaimExactly`]).
-//! 3. A refusal says why, as in a join. A frontier with slots left, but fewer than the party needs, counts as used up for
-//!    it; what is left there is found once that server is up.
+//! 1. Read the seats of all players, and the ledgers that the seats name. A player with a live claim is placed: the
+//!    other players are placed on the same server, or the call fails. If two players are placed on different servers,
+//!    the call fails and names them. So a repeated call, and the poll while a server starts, find all players placed
+//!    and return the same outcome.
+//! 2. Find a server with room for all players who are not placed, and write their seats. If a seat has changed since it
+//!    was read, start again. Then claim for all of them in one write that is refused if any of their claims has changed
+//!    ([`LedgerWrite::ClaimExactly`]).
+//! 3. If the claim is refused, its reply has the reason, as in a join. A frontier with fewer slots left than the party
+//!    needs counts as used up; its slots are found through the index once that server is ready.
 //!
-//! Calls about the same party at once come to one placement: seats that another call has written are taken as they are,
-//! and moved only once the claim under them has been refused.
+//! Simultaneous calls about the same party result in one placement: a call uses seats that another call has written,
+//! and changes them only once the claim under them has been refused.
 //!
-//! Being killed between the seats and the claim leaves seats that name a server without a claim, which is what a join
-//! leaves when it is killed there: the next call of anybody moves them on.
+//! If the function is killed between the seats and the claim, the seats name a server without a claim, as after a join
+//! that is killed there. The next call about these players uses or changes these seats.
 
 use std::collections::BTreeMap;
 
@@ -21,25 +23,26 @@ use crate::{
     Claim, ExpectedSeat, Ledger, LedgerWrite, Placement, PlayerId, PoolName, Seat, SeatWrite, ServerId, Span, Time,
 };
 
-/// Everybody's slots.
+/// The slots that a party's join has placed its players on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Together {
-    /// The server's ledger with the claims in it.
+    /// The server's ledger with the players' claims in it.
     pub ledger: Ledger,
     /// The players with their claims, in the order of the call.
     pub players: Vec<(PlayerId, Claim)>,
 }
 
-/// How a party's join ends.
+/// The outcome of a party's join.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PartyJoined {
-    /// With a slot for each.
+    /// Each player has a slot, all on one server.
     Placed(Box<Together>),
-    /// These hold a slot elsewhere, or where there is no room for the others.
+    /// These players are placed already: on different servers, in another pool, or on a server without room for the
+    /// others.
     Elsewhere(Vec<PlayerId>),
-    /// No server of the pool that starts now has slots for all.
+    /// The party has more players than a server of the pool has slots.
     TooLarge,
-    /// Without a slot for any.
+    /// No player has got a slot, for this reason.
     No(NoSlot),
 }
 
@@ -47,14 +50,15 @@ pub enum PartyJoined {
 struct Member {
     player: PlayerId,
     seat: Option<Seat>,
-    /// Where the player holds a live claim.
-    sits: Option<ServerId>,
+    /// The server on which the player has a live claim.
+    placed_on: Option<ServerId>,
 }
 
 impl Member {
-    /// Whether the seat is the reservation of this placement on this server.
+    /// Whether the seat is a reservation on `server` under `placement`.
     fn is_at(&self, server: &ServerId, placement: Placement) -> bool {
-        matches!(&self.seat, Some(Seat::Assigned(place)) if place.server == *server && place.claim == Claim::Reserved(placement))
+        let claim = Claim::Reserved(placement);
+        matches!(&self.seat, Some(Seat::Assigned(place)) if place.server == *server && place.claim == claim)
     }
 }
 
@@ -62,11 +66,11 @@ impl Member {
 enum Stage {
     Start,
     ReadingSeats,
-    /// The ledgers that are still to be looked at, the last one now.
+    /// The ledgers of these servers are still to be read; the last one is being read.
     Looking(Vec<ServerId>),
     Finding,
     TakingSlots,
-    /// So many seats are being written.
+    /// This number of seats is being written.
     Seating {
         server: ServerId,
         from_frontier: bool,
@@ -85,24 +89,25 @@ pub struct Party {
     members: Vec<Member>,
     /// The search for a server with room.
     search: Search,
-    /// The ledgers that the seats name, as they were seen.
+    /// The ledgers of the servers that the seats name, as they were read.
     seen: BTreeMap<ServerId, Ledger>,
-    /// This placement, once the seats carry it.
+    /// The placement under which this call writes the seats and claims.
     placement: Option<Placement>,
     /// The server that the seats name.
     seated: Option<ServerId>,
-    /// A frontier has given slots on this server, and the seats name another.
+    /// The server on which the frontier has handed out slots, if the seats name another server.
     slots_on: Option<ServerId>,
-    /// Seats that put them apart, as they were last seen.
+    /// The seats when the players were last found placed on different servers.
     apart: Vec<Option<Seat>>,
     stage: Stage,
 }
 
 impl Party {
-    /// A join of `players`, who are distinct and at least one, into a pool whose servers have `capacity` slots.
+    /// The join of `players`, at least one and all distinct, into a pool whose servers have `capacity` slots and send a
+    /// heartbeat every `heartbeat`.
     pub fn new(players: Vec<PlayerId>, pool: PoolName, capacity: u32, heartbeat: Span) -> Self {
         Self {
-            members: players.into_iter().map(|player| Member { player, seat: None, sits: None }).collect(),
+            members: players.into_iter().map(|player| Member { player, seat: None, placed_on: None }).collect(),
             search: Search::new(pool, capacity, heartbeat),
             seen: BTreeMap::new(),
             placement: None,
@@ -122,20 +127,23 @@ impl Party {
         Step::Done(PartyJoined::No(reason))
     }
 
-    fn standing(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.sits.is_none())
+    /// The players who are not placed.
+    fn unplaced(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.placed_on.is_none())
     }
 
+    /// Slots that the players who are not placed need.
     fn slots(&self) -> u32 {
-        u32::try_from(self.standing().count()).unwrap_or(u32::MAX)
+        u32::try_from(self.unplaced().count()).unwrap_or(u32::MAX)
     }
 
-    /// The server where somebody sits already.
-    fn home(&self) -> Option<&ServerId> {
-        self.members.iter().find_map(|member| member.sits.as_ref())
+    /// The server on which one of the players is placed already.
+    fn placed_server(&self) -> Option<&ServerId> {
+        self.members.iter().find_map(|member| member.placed_on.as_ref())
     }
 
-    fn who(&self, is: impl Fn(&Member) -> bool) -> Step<PartyJoined> {
+    /// The outcome that names the players for whom `is` holds.
+    fn elsewhere(&self, is: impl Fn(&Member) -> bool) -> Step<PartyJoined> {
         let players = self.members.iter().filter(|member| is(member)).map(|member| member.player.clone());
         Step::Done(PartyJoined::Elsewhere(players.collect()))
     }
@@ -147,7 +155,7 @@ impl Party {
         self.effect(Stage::ReadingSeats, Effect::ReadSeats(players))
     }
 
-    /// Another call was faster; begins anew, a bounded number of times.
+    /// Starts again with the seats, because another call has changed a seat or a claim; a bounded number of times.
     fn raced(&mut self) -> Step<PartyJoined> {
         if self.search.tries.race() { self.read_seats() } else { Self::no(NoSlot::Busy) }
     }
@@ -155,50 +163,52 @@ impl Party {
     fn on_seats(&mut self, seats: Vec<Option<Seat>>, now: Time) -> Step<PartyJoined> {
         let mut named = Vec::new();
         for (member, seat) in self.members.iter_mut().zip(seats) {
-            (member.seat, member.sits) = (seat, None);
+            (member.seat, member.placed_on) = (seat, None);
             if let Some(Seat::Assigned(place)) = &member.seat
                 && !named.contains(&place.server)
             {
                 named.push(place.server.clone());
             }
         }
-        self.look(named, now)
+        self.read_ledgers(named, now)
     }
 
-    fn look(&mut self, named: Vec<ServerId>, now: Time) -> Step<PartyJoined> {
+    fn read_ledgers(&mut self, named: Vec<ServerId>, now: Time) -> Step<PartyJoined> {
         match named.last() {
             Some(server) => {
                 let server = server.clone();
                 self.effect(Stage::Looking(named), Effect::ReadLedger(server))
             }
-            None => self.on_looked(now),
+            None => self.on_ledgers_read(now),
         }
     }
 
-    /// Everything is known about where they are.
-    fn on_looked(&mut self, now: Time) -> Step<PartyJoined> {
+    /// Continues once all seats and the ledgers that they name have been read.
+    fn on_ledgers_read(&mut self, now: Time) -> Step<PartyJoined> {
         for member in &mut self.members {
             let Some(Seat::Assigned(place)) = &member.seat else { continue };
             let ledger = self.seen.get(&place.server);
             let kept = ledger.and_then(|ledger| ledger.kept(&member.player, place.claim, now));
-            member.sits = kept.map(|_| place.server.clone());
+            member.placed_on = kept.map(|_| place.server.clone());
         }
-        let Some(home) = self.home().cloned() else {
-            return match self.begun(now) {
-                Some((placement, server)) => self.sit_under(placement, server, false, now),
+        let Some(placed_server) = self.placed_server().cloned() else {
+            return match self.unfinished(now) {
+                Some((placement, server)) => self.write_seats_under(placement, server, false, now),
                 None => self.find(),
             };
         };
-        if self.members.iter().any(|member| member.sits.as_ref().is_some_and(|server| *server != home)) {
-            // Seats are read one by one, and another call about this party may be moving them: seen twice is believed.
+        if self.members.iter().any(|member| member.placed_on.as_ref().is_some_and(|server| *server != placed_server)) {
+            // Seats are read one by one, and another call about this party may be changing them. So the call fails only
+            // if a second read returns the same seats.
             let seats = self.members.iter().map(|member| member.seat.clone()).collect::<Vec<_>>();
             if seats == std::mem::replace(&mut self.apart, seats.clone()) {
-                return self.who(|member| member.sits.is_some());
+                return self.elsewhere(|member| member.placed_on.is_some());
             }
             return self.raced();
         }
-        let Some(ledger) = self.seen.get(&home).filter(|ledger| ledger.pool == self.search.pool).cloned() else {
-            return self.who(|member| member.sits.is_some());
+        let Some(ledger) = self.seen.get(&placed_server).filter(|ledger| ledger.pool == self.search.pool).cloned()
+        else {
+            return self.elsewhere(|member| member.placed_on.is_some());
         };
         if self.slots() == 0 {
             return self.placed(ledger, now);
@@ -206,14 +216,18 @@ impl Party {
         if self.members.len() > self.search.capacity.max(ledger.capacity) as usize {
             return Step::Done(PartyJoined::TooLarge);
         }
-        if self.room_on(&ledger, now) { self.sit(home, false, now) } else { self.who(|member| member.sits.is_some()) }
+        if self.room_on(&ledger, now) {
+            self.write_seats(placed_server, false, now)
+        } else {
+            self.elsewhere(|member| member.placed_on.is_some())
+        }
     }
 
-    /// What another call has begun for some of them: seats that name a server of the pool with room for all, and no claim
-    /// yet. It is finished, not undone, so that two calls about the same party come to one placement; of several the
-    /// newest, which is the same one for everybody who looks. A seat that has moved on past it ends it: no seat's placement may
-    /// go back.
-    fn begun(&self, now: Time) -> Option<(Placement, ServerId)> {
+    /// The placement that another call has begun: the seat of one of the players reserves a server of the pool with
+    /// room for all, and has no claim yet. This call finishes that placement, so that two calls about the same party
+    /// result in one. Of several, the newest is used, which every call finds. `None` if a player's seat has a newer
+    /// placement, because a seat's placement must never become older.
+    fn unfinished(&self, now: Time) -> Option<(Placement, ServerId)> {
         let seats = self.members.iter().filter_map(|member| match &member.seat {
             Some(Seat::Assigned(place)) if !place.claim.is_connected() => {
                 let ledger = self.seen.get(&place.server).filter(|ledger| ledger.pool == self.search.pool)?;
@@ -227,19 +241,19 @@ impl Party {
         seats.max().filter(|(placement, _)| Some(*placement) >= self.last_placement())
     }
 
-    /// The newest placement that any of them has had.
+    /// The newest placement of all players' seats.
     fn last_placement(&self) -> Option<Placement> {
         self.members.iter().filter_map(|member| member.seat.as_ref().map(Seat::placement)).max()
     }
 
-    /// Whether all who stand fit on this server, as it was seen.
+    /// Whether the server, as its ledger was read, has room for all players who are not placed.
     fn room_on(&self, ledger: &Ledger, now: Time) -> bool {
-        let added = self.standing().filter(|member| !ledger.claims.contains_key(&member.player)).count();
+        let added = self.unplaced().filter(|member| !ledger.claims.contains_key(&member.player)).count();
         let kept = ledger.claims.len().saturating_sub(self.evictable(ledger, now).len());
         ledger.takes_claims(now) && kept + added <= ledger.capacity as usize
     }
 
-    /// Claims of others whose time is up.
+    /// Expired claims of players outside the party.
     fn evictable(&self, ledger: &Ledger, now: Time) -> Vec<(PlayerId, Claim)> {
         let others = |player: &PlayerId| self.members.iter().all(|member| member.player != *player);
         ledger.evictable(now).into_iter().filter(|(player, _)| others(player)).collect()
@@ -259,13 +273,13 @@ impl Party {
         self.effect(Stage::TakingSlots, take)
     }
 
-    /// Writes the seats of all who stand, with one new placement.
-    fn sit(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<PartyJoined> {
-        self.sit_under(Placement::next(now, self.last_placement()), server, from_frontier, now)
+    /// Writes the seats of all players who are not placed, under one new placement.
+    fn write_seats(&mut self, server: ServerId, from_frontier: bool, now: Time) -> Step<PartyJoined> {
+        self.write_seats_under(Placement::next(now, self.last_placement()), server, from_frontier, now)
     }
 
-    /// Writes the seats that do not carry this placement for this server yet.
-    fn sit_under(
+    /// Writes those seats of players who are not placed that do not reserve `server` under `placement` yet.
+    fn write_seats_under(
         &mut self,
         placement: Placement,
         server: ServerId,
@@ -273,7 +287,7 @@ impl Party {
         now: Time,
     ) -> Step<PartyJoined> {
         self.placement = Some(placement);
-        let writes = self.standing().filter(|member| !member.is_at(&server, placement)).map(|member| {
+        let writes = self.unplaced().filter(|member| !member.is_at(&server, placement)).map(|member| {
             let from = match &member.seat {
                 Some(Seat::Assigned(place)) => {
                     ExpectedSeat::Exactly { server: place.server.clone(), claim: place.claim }
@@ -299,7 +313,7 @@ impl Party {
     ) -> Step<PartyJoined> {
         let (mut all, placement) = (true, self.placement);
         let asked = |member: &&mut Member| {
-            member.sits.is_none() && placement.is_some_and(|placement| !member.is_at(&server, placement))
+            member.placed_on.is_none() && placement.is_some_and(|placement| !member.is_at(&server, placement))
         };
         for (member, answer) in self.members.iter_mut().filter(asked).zip(answers) {
             match answer {
@@ -318,12 +332,12 @@ impl Party {
         let Some(placement) = self.placement else { return Self::no(NoSlot::Busy) };
         let seen = self.seen.get(&server);
         let held = |player: &PlayerId| seen.and_then(|ledger| ledger.claims.get(player).copied());
-        // A player has been placed anew since the seats were read: late loses.
-        if self.standing().any(|member| held(&member.player).is_some_and(|claim| claim.placement() >= placement)) {
+        // Another call has placed a player under this or a newer placement since the seats were read.
+        if self.unplaced().any(|member| held(&member.player).is_some_and(|claim| claim.placement() >= placement)) {
             return self.raced();
         }
         let write = LedgerWrite::ClaimExactly {
-            players: self.standing().map(|member| (member.player.clone(), held(&member.player))).collect(),
+            players: self.unplaced().map(|member| (member.player.clone(), held(&member.player))).collect(),
             placement,
             now,
             seen_by: self.search.seen_by(now),
@@ -336,31 +350,31 @@ impl Party {
     fn on_refused_claim(&mut self, server: ServerId, image: Option<Ledger>, now: Time) -> Step<PartyJoined> {
         let Some(ledger) = image else {
             return match self.slots_on.take() {
-                Some(other) => self.sit(other, false, now),
+                Some(other) => self.write_seats(other, false, now),
                 None => self.move_on(server),
             };
         };
         let placement = self.placement;
         let held = |member: &Member| ledger.claims.get(&member.player).map(|claim| claim.placement());
-        if self.standing().all(|member| held(member) == placement) {
-            // An earlier try of the same write took, and its answer was lost.
+        if self.unplaced().all(|member| held(member) == placement) {
+            // An earlier try of the same write was applied, and its answer was lost.
             return self.placed(ledger, now);
         }
-        if self.standing().any(|member| held(member) >= placement) {
+        if self.unplaced().any(|member| held(member) >= placement) {
             return self.raced();
         }
         if self.room_on(&ledger, now) {
             self.seen.insert(server.clone(), ledger);
             return if self.search.tries.race() { self.claim(server, now) } else { Self::no(NoSlot::Busy) };
         }
-        if self.home().is_some() {
-            return self.who(|member| member.sits.is_some());
+        if self.placed_server().is_some() {
+            return self.elsewhere(|member| member.placed_on.is_some());
         }
         if let Some(other) = self.slots_on.take() {
-            return self.sit(other, false, now);
+            return self.write_seats(other, false, now);
         }
         if !ledger.takes_claims(now) {
-            self.search.tries.gone();
+            self.search.tries.closed();
             if let Some(write) = ledger.listing_fix(now) {
                 return self.effect(Stage::Unlisting(server.clone()), Effect::WriteLedger(server, write));
             }
@@ -369,7 +383,8 @@ impl Party {
         if ledger.is_full() {
             return self.move_on(server);
         }
-        // Room for some, which others may have.
+        // The server has room for some of the players. It stays in the hints, because smaller parties may use that
+        // room.
         self.search.tried.push(server);
         self.find()
     }
@@ -380,12 +395,12 @@ impl Party {
     }
 
     fn placed(&mut self, ledger: Ledger, now: Time) -> Step<PartyJoined> {
-        let fix = ledger.listing_fix_after_claim(self.standing().count(), now);
+        let fix = ledger.listing_fix_after_claim(self.unplaced().count(), now);
         let claims = self.members.iter().map(|member| {
             let claim = ledger.claims.get(&member.player).copied();
             claim.map(|claim| (member.player.clone(), claim))
         });
-        // Who is placed and not in the ledger has just left: the answer would be a lie.
+        // A placed player without a claim on this ledger has just left it, so the party is not placed as a whole.
         let Some(players) = claims.collect::<Option<Vec<_>>>() else { return self.raced() };
         let server = ledger.id.clone();
         let together = Box::new(Together { ledger, players });
@@ -400,10 +415,12 @@ impl Party {
             Hint::Listed(server) => {
                 self.search.tries.listed();
                 self.search.used_up = false;
-                self.sit(server, false, now)
+                self.write_seats(server, false, now)
             }
-            // The seats first, so that of two calls about the same party only one takes slots.
-            Hint::Frontier(server) if !self.search.used_up && self.seated.is_none() => self.sit(server, true, now),
+            // The seats are written first, so that of two calls about the same party only one takes slots.
+            Hint::Frontier(server) if !self.search.used_up && self.seated.is_none() => {
+                self.write_seats(server, true, now)
+            }
             Hint::Frontier(_) | Hint::Unknown => self.take_slots(),
         }
     }
@@ -421,18 +438,18 @@ impl Protocol for Party {
             (Stage::Looking(mut named), Reply::LedgerRead(ledger)) => {
                 named.pop();
                 self.seen.extend(ledger.map(|ledger| (ledger.id.clone(), ledger)));
-                self.look(named, now)
+                self.read_ledgers(named, now)
             }
             (Stage::Finding, Reply::Found(hint)) => self.on_hint(hint, now),
             (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::On(server))) => {
                 match self.seated.clone() {
-                    // Another call may have seen these seats, and claim under them: they are moved only once that has been
-                    // refused.
+                    // Another call may have read these seats and may claim under them. So this call claims under them
+                    // too, and changes them only once that claim is refused.
                     Some(seated) => {
                         self.slots_on = (seated != server).then_some(server);
                         self.claim(seated, now)
                     }
-                    None => self.sit(server, false, now),
+                    None => self.write_seats(server, false, now),
                 }
             }
             (Stage::TakingSlots, Reply::SlotsTaken(TakenSlots::UsedUp)) => {
@@ -449,7 +466,7 @@ impl Protocol for Party {
             (Stage::Claiming(server), Reply::LedgerWritten(Answer::Refused(image))) => {
                 self.on_refused_claim(server, image, now)
             }
-            // It has beaten since it refused the claim.
+            // A heartbeat has arrived since the server refused the claim.
             (Stage::Unlisting(_), Reply::LedgerWritten(Answer::Refused(Some(ledger)))) if ledger.takes_claims(now) => {
                 self.raced()
             }
@@ -473,15 +490,15 @@ mod tests {
         Party::new(names.iter().map(|name| player(name)).collect(), pool("p"), 2, Span(10_000))
     }
 
-    /// A party whose seats are these, once it has seen the ledgers that they name, in whichever order it asks for them.
-    fn looked(names: &[&str], seats: &[Option<Seat>], ledgers: &[Ledger]) -> (Party, Step<PartyJoined>) {
+    /// A party with these seats, once it has read them and the ledgers that they name, and its next step.
+    fn after_reads(names: &[&str], seats: &[Option<Seat>], ledgers: &[Ledger]) -> (Party, Step<PartyJoined>) {
         let mut party = party(names);
         assert!(matches!(party.next(NOW, Reply::Start), Step::Effect(Effect::ReadSeats(_))));
-        let next = see(&mut party, seats, ledgers);
+        let next = read_all(&mut party, seats, ledgers);
         (party, next)
     }
 
-    fn see(party: &mut Party, seats: &[Option<Seat>], ledgers: &[Ledger]) -> Step<PartyJoined> {
+    fn read_all(party: &mut Party, seats: &[Option<Seat>], ledgers: &[Ledger]) -> Step<PartyJoined> {
         let mut next = party.next(NOW, Reply::SeatsRead(seats.to_vec()));
         while let Step::Effect(Effect::ReadLedger(id)) = &next {
             let ledger = ledgers.iter().find(|ledger| ledger.id == *id).cloned();
@@ -494,8 +511,8 @@ mod tests {
         Step::Done(PartyJoined::Elsewhere(names.iter().map(|name| player(name)).collect()))
     }
 
-    /// Whose seats are written, and for which placement.
-    fn sits(next: &Step<PartyJoined>) -> Vec<(PlayerId, Placement)> {
+    /// The players whose seats are written, with the placement of each.
+    fn seat_writes(next: &Step<PartyJoined>) -> Vec<(PlayerId, Placement)> {
         let Step::Effect(Effect::WriteSeats(writes)) = next else { return Vec::new() };
         let of = |(player, write): &(PlayerId, SeatWrite)| match write {
             SeatWrite::Assign { placement, .. } => Some((player.clone(), *placement)),
@@ -505,47 +522,47 @@ mod tests {
     }
 
     #[test]
-    fn a_party_that_fits_on_no_server_is_refused() {
-        let (_, next) = looked(&["a", "b"], &[None, None], &[]);
+    fn a_party_with_more_players_than_a_server_has_slots_is_too_large() {
+        let (_, next) = after_reads(&["a", "b"], &[None, None], &[]);
         assert!(matches!(next, Step::Effect(Effect::Find { slots: 2, .. })), "{next:?}");
-        assert_eq!(looked(&["a", "b", "c"], &[None, None, None], &[]).1, Step::Done(PartyJoined::TooLarge));
+        assert_eq!(after_reads(&["a", "b", "c"], &[None, None, None], &[]).1, Step::Done(PartyJoined::TooLarge));
         let here = Some(seat("s", reserved(1_000)));
         let ledger = ready(&[("a", reserved(1_000))]);
-        let (_, next) = looked(&["a", "b", "c"], &[here, None, None], &[ledger]);
+        let (_, next) = after_reads(&["a", "b", "c"], &[here, None, None], &[ledger]);
         assert_eq!(next, Step::Done(PartyJoined::TooLarge));
     }
 
     #[test]
-    fn who_sits_already_is_joined_if_there_is_room_and_named_if_not() {
+    fn a_party_joins_the_server_of_a_placed_player_if_it_has_room_and_otherwise_names_that_player() {
         let seats = [Some(seat("s", reserved(1_000))), None];
-        let with = |ledger: Ledger| looked(&["a", "b"], &seats, &[ledger]);
+        let with = |ledger: Ledger| after_reads(&["a", "b"], &seats, &[ledger]);
         let (_, next) = with(ready(&[("a", reserved(1_000))]));
-        assert_eq!(sits(&next).len(), 1, "{next:?}");
+        assert_eq!(seat_writes(&next).len(), 1, "{next:?}");
         assert_eq!(with(ready(&[("a", reserved(1_000)), ("c", connected(1))])).1, elsewhere(&["a"]));
-        let closed = Ledger { lease_until: None, ..ready(&[("a", reserved(1_000))]) };
-        assert_eq!(with(closed).1, elsewhere(&["a"]));
+        let lapsed = Ledger { lease_until: None, ..ready(&[("a", reserved(1_000))]) };
+        assert_eq!(with(lapsed).1, elsewhere(&["a"]));
         let of_another_pool = Ledger { pool: pool("q"), ..ready(&[("a", reserved(1_000))]) };
         assert_eq!(with(of_another_pool).1, elsewhere(&["a"]));
         let both = [Some(seat("s", reserved(1_000))), Some(seat("s", reserved(1_000)))];
-        let (_, next) = looked(&["a", "b"], &both, &[ready(&[("a", reserved(1_000)), ("b", reserved(1_000))])]);
+        let (_, next) = after_reads(&["a", "b"], &both, &[ready(&[("a", reserved(1_000)), ("b", reserved(1_000))])]);
         assert!(matches!(next, Step::Done(PartyJoined::Placed(_)) | Step::Effect(Effect::WriteLedger(..))), "{next:?}");
     }
 
     #[test]
-    fn two_who_sit_apart_are_named_once_that_has_been_seen_twice() {
+    fn players_placed_on_different_servers_are_named_after_a_second_read() {
         let seats = [Some(seat("s", reserved(1_000))), Some(seat("t", reserved(1_000)))];
         let ledgers =
             [ready(&[("a", reserved(1_000))]), Ledger { id: server("t"), ..ready(&[("b", reserved(1_000))]) }];
-        let (mut party, next) = looked(&["a", "b"], &seats, &ledgers);
+        let (mut party, next) = after_reads(&["a", "b"], &seats, &ledgers);
         assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "{next:?}");
-        assert_eq!(see(&mut party, &seats, &ledgers), elsewhere(&["a", "b"]));
+        assert_eq!(read_all(&mut party, &seats, &ledgers), elsewhere(&["a", "b"]));
     }
 
     #[test]
-    fn a_claim_of_another_whose_time_is_up_makes_room() {
-        let over = Ledger { ready_at: Some(Time(1)), ..ready(&[("a", connected(1_000)), ("c", reserved(1_000))]) };
-        let (mut party, next) = looked(&["a", "b"], &[Some(seat("s", connected(1_000))), None], &[over]);
-        let [(_, of)] = &*sits(&next) else { panic!("{next:?}") };
+    fn an_expired_claim_of_a_player_outside_the_party_is_evicted() {
+        let ledger = Ledger { ready_at: Some(Time(1)), ..ready(&[("a", connected(1_000)), ("c", reserved(1_000))]) };
+        let (mut party, next) = after_reads(&["a", "b"], &[Some(seat("s", connected(1_000))), None], &[ledger]);
+        let [(_, of)] = &*seat_writes(&next) else { panic!("{next:?}") };
         let next = party.next(NOW, Reply::SeatsWritten(vec![Answer::Written(seat("s", Claim::Reserved(*of)))]));
         let Step::Effect(Effect::WriteLedger(_, LedgerWrite::ClaimExactly { evict, players, seen_by, .. })) = next
         else {
@@ -556,11 +573,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_claim_says_what_to_do() {
+    fn the_next_step_after_a_refused_claim_depends_on_the_ledger() {
         let refused = |image: &dyn Fn(Claim) -> Option<Ledger>| {
-            let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+            let (mut party, _) = after_reads(&["a", "b"], &[None, None], &[]);
             let next = party.next(NOW, Reply::Found(Hint::Listed(server("s"))));
-            let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
+            let [(_, of), _] = &*seat_writes(&next) else { panic!("{next:?}") };
             let claim = Claim::Reserved(*of);
             let written = Answer::Written(seat("s", claim));
             let next = party.next(NOW, Reply::SeatsWritten(vec![written.clone(), written]));
@@ -571,25 +588,28 @@ mod tests {
         assert_eq!(refused(&|_| None), used_up, "no ledger");
         assert_eq!(refused(&|_| Some(draining(&[]))), used_up, "draining");
         assert_eq!(refused(&|_| Some(ready(&[("c", connected(1)), ("d", connected(1))]))), used_up, "full");
-        let took = refused(&|claim| Some(ready(&[("a", claim), ("b", claim)])));
-        assert!(matches!(took, Step::Done(PartyJoined::Placed(_))), "{took:?}");
+        let applied = refused(&|claim| Some(ready(&[("a", claim), ("b", claim)])));
+        assert!(matches!(applied, Step::Done(PartyJoined::Placed(_))), "{applied:?}");
         let half = refused(&|claim| Some(ready(&[("a", claim)])));
-        assert!(matches!(half, Step::Effect(Effect::ReadSeats(_))), "another call has placed one of them: {half:?}");
+        assert!(matches!(half, Step::Effect(Effect::ReadSeats(_))), "another call has placed one player: {half:?}");
         let newer = refused(&|_| Some(ready(&[("a", reserved(NOW.0 + 1))])));
         assert!(matches!(newer, Step::Effect(Effect::ReadSeats(_))), "{newer:?}");
         for (case, claims) in [("no claim", &[][..]), ("an older claim", &[("a", reserved(1))])] {
             let again = refused(&|_| Some(ready(claims)));
-            assert!(matches!(again, Step::Effect(Effect::WriteLedger(..))), "{case}: there is room by now: {again:?}");
+            assert!(
+                matches!(again, Step::Effect(Effect::WriteLedger(..))),
+                "{case}: the server has room by now: {again:?}"
+            );
         }
         let some = refused(&|_| Some(ready(&[("c", connected(1))])));
         assert!(matches!(&some, Step::Effect(Effect::Find { tried, .. }) if *tried == [server("s")]), "{some:?}");
     }
 
-    /// A party that has taken slots on a server for seats that name `s`, up to its claim there.
+    /// A party whose seats name `s` and that has taken slots on `slots_on`, up to its claim on `s`.
     fn claiming(slots_on: &str) -> (Party, Claim) {
-        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        let (mut party, _) = after_reads(&["a", "b"], &[None, None], &[]);
         let next = party.next(NOW, Reply::Found(Hint::Frontier(server("s"))));
-        let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
+        let [(_, of), _] = &*seat_writes(&next) else { panic!("{next:?}") };
         let claim = Claim::Reserved(*of);
         let written = Answer::Written(seat("s", claim));
         party.next(NOW, Reply::SeatsWritten(vec![written.clone(), written]));
@@ -599,34 +619,34 @@ mod tests {
     }
 
     #[test]
-    fn slots_on_another_server_than_the_seats_name_are_used_once_that_one_has_refused() {
+    fn slots_on_another_server_than_the_seats_name_are_used_once_the_seats_server_has_refused() {
         let refused = Reply::LedgerWritten(Answer::Refused(None));
-        assert_eq!(sits(&claiming("t").0.next(NOW, refused.clone())).len(), 2, "the seats move to it");
+        assert_eq!(seat_writes(&claiming("t").0.next(NOW, refused.clone())).len(), 2, "both seats change to `t`");
         let (mut party, _) = claiming("s");
         assert_eq!(party.next(NOW, refused), Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") }));
         assert!(matches!(party.next(NOW, Reply::Done), Step::Effect(Effect::Find { .. })));
     }
 
     #[test]
-    fn the_index_is_put_right_on_the_way() {
+    fn a_party_unlists_a_server_that_it_has_filled_or_that_drains() {
         let (mut party, claim) = claiming("s");
         let claimed = Ledger { listed: fill(0, 2), ..ready(&[("a", claim), ("b", claim)]) };
         let next = party.next(NOW, Reply::LedgerWritten(Answer::Written(claimed)));
         assert!(
             matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))),
-            "it is full: {next:?}"
+            "the server is full: {next:?}"
         );
         assert!(matches!(
             party.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
             Step::Done(PartyJoined::Placed(_))
         ));
         let (mut party, _) = claiming("s");
-        let gone = Ledger { listed: fill(0, 2), ..draining(&[]) };
-        let next = party.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(gone))));
+        let draining = Ledger { listed: fill(0, 2), ..draining(&[]) };
+        let next = party.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(draining))));
         assert!(matches!(next, Step::Effect(Effect::WriteLedger(_, LedgerWrite::Unlist { .. }))), "{next:?}");
-        let mut beaten = party.clone();
-        let next = beaten.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(ready(&[])))));
-        assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "it takes players after all: {next:?}");
+        let mut other = party.clone();
+        let next = other.next(NOW, Reply::LedgerWritten(Answer::Refused(Some(ready(&[])))));
+        assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "the server accepts claims by now: {next:?}");
         assert_eq!(
             party.next(NOW, Reply::LedgerWritten(Answer::Refused(None))),
             Step::Effect(Effect::UsedUp { pool: pool("p"), server: server("s") })
@@ -634,50 +654,53 @@ mod tests {
     }
 
     #[test]
-    fn only_a_reservation_that_can_still_be_claimed_is_a_beginning() {
-        let begins = |claim, ledger: Ledger| {
-            let (_, next) = looked(&["a", "b"], &[Some(seat("s", claim)), None], &[ledger]);
-            let begun = sits(&next) == [(player("b"), placement(1_000))];
-            assert_eq!(matches!(next, Step::Effect(Effect::Find { .. })), !begun, "{next:?}");
-            begun
+    fn a_party_finishes_only_a_begun_placement_that_can_still_be_claimed() {
+        let finishes = |claim, ledger: Ledger| {
+            let (_, next) = after_reads(&["a", "b"], &[Some(seat("s", claim)), None], &[ledger]);
+            let finishes = seat_writes(&next) == [(player("b"), placement(1_000))];
+            assert_eq!(matches!(next, Step::Effect(Effect::Find { .. })), !finishes, "{next:?}");
+            finishes
         };
-        assert!(begins(reserved(1_000), ready(&[])));
-        assert!(begins(reserved(1_000), ready(&[("a", reserved(999))])), "an older claim is renewed");
-        assert!(!begins(reserved(1_000), ready(&[("a", reserved(1_001))])), "claimed anew since");
-        assert!(!begins(connected(1_000), ready(&[])), "a disconnect that got half way");
-        assert!(!begins(reserved(1_000), Ledger { ready_at: Some(Time(1)), ..ready(&[]) }), "its time is up");
-        assert!(!begins(reserved(1_000), ready(&[("c", connected(1))])), "no room for both");
-        assert!(!begins(reserved(1_000), Ledger { pool: pool("q"), ..ready(&[]) }));
+        assert!(finishes(reserved(1_000), ready(&[])));
+        assert!(finishes(reserved(1_000), ready(&[("a", reserved(999))])), "an older claim is renewed");
+        assert!(!finishes(reserved(1_000), ready(&[("a", reserved(1_001))])), "a newer claim");
+        assert!(!finishes(connected(1_000), ready(&[])), "an unfinished disconnect");
+        assert!(
+            !finishes(reserved(1_000), Ledger { ready_at: Some(Time(1)), ..ready(&[]) }),
+            "the reservation has expired"
+        );
+        assert!(!finishes(reserved(1_000), ready(&[("c", connected(1))])), "no room for both");
+        assert!(!finishes(reserved(1_000), Ledger { pool: pool("q"), ..ready(&[]) }));
     }
 
     #[test]
-    fn seats_come_before_a_frontiers_slots_and_a_used_up_frontier_before_a_new_server() {
+    fn seats_are_written_before_slots_are_taken_and_a_used_up_frontier_precedes_a_new_server() {
         let take = |may_start| Step::Effect(Effect::TakeSlots { pool: pool("p"), slots: 2, may_start });
-        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        let (mut party, _) = after_reads(&["a", "b"], &[None, None], &[]);
         assert_eq!(party.next(NOW, Reply::Found(Hint::Unknown)), take(false));
         let next = party.next(NOW, Reply::SlotsTaken(TakenSlots::UsedUp));
         assert!(matches!(next, Step::Effect(Effect::Find { fresh: true, .. })), "{next:?}");
         assert_eq!(party.next(NOW, Reply::Found(Hint::Frontier(server("s")))), take(true));
-        assert_eq!(sits(&party.next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))))).len(), 2);
-        // With a name for it, the seats are written first, and the slots taken under them.
-        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        assert_eq!(seat_writes(&party.next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))))).len(), 2);
+        // If the frontier's server is known, the seats are written first, and then the slots are taken.
+        let (mut party, _) = after_reads(&["a", "b"], &[None, None], &[]);
         let next = party.next(NOW, Reply::Found(Hint::Frontier(server("s"))));
-        let [(_, of), _] = &*sits(&next) else { panic!("{next:?}") };
+        let [(_, of), _] = &*seat_writes(&next) else { panic!("{next:?}") };
         let written = Answer::Written(seat("s", Claim::Reserved(*of)));
         assert_eq!(party.next(NOW, Reply::SeatsWritten(vec![written.clone(), written.clone()])), take(false));
         let next = party.clone().next(NOW, Reply::SlotsTaken(TakenSlots::On(server("s"))));
         assert!(matches!(next, Step::Effect(Effect::WriteLedger(..))), "{next:?}");
         let next = party.next(NOW, Reply::SlotsTaken(TakenSlots::No(NoSlot::PoolFull)));
         assert_eq!(next, Step::Done(PartyJoined::No(NoSlot::PoolFull)));
-        // A seat that another call has moved begins it anew.
-        let (mut party, _) = looked(&["a", "b"], &[None, None], &[]);
+        // The party starts again if another call has changed a seat.
+        let (mut party, _) = after_reads(&["a", "b"], &[None, None], &[]);
         party.next(NOW, Reply::Found(Hint::Frontier(server("s"))));
         let next = party.next(NOW, Reply::SeatsWritten(vec![written, Answer::Refused(None)]));
         assert!(matches!(next, Step::Effect(Effect::ReadSeats(_))), "{next:?}");
     }
 
     #[test]
-    fn what_another_call_has_begun_is_finished_unless_a_seat_has_moved_on_past_it() {
+    fn a_placement_that_another_call_has_begun_is_finished_unless_a_seat_has_a_newer_one() {
         let begun = |others: Option<Seat>| {
             let mut party = Party::new(vec![player("a"), player("b")], pool("p"), 2, Span(10_000));
             party.next(NOW, Reply::Start);
@@ -689,7 +712,7 @@ mod tests {
         };
         for (case, others) in [
             ("no seat", None),
-            ("an older void seat", Some(Seat::Vacant(placement(999)))),
+            ("an older vacant seat", Some(Seat::Vacant(placement(999)))),
             ("an older reservation", Some(seat("gone", reserved(999)))),
         ] {
             let next = begun(others);
@@ -699,7 +722,7 @@ mod tests {
             assert!(at_that_placement, "{case}: {writes:?}");
         }
         for (case, others) in [
-            ("a newer void seat", Some(Seat::Vacant(placement(1_001)))),
+            ("a newer vacant seat", Some(Seat::Vacant(placement(1_001)))),
             ("a newer reservation", Some(seat("gone", reserved(1_001)))),
         ] {
             let next = begun(others);
@@ -708,11 +731,11 @@ mod tests {
     }
 
     #[test]
-    fn a_member_who_has_been_placed_anew_since_the_seats_were_read_keeps_that_slot() {
+    fn a_player_who_was_placed_by_another_call_since_the_seats_were_read_keeps_that_slot() {
         let mut party = Party::new(vec![player("a"), player("b")], pool("p"), 2, Span(10_000));
         let mut reply = |reply| party.next(NOW, reply);
         assert!(matches!(reply(Reply::Start), Step::Effect(Effect::ReadSeats(_))));
-        // Another call of this party has written both seats, and then `a` has left it and joined alone.
+        // Another call about this party has written both seats. Then `a` has cancelled and joined alone.
         let seat = Some(seat("s", reserved(1_000)));
         assert_eq!(reply(Reply::SeatsRead(vec![seat.clone(), seat])), Step::Effect(Effect::ReadLedger(server("s"))));
         let next = reply(Reply::LedgerRead(Some(ready(&[("a", reserved(1_001))]))));

@@ -1,8 +1,9 @@
 //! Sends every protocol a wrong reply in every stage.
 //!
-//! Each protocol is explored from its start with a catalogue of replies. A reply that fits the pending effect leads to further
-//! states; every other reply must be answered with [`Step::ProtocolError`], and so must every reply after that or after the
-//! end. The names of the stages that were reached are compared with all stages of the protocol, so no stage is left out.
+//! Each protocol is explored from its start with a catalogue of replies. A reply that fits the pending effect leads to
+//! further states; every other reply must be answered with [`Step::ProtocolError`], and so must every reply after that
+//! or after the end. The names of the stages that were reached are compared with all stages of the protocol, so no
+//! stage is left out.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -21,7 +22,7 @@ use crate::{
     },
 };
 
-/// States of one protocol that are explored at most. Enough for every stage, as the test asserts.
+/// The most states of one protocol that are explored. It is enough for every stage, as the test asserts.
 const STATES: usize = 4_000;
 
 fn seats() -> Vec<Option<Seat>> {
@@ -57,7 +58,7 @@ fn answers<T: Clone>(items: impl IntoIterator<Item = Option<T>>) -> Vec<Answer<T
     items.into_iter().flat_map(both).collect()
 }
 
-/// Replies to every effect; those with several seats are for `members` players.
+/// Replies to every effect. The replies with several seats have up to `members` of them.
 fn catalogue(members: usize) -> Vec<Reply> {
     let hints = [Hint::Listed(server("s")), Hint::Frontier(server("s")), Hint::Unknown];
     let slots = [
@@ -81,7 +82,7 @@ fn catalogue(members: usize) -> Vec<Reply> {
     replies
 }
 
-/// Whether a reply is one to this effect; `None` stands for the start.
+/// Whether `reply` is a possible reply to `effect`; `None` stands for the start.
 fn fits(effect: Option<&Effect>, reply: &Reply) -> bool {
     match (effect, reply) {
         (None, Reply::Start)
@@ -105,7 +106,7 @@ fn stage(protocol: &impl Debug) -> String {
     stage.chars().take_while(|c| c.is_alphanumeric()).collect()
 }
 
-/// Explores the protocols from their starts; asserts that exactly these stages were reached.
+/// Explores the protocols from their starts, and asserts that exactly `stages` were reached.
 fn explore<P: Protocol + Clone + Debug + Eq + Hash>(starts: Vec<P>, stages: &[&str]) {
     let catalogue = catalogue(2);
     let mut reached = BTreeSet::new();
@@ -121,7 +122,7 @@ fn explore<P: Protocol + Clone + Debug + Eq + Hash>(starts: Vec<P>, stages: &[&s
             if fits(effect.as_ref(), reply) {
                 assert!(!error, "{protocol:?} refuses {reply:?}, a reply to {effect:?}");
             } else {
-                assert!(error, "{protocol:?} takes {reply:?} as a reply to {effect:?}");
+                assert!(error, "{protocol:?} accepts {reply:?} as a reply to {effect:?}");
             }
             match step {
                 Step::Effect(effect) if known.len() < STATES && known.insert(next.clone()) => {
@@ -131,7 +132,7 @@ fn explore<P: Protocol + Clone + Debug + Eq + Hash>(starts: Vec<P>, stages: &[&s
                 Step::Done(_) | Step::ProtocolError => {
                     reached.insert(stage(&next));
                     let again = next.next(NOW, reply.clone());
-                    assert!(matches!(again, Step::ProtocolError), "{next:?} has ended, and takes {reply:?}");
+                    assert!(matches!(again, Step::ProtocolError), "{next:?} has ended, but accepts {reply:?}");
                 }
             }
         }
@@ -139,11 +140,11 @@ fn explore<P: Protocol + Clone + Debug + Eq + Hash>(starts: Vec<P>, stages: &[&s
     assert_eq!(reached.iter().map(String::as_str).collect::<Vec<_>>(), stages, "the stages that were reached");
 }
 
-const BEAT: Span = Span::seconds(10);
+const HEARTBEAT: Span = Span::seconds(10);
 
 #[test]
 fn a_join_answers_a_wrong_reply_with_a_protocol_error_in_every_stage() {
-    let join = |asked: Option<&str>| Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, BEAT);
+    let join = |asked: Option<&str>| Join::new(player("a"), asked.map(pool), pool(asked.unwrap_or("p")), 2, HEARTBEAT);
     let stages = [
         "Claiming",
         "Finding",
@@ -166,7 +167,7 @@ fn a_join_answers_a_wrong_reply_with_a_protocol_error_in_every_stage() {
 
 #[test]
 fn a_party_answers_a_wrong_reply_with_a_protocol_error_in_every_stage() {
-    let party = Party::new(vec![player("a"), player("b")], pool("p"), 2, BEAT);
+    let party = Party::new(vec![player("a"), player("b")], pool("p"), 2, HEARTBEAT);
     let stages = [
         "Claiming",
         "Finding",
@@ -202,7 +203,7 @@ fn a_disconnect_answers_a_wrong_reply_with_a_protocol_error_in_every_stage() {
 }
 
 #[test]
-fn a_cancelled_reservation_answers_a_wrong_reply_with_a_protocol_error_in_every_stage() {
+fn a_cancellation_answers_a_wrong_reply_with_a_protocol_error_in_every_stage() {
     let stages = ["GivingBack", "Over", "Reading", "Releasing", "Start", "Voiding"];
     explore(vec![CancelReservation::new(player("a"))], &stages);
 }
