@@ -1,6 +1,6 @@
 //! Logs as JSON, one record of metrics per call, and the count of a call's DynamoDB requests.
 //!
-//! Logs contain no secret at any log level: see [`harmless`] and [`crate::sdk_error`].
+//! Logs contain no secret at any log level: see [`harmless`] and `crate::sdk_error`.
 
 use std::{
     collections::BTreeMap,
