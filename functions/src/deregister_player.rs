@@ -27,7 +27,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let placement = query(request, "placement", 1..=i64::MAX)?.and_then(Placement::new);
     let grace = query(request, "grace", 1..=MAX_GRACE_SECONDS)?.map(|seconds| Span(seconds * 1_000));
     match owmm.deregister_player(token, &server, &player, placement, grace).await? {
-        Disconnected::Gone | Disconnected::KeptUntil(_) => Ok(no_content()),
+        Disconnected::Ended | Disconnected::KeptUntil(_) => Ok(no_content()),
         Disconnected::WrongToken => Err(ServerOutcome::WrongToken.into()),
         Disconnected::UnknownServer => Err(ServerOutcome::Unknown.into()),
         Disconnected::Busy => Err(Problem::busy("every retry lost against concurrent writes for the player")),

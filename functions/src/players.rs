@@ -33,7 +33,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         Method::DELETE => match owmm.release_player(&player).await? {
             Released::Free => Ok(no_content()),
             Released::Unknown => Err(unknown()),
-            Released::Inside(server) => {
+            Released::StillConnected(server) => {
                 let detail = format!(
                     "The player is connected to `{server}`, and only this server can disconnect the player. If the \
                      server hangs, drain it with a deadline (POST /servers/{server}/drain): its stop releases all \

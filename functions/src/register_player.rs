@@ -36,7 +36,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
     let ticket = params.ticket.map(|text| ticket::read(&token, &server, &player, &text)).transpose();
     let ticket = ticket.map_err(|bad| Problem::new(Code::InvalidTicket, format!("{bad}.")))?;
     match owmm.register_player(token, &server, &player, ticket).await? {
-        Connected::Inside(placement) => Ok(json(StatusCode::OK, &json!({ "placement": placement.get() }))),
+        Connected::Admitted(placement) => Ok(json(StatusCode::OK, &json!({ "placement": placement.get() }))),
         Connected::NoClaim => Err(Problem::new(
             Code::NoClaim,
             "Do not let the player in. POST /join gives the player a slot and a new ticket.",

@@ -14,7 +14,7 @@ use shared::{
     },
 };
 
-/// Most slots of one server: all claims must fit into one DynamoDB item, see ARCHITECTURE.md.
+/// Most slots of one server. The limit is what writes on one DynamoDB item can bear: docs/internals/costs.md.
 const MAX_CAPACITY: u32 = 1_000;
 /// Most metadata pairs of one server. Metadata adds to the ledger's size, and so to the cost of writing each claim.
 const MAX_METADATA_PAIRS: usize = 8;

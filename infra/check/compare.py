@@ -32,7 +32,7 @@ def operations():
     }
 
 
-def listed():
+def function_names():
     """Names of all functions, from functions/src/bin, which a test compares with the list in functions/src/lib.rs."""
     return {name.removesuffix(".rs") for name in os.listdir(os.path.join(ROOT, "functions", "src", "bin"))}
 
@@ -44,15 +44,15 @@ def parameters(deployed):
     same("the table's own key", described.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
     client, reserved = deployed.clients("lambda"), {}
     servers = {"register-server", "heartbeat", "register-player", "deregister-player", "deregister-server"}
-    for name in listed():
+    for name in function_names():
         function = client.get_function(FunctionName=f"owmm-{name}")
         same(f"{name}'s tracing", function["Configuration"]["TracingConfig"]["Mode"], deployed.parameters["Tracing"])
         reserved[name] = function.get("Concurrency", {}).get("ReservedConcurrentExecutions", 0)
     set_aside = {"join": "PlayerConcurrency"} | dict.fromkeys(servers, "ServerConcurrency")
     groups = deployed.clients("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/owmm-")["logGroups"]
     kept = {group["logGroupName"].removeprefix("/aws/lambda/owmm-"): group["retentionInDays"] for group in groups}
-    same("days for which logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(listed()), int(deployed.parameters["LogDays"])))
-    meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in listed()}
+    same("days for which logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(function_names()), int(deployed.parameters["LogDays"])))
+    meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in function_names()}
     same("reserved concurrency", dict(sorted(reserved.items())), dict(sorted(meant.items())))
 
 
@@ -88,7 +88,7 @@ def functions(deployed):
     """Checks that every function has its handler and table, and a timeout below 30 s if it has a route."""
     pages = deployed.clients("lambda").get_paginator("list_functions").paginate()
     names = {one["FunctionName"].removeprefix("owmm-"): one for page in pages for one in page["Functions"]}
-    same("functions", sorted(names), sorted(listed()))
+    same("functions", sorted(names), sorted(function_names()))
     routed = {function for function, *_ in operations().values()}
     for name, one in names.items():
         same(f"{name}'s runtime", (one["Runtime"], one["Handler"]), ("provided.al2023", name))

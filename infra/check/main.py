@@ -105,8 +105,8 @@ def members(log, _):
     compare.same("other packages to build", [name for name in ("workspace", "all", "exclude") if name in build], [])
     (package,) = (one for one in metadata["packages"] if one["name"] == "functions")
     programs = {one["name"] for one in package["targets"] if "bin" in one["kind"]}
-    compare.same("programs of the package `functions`", sorted(programs), sorted(compare.listed() | {"functions"}))
-    return f"{len(compare.listed())} functions, {len(programs)} programs"
+    compare.same("programs of the package `functions`", sorted(programs), sorted(compare.function_names() | {"functions"}))
+    return f"{len(compare.function_names())} functions, {len(programs)} programs"
 
 
 def sam_build(log, _):
@@ -125,9 +125,9 @@ def sam_build(log, _):
             with open(os.path.join(code, "bootstrap"), "rb") as file:
                 contents.add(hashlib.file_digest(file, "sha256").hexdigest())
             program(resource["Properties"]["Handler"], os.path.join(code, "bootstrap"))
-    compare.same("functions that are built", sorted(os.listdir(PROGRAMS)), sorted(compare.listed()))
+    compare.same("functions that are built", sorted(os.listdir(PROGRAMS)), sorted(compare.function_names()))
     assert len(contents) == 1, f"all functions must have the same program, not {len(contents)} different ones"
-    return sizes("join") + f" for {len(compare.listed())} functions"
+    return sizes("join") + f" for {len(compare.function_names())} functions"
 
 
 def cargo_lambda_build(log, _):
@@ -143,9 +143,9 @@ def debug_build(log, _):
     log.run("cargo", "build", "--locked", "--workspace", "--bin", "functions")
     target = os.environ.get("CARGO_TARGET_DIR") or os.path.join(ROOT, "target")
     shutil.rmtree(PROGRAMS, ignore_errors=True)
-    for name in compare.listed():
+    for name in compare.function_names():
         program(name, os.path.join(target, "debug", "functions"))
-    return f"1 program for {len(compare.listed())} functions"
+    return f"1 program for {len(compare.function_names())} functions"
 
 
 def program(name, path):
@@ -169,11 +169,11 @@ def all_functions(log, _):
     # A task is an idle process: this check makes the calls of the game server itself.
     with local_stack(log.file, "--game-server", "sleep 3600", "--reconcile-seconds", "3600") as stack, \
             artefacts.Programs(PROGRAMS, stack, log.file) as programs:
-        compare.same("functions with a program", programs.names, sorted(compare.listed()))
+        compare.same("functions with a program", programs.names, sorted(compare.function_names()))
         artefacts.the_lifecycle_of_a_server(programs, stack)
         silent = set(programs.names) - set(programs.answered)
         assert not silent, f"no event was sent to {sorted(silent)}"
-        artefacts.an_unknown_handler_is_refused(programs, compare.listed())
+        artefacts.an_unknown_handler_is_refused(programs, compare.function_names())
         return f"{sum(programs.answered.values())} events to {len(programs.names)} functions"
 
 

@@ -1,8 +1,10 @@
-//! The domain's `apply` against DynamoDB's language: the same write, on the same image, in memory and on a real engine.
+//! The differential test: applies the same write to the same image in memory, by `apply`, and on a real engine, by the
+//! expression.
 //!
-//! Random images and random writes that lean towards them, so that both outcomes are frequent. On each engine the item
-//! afterwards, the outcome and the image that a refusal brings must be what `apply` says. The engine is the embedded one;
-//! with `OWMM_TEST_DYNAMODB=URL` that one too. This ties the model, which runs `apply`, to what the functions send.
+//! Images and writes are random, and most writes match their image, so that both outcomes are frequent. On each engine the
+//! outcome, the resulting item and the image in a refusal must equal those of `apply`. The engines are the embedded one and,
+//! with `OWMM_TEST_DYNAMODB=URL`, a second one. The test shows that the model, which runs `apply`, has the same writes as the
+//! functions, which send expressions.
 
 mod any;
 
@@ -22,19 +24,19 @@ use shared::{
 use self::any::Any;
 use crate::report::{self, Progress, Verdict, grouped, print};
 
-/// Where a second engine listens.
-const ANOTHER: &str = "OWMM_TEST_DYNAMODB";
+/// Environment variable with the URL of a second engine.
+const SECOND_ENGINE: &str = "OWMM_TEST_DYNAMODB";
 
-/// Differences that are printed; the others are counted.
+/// Differences that are printed at most; the others are only counted.
 const SHOWN: usize = 10;
 
-/// Why there is no result.
+/// An error that ends the comparison without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The engine does not start.
+    /// The embedded engine failed to start.
     #[error(transparent)]
     Engine(#[from] local::Error),
-    /// The table gives no answer.
+    /// A request to an engine failed, or the engine rejected a write as malformed.
     #[error("{0}: {1}")]
     Table(&'static str, String),
 }
@@ -55,7 +57,7 @@ impl Place {
             .endpoint_url(url)
             .build();
         let client = Client::from_conf(config);
-        // So that runs side by side on one engine do not meet.
+        // A table name of its own, so that concurrent runs on one engine do not interfere.
         let table = format!("verify-{}", Rng::system().token());
         create_table(&client, &table).await.map_err(|error| Error::Table(name, error.to_string()))?;
         Ok(Self { name, table: Table::new(client.clone(), table), client })
@@ -76,21 +78,21 @@ impl Place {
     }
 }
 
-/// How often a write took, and how often it was refused.
+/// Number of applied and refused writes of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// It took.
+    /// Writes whose condition held.
     pub taken: u64,
-    /// The condition refused it.
+    /// Writes whose condition refused them.
     pub refused: u64,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
-    /// By kind of write.
+    /// Counts by kind of write.
     pub writes: BTreeMap<String, Count>,
-    /// What did not agree.
+    /// Descriptions of all cases in which an engine and `apply` differ.
     pub differences: Vec<String>,
 }
 
@@ -102,14 +104,14 @@ impl Compared {
         *if taken { &mut count.taken } else { &mut count.refused } += 1;
     }
 
-    /// Writes that have been seen with one outcome only.
+    /// Returns the kinds of write that were seen with one outcome only.
     pub fn one_sided(&self) -> impl Iterator<Item = &str> {
         let one = self.writes.iter().filter(|(_, count)| count.taken == 0 || count.refused == 0);
         one.map(|(write, _)| write.as_str())
     }
 }
 
-/// One comparison: puts the image, writes, and looks. `$read` and `$write` are the table's.
+/// Compares one write: puts the image, sends the write, reads the item, and notes a difference from `apply`.
 macro_rules! compare {
     ($compared:ident, $seed:ident, $place:ident, $kind:literal, $image:expr, $write:expr, $key:expr, $item:expr, $send:expr, $read:expr) => {{
         let (image, write) = (&$image, &$write);
@@ -142,7 +144,7 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
     let on_ledger = any.ledger_write(ledger.as_ref());
     let (on_seat, on_frontier) = (any.seat_write(seat.as_ref()), any.frontier_write(frontier.as_ref()));
     let on_status = any.pool_status_write(status.as_ref());
-    // A fleet that is not there reads as one that has counted nothing.
+    // The table reads a missing pool status as a default one.
     let counted = status.is_some() || on_status.apply(None).is_some();
     for place in places {
         let table = &place.table;
@@ -186,7 +188,7 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
             compared,
             seed,
             place,
-            "fleet",
+            "pool status",
             status,
             on_status,
             keys::pool_status(&pool),
@@ -198,15 +200,15 @@ async fn one(places: &[Place], seed: u64, compared: &mut Compared) -> Result<(),
     Ok(())
 }
 
-/// Compares on as many seeds, from the first on. `progress` is told how many are done.
+/// Compares `seeds` seeds, beginning with `first`. Calls `progress` with the number of finished seeds.
 ///
 /// # Errors
-/// An engine gives no answer, or takes a write for malformed.
+/// An engine gives no answer, or rejects a write as malformed.
 pub async fn compare(first: u64, seeds: u64, mut progress: impl FnMut(u64)) -> Result<Compared, Error> {
     let engine = Engine::start(None)?;
     let mut places = vec![Place::at("the embedded engine", &engine.url()).await?];
-    if let Ok(url) = std::env::var(ANOTHER) {
-        places.push(Place::at("the other engine", &url).await?);
+    if let Ok(url) = std::env::var(SECOND_ENGINE) {
+        places.push(Place::at("the second engine", &url).await?);
     }
     let mut compared = Compared::default();
     for seed in first..first.saturating_add(seeds) {
@@ -214,21 +216,21 @@ pub async fn compare(first: u64, seeds: u64, mut progress: impl FnMut(u64)) -> R
         progress(seed - first + 1);
     }
     for place in places {
-        // Nobody else knows this table; if it cannot be deleted, the engine is gone, and the table with it.
+        // No other run uses this table, so a leftover after a failed delete does no harm.
         let _ = place.client.delete_table().table_name(place.table.name()).send().await;
     }
     Ok(compared)
 }
 
-/// Compares, and tells. One seed alone sees most writes with one outcome only; of more, that is a violation.
+/// Compares and prints a table. A kind of write with one outcome only is a violation, unless only one seed runs.
 pub fn run(first: u64, seeds: u64) -> Verdict {
     let mut progress = Progress::default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report::failed(&error),
     };
-    let reply = |done: u64| progress.say(|| format!("{} of {} seeds", grouped(done), grouped(seeds)));
-    let compared = match runtime.block_on(compare(first, seeds, reply)) {
+    let report_progress = |done: u64| progress.say(|| format!("{} of {} seeds", grouped(done), grouped(seeds)));
+    let compared = match runtime.block_on(compare(first, seeds, report_progress)) {
         Ok(compared) => compared,
         Err(error) => return report::failed(&error),
     };
@@ -244,7 +246,7 @@ pub fn run(first: u64, seeds: u64) -> Verdict {
     print(&table);
     let one_sided = if seeds == 1 { Vec::new() } else { compared.one_sided().collect::<Vec<_>>() };
     if !one_sided.is_empty() {
-        print(&format!("too few seeds, seen with one outcome only: {}", one_sided.join(", ")));
+        print(&format!("these writes had one outcome only, use more seeds: {}", one_sided.join(", ")));
     }
     let differ = compared.differences.len() as u64;
     let one_sided = one_sided.len();
@@ -263,11 +265,11 @@ mod tests {
 
     use super::*;
 
-    /// Writes of the four kinds of items.
+    /// Number of writes: on a ledger, a seat, a frontier and a pool status.
     const WRITES: usize = 20 + 4 + 7 + 8;
 
     #[tokio::test]
-    async fn every_write_comes_to_the_same_in_memory_and_on_the_engine() {
+    async fn every_write_has_the_same_result_in_memory_and_on_the_engine() {
         let compared = compare(0, 1_500, |_| {}).await.unwrap();
         assert_eq!(compared.differences, Vec::<String>::new());
         assert_eq!(compared.writes.len(), WRITES, "{:?}", compared.writes);
@@ -275,8 +277,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn injected_bugs_are_in_both_faces_of_a_write() {
-        // Or a check of one face would find what the other does not have.
+    async fn an_injected_bug_is_in_apply_and_in_the_expression_alike() {
+        // Otherwise the model, which runs `apply`, would find bugs that the expression does not have.
         for bug in Bug::ALL {
             let _in_the_code = inject(Some(bug));
             assert_eq!(compare(0, 60, |_| {}).await.unwrap().differences, Vec::<String>::new(), "{bug:?}");

@@ -1,7 +1,6 @@
-//! Which check finds which injected bug.
+//! Injects each bug of [`shared::domain::bug`], one at a time, and reports which checks find it.
 //!
-//! Each of [`shared::domain::bug`] is injected, one at a time, and the checks run as they always do, until one of them sees a
-//! law broken.
+//! The model checker runs its small worlds and the simulation its seeds, as without the bug, until a law is violated.
 
 use shared::domain::bug::Bug;
 
@@ -12,20 +11,20 @@ use crate::{
     simulate,
 };
 
-/// How a bug was found.
+/// How a check found a bug.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The law that was broken.
+    /// The law that was violated.
     pub law: String,
-    /// Where, and after how much work.
+    /// The world and the number of states, or the number of seeds.
     pub after: String,
 }
 
-/// Looks for a bug with the model checker, in its small worlds.
+/// Searches for a bug with the model checker, in its small worlds.
 pub fn found_by_model(bug: Bug) -> Option<Found> {
     let mut states = 0;
     scopes(Size::Small).into_iter().find_map(|scope| {
-        // One thread goes through the states in the same order each time.
+        // One thread visits the states in the same order each time.
         let explored = explore(&scope.clone().with(Some(bug)), 1, |_, _| {});
         states += explored.states;
         explored
@@ -34,7 +33,7 @@ pub fn found_by_model(bug: Bug) -> Option<Found> {
     })
 }
 
-/// Looks for a bug with the simulation, seed after seed.
+/// Searches for a bug with the simulation, seed after seed.
 pub fn found_by_simulation(bug: Bug, seeds: u64) -> Option<Found> {
     (1..=seeds).find_map(|seed| {
         let outcome = simulate::run(seed, Some(bug), false).ok()?;
@@ -46,15 +45,15 @@ pub fn found_by_simulation(bug: Bug, seeds: u64) -> Option<Found> {
 /// Seeds that the simulation runs for each bug.
 const SEEDS: u64 = 200;
 
-/// In how many seeds the simulation finds a bug, and what it sees broken in the first.
+/// Returns the law that the first failing seed violates, the number of failing seeds, and the first of them.
 fn found_in_seeds(bug: Bug, progress: &mut Progress) -> Option<String> {
     let failing = simulate::sweep(1, SEEDS, Some(bug), progress).failing;
     let (first, what) = failing.first()?;
     let law = what.split(':').next().unwrap_or_default();
-    Some(format!("{law}, in {} of {SEEDS} seeds, {first} the first", failing.len()))
+    Some(format!("{law}, in {} of {SEEDS} seeds, first in seed {first}", failing.len()))
 }
 
-/// Injects each bug, and prints which checks found it.
+/// Injects each bug, and prints which checks found it. A bug that no check finds is a violation.
 pub fn run() -> Verdict {
     let mut table = Table::new(["bug", "model", "simulation"]);
     let mut missed = false;
@@ -64,8 +63,8 @@ pub fn run() -> Verdict {
         let model = found_by_model(bug).map(|it| format!("{}, {}", it.law, it.after));
         let simulation = found_in_seeds(bug, &mut progress);
         missed |= model.is_none() && simulation.is_none();
-        let told = |found: Option<String>| found.unwrap_or_else(|| "–".to_owned());
-        table.row([bug.as_str().to_owned(), told(model), told(simulation)]);
+        let cell = |found: Option<String>| found.unwrap_or_else(|| "–".to_owned());
+        table.row([bug.as_str().to_owned(), cell(model), cell(simulation)]);
     }
     drop(progress);
     print(&table);
@@ -77,49 +76,49 @@ pub fn run() -> Verdict {
 mod tests {
     use super::*;
 
-    fn breaks(bug: Bug, law: &str) {
+    fn assert_violates(bug: Bug, law: &str) {
         let found = found_by_model(bug).unwrap();
         assert!(found.law.starts_with(law), "{found:?}");
     }
 
     #[test]
-    fn the_model_finds_a_second_join_that_turns_connected_back_into_reserved() {
-        breaks(Bug::ReserveAgain, "I2");
+    fn the_model_finds_that_a_second_join_turns_connected_back_into_reserved() {
+        assert_violates(Bug::ReserveAgain, "I2");
     }
 
     #[test]
-    fn the_model_finds_a_release_that_does_not_compare_the_placement() {
-        breaks(Bug::ReleaseAnyStamp, "I6");
+    fn the_model_finds_that_a_release_does_not_compare_the_placement() {
+        assert_violates(Bug::FreeAnyPlacement, "I6");
     }
 
     #[test]
-    fn the_model_finds_a_registration_of_a_player_that_only_reads_the_seat() {
-        breaks(Bug::ReadOnlySeat, "I2");
+    fn the_model_finds_that_register_player_only_reads_the_seat() {
+        assert_violates(Bug::ReadOnlySeat, "I2");
     }
 
     #[test]
-    fn the_model_finds_expired_claims_that_are_removed_without_their_exact_value() {
-        breaks(Bug::EvictInexactly, "I2");
+    fn the_model_finds_that_expired_claims_are_removed_without_comparing_their_value() {
+        assert_violates(Bug::EvictInexactly, "I2");
     }
 
     #[test]
-    fn the_model_finds_a_freed_slot_that_is_not_listed() {
-        breaks(Bug::FreeUnlisted, "I3");
+    fn the_model_finds_that_a_server_with_a_freed_slot_is_not_listed() {
+        assert_violates(Bug::FreeUnlisted, "I3");
     }
 
     #[test]
-    fn the_model_finds_a_server_that_is_started_on_an_empty_index() {
-        breaks(Bug::LaunchOnEmptyIndex, "I4");
+    fn the_model_finds_that_a_server_is_started_because_the_index_is_empty() {
+        assert_violates(Bug::LaunchOnEmptyIndex, "I4");
     }
 
     #[test]
-    fn the_model_finds_a_scale_in_that_checks_before_it_writes() {
-        breaks(Bug::CheckedScaleIn, "I6");
+    fn the_model_finds_that_scale_in_checks_for_claims_before_its_write() {
+        assert_violates(Bug::CheckedScaleIn, "I6");
     }
 
     #[test]
-    fn the_model_finds_a_lapsed_lease_that_stops_a_server_with_players() {
-        breaks(Bug::LapseStopsPlayers, "I6");
+    fn the_model_finds_that_a_lapsed_lease_stops_a_server_with_players() {
+        assert_violates(Bug::LapseStopsPlayers, "I6");
     }
 }
 
@@ -136,7 +135,7 @@ mod placement {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
     }
 
-    /// Every file below `folder` whose name ends in `suffix`, as its path in the repository and its text.
+    /// Returns path and text of every file below `folder` whose name ends in `suffix`. Paths start at the repository's root.
     fn files(folder: &Path, suffix: &str) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder).unwrap() {
@@ -153,7 +152,7 @@ mod placement {
     }
 
     #[test]
-    fn the_product_asks_for_injected_bugs_only_in_apply_and_in_expressions() {
+    fn the_product_checks_for_injected_bugs_only_in_apply_and_in_expressions() {
         let asks = |text: &str| text.contains("injected(Bug::") || text.contains("bug::injected");
         let asking = files(&repository(), ".rs")
             .into_iter()
@@ -168,7 +167,7 @@ mod placement {
     }
 
     #[test]
-    fn no_crate_with_injected_bugs_is_built_for_deployment() {
+    fn crates_with_injected_bugs_are_excluded_from_the_lambda_build() {
         let manifests = files(&repository(), "Cargo.toml");
         let turns_on = |text: &str| {
             let mut lines = text.lines().filter(|line| !line.starts_with("injected-bugs = "));

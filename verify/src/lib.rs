@@ -1,13 +1,13 @@
-//! The evidence: what is promised of OWMM is checked here by machines, and the checks are themselves put to the test.
+//! Checks of OWMM's invariants, and injected bugs that test the checks.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`differential`] | `apply` in memory against the expression on a real engine |
-//! | [`model`] | the command of the model checker, which is a crate of its own, `verify/model` |
-//! | [`injected_bugs`] | the bugs that the checks must find |
-//! | [`simulate`] | the real code, simulated with faults from a seed |
-//! | [`kill`] | real processes that are killed, and what the table holds afterwards |
-//! | [`report`] | progress and summary tables, which all commands share |
+//! | [`differential`] | comparison of `apply` in memory with the expression on a real engine |
+//! | [`model`] | the command of the model checker, which is the crate `verify/model` |
+//! | [`injected_bugs`] | the command that injects each bug and runs the checks |
+//! | [`simulate`] | simulation of the real code with faults from a seed |
+//! | [`kill`] | real processes that are killed with SIGKILL, and the check of the table afterwards |
+//! | [`report`] | progress lines and summary tables of all commands |
 
 pub mod differential;
 pub mod injected_bugs;

@@ -1,4 +1,4 @@
-//! The command line of the checks. The exit code is 0 only if nothing was violated.
+//! The command line of the checks. The exit code is 0 only if no check found a violation.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use ::model::Size;
 use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use verify::{differential, injected_bugs, kill, model, report::Verdict, simulate};
 
-/// Checks what OWMM promises.
+/// Checks OWMM's invariants.
 #[derive(Debug, Parser)]
 #[command(name = "verify", max_term_width = 110)]
 struct Cli {
@@ -16,9 +16,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Check {
-    /// Explores every order of events, to the end.
+    /// Explores every reachable state of small worlds with the model checker.
     Model {
-        /// How far to go: half a million states in seconds, or thirty million in minutes.
+        /// Size of the worlds: half a million states in seconds, or thirty million in minutes.
         #[arg(long, value_enum, default_value = "small")]
         scope: Worlds,
         /// Only this world.
@@ -27,45 +27,45 @@ enum Check {
     },
     /// Runs the real functions and the real SDK against the real engine, in virtual time, with faults from a seed.
     Simulate {
-        /// How many seeds [default: 500, or 1 with --seed].
+        /// Number of seeds [default: 500, or 1 with --seed].
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: Option<u64>,
-        /// Only this one; with --seeds, the first of them.
+        /// Only this seed; with --seeds, the first seed.
         #[arg(long)]
         seed: Option<u64>,
-        /// Prints what happens in that one.
+        /// Prints the history of that seed.
         #[arg(long, conflicts_with = "seeds", requires = "seed")]
         history: bool,
     },
-    /// Kills the local stack and its game servers with SIGKILL, again and again, while a herd joins.
+    /// Kills the local stack and its game servers with SIGKILL repeatedly while many players join.
     Kill {
-        /// Players of the herd.
+        /// Number of players.
         #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
         players: u32,
-        /// How often the stack is killed.
+        /// Number of times that the stack is killed.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
-    /// Compares random writes in memory and on the embedded engine; with OWMM_TEST_DYNAMODB=URL on that one too.
+    /// Compares random writes in memory with the embedded engine, and with the engine at OWMM_TEST_DYNAMODB=URL if set.
     Differential {
-        /// Images and writes of each kind: 1500 are enough to see every write taken and refused
-        /// [default: 5000, or 1 with --seed].
+        /// Number of seeds, each an image and a write of each kind of item. 1500 seeds are enough to see every write both
+        /// applied and refused [default: 5000, or 1 with --seed].
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: Option<u64>,
-        /// Only this one; with --seeds, the first of them.
+        /// Only this seed; with --seeds, the first seed.
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Injects each known bug and counts which checks find it.
+    /// Injects each known bug and reports which checks find it.
     InjectedBugs,
 }
 
-/// Which worlds of the model.
+/// Size of the worlds of the model.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Worlds {
-    /// Seconds: for every change.
+    /// Takes seconds, and runs on every change.
     Small,
-    /// Minutes: more of everything at once.
+    /// Takes minutes, with larger budgets of events.
     Full,
 }
 

@@ -1,15 +1,15 @@
-//! The command of the model checker: explores worlds of [`::model`], and prints what each came to.
+//! The command of the model checker: explores worlds of [`::model`], and prints the result of each.
 
 use ::model::{Size, explore, laws, scopes};
 
 use crate::report::{Progress, Table, Verdict, grouped, print};
 
-/// The names of the worlds.
+/// Returns the names of the worlds.
 pub fn worlds() -> Vec<&'static str> {
     scopes(Size::Small).iter().map(|scope| scope.name).collect()
 }
 
-/// Explores every world of a size, or the one of that name.
+/// Explores every world of a size, or only the one named `only`, and prints a table.
 pub fn run(size: Size, only: Option<&str>) -> Verdict {
     let mut table = Table::new(["world", "what is in it", "states", "steps", "depth", "seconds", "violations"]);
     let (mut states, mut steps, mut violations) = (0, 0, 0_u64);
@@ -21,7 +21,7 @@ pub fn run(size: Size, only: Option<&str>) -> Verdict {
             let rate = states as f64 / whole.elapsed().as_secs_f64().max(0.001);
             progress.say(|| {
                 format!(
-                    "{}: {} states, depth {depth}, {} a second",
+                    "{}: {} states, depth {depth}, {} states per second",
                     scope.name,
                     grouped(states as u64),
                     grouped(rate as u64)
@@ -32,7 +32,7 @@ pub fn run(size: Size, only: Option<&str>) -> Verdict {
         drop(progress);
         if let Some((law, path)) = &explored.broken {
             violations += 1;
-            print(&format!("{} is broken in \"{}\":\n{path}\n", law, scope.name));
+            print(&format!("{} is violated in the world \"{}\" by these events:\n{path}\n", law, scope.name));
         }
         states += explored.states;
         steps += explored.steps;

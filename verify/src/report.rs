@@ -1,4 +1,4 @@
-//! How checks tell what they do: a progress line on standard error, a summary table on standard output.
+//! Output of the checks: a progress line on standard error, a summary table on standard output.
 //!
 //! Knows nothing of what is checked.
 
@@ -8,58 +8,58 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// Nothing was violated.
+    /// The check found no violation.
     Holds,
-    /// Something was.
+    /// The check found a violation, or could not run.
     Violated,
 }
 
 impl Verdict {
-    /// `Holds` if nothing is wrong.
+    /// Returns `Holds` if `holds` is true.
     pub const fn of(holds: bool) -> Self {
         if holds { Self::Holds } else { Self::Violated }
     }
 }
 
-/// Says why a check could not be made, which is not a success.
+/// Prints why a check could not run, and returns `Violated`.
 pub fn failed(error: &dyn std::error::Error) -> Verdict {
     let _ = writeln!(std::io::stderr(), "{error}");
     Verdict::Violated
 }
 
-/// One line that is written over as long as somebody is watching, and else a line now and then.
+/// A line of progress: overwritten in place on a terminal, elsewhere a new line every five seconds.
 #[derive(Debug)]
 pub struct Progress {
     begun: Instant,
-    told: Option<Instant>,
+    printed: Option<Instant>,
     overwrite: bool,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { begun: Instant::now(), told: None, overwrite: std::io::stderr().is_terminal() }
+        Self { begun: Instant::now(), printed: None, overwrite: std::io::stderr().is_terminal() }
     }
 }
 
 impl Progress {
-    /// How long it has been going on.
+    /// Returns the time since the start of the check.
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// Says where the check stands, unless that was said just now.
-    pub fn say(&mut self, where_it_stands: impl FnOnce() -> String) {
+    /// Prints the progress of the check, unless the last line is recent.
+    pub fn say(&mut self, progress: impl FnOnce() -> String) {
         let pause = Duration::from_millis(if self.overwrite { 250 } else { 5_000 });
-        if self.told.is_some_and(|told| told.elapsed() < pause) {
+        if self.printed.is_some_and(|printed| printed.elapsed() < pause) {
             return;
         }
-        self.told = Some(Instant::now());
-        let line = format!("{:>5} s  {}", self.elapsed().as_secs(), where_it_stands());
-        // Nobody may be listening.
+        self.printed = Some(Instant::now());
+        let line = format!("{:>5} s  {}", self.elapsed().as_secs(), progress());
+        // A failed write to stderr does not fail the check.
         let _ = if self.overwrite {
             write!(std::io::stderr(), "\r\x1b[2K{line}")
         } else {
@@ -70,20 +70,20 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.overwrite && self.told.is_some() {
+        if self.overwrite && self.printed.is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[2K");
         }
     }
 }
 
-/// A table of text, its columns as wide as they need be. Written as Markdown, so that it can go into a document.
+/// A table in Markdown, so that it can be pasted into a document. Each column is as wide as its widest cell.
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with these columns.
+    /// Creates a table with these columns.
     pub fn new<const N: usize>(columns: [&str; N]) -> Self {
         Self { rows: vec![columns.map(str::to_owned).to_vec()] }
     }
@@ -114,7 +114,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A count as people read it: `8,123,456`.
+/// Formats a count with separators: `8,123,456`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
@@ -127,7 +127,7 @@ pub fn grouped(count: u64) -> String {
     text
 }
 
-/// Writes to standard output. Whoever has closed it does not want to know.
+/// Prints a text on standard output. A failed write is ignored: the exit code has the result.
 pub fn print(text: &impl fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_is_as_wide_as_its_widest_cells() {
+    fn a_column_is_as_wide_as_its_widest_cell() {
         let mut table = Table::new(["what", "n"]);
         table.row(["a long one".to_owned(), grouped(1_234_567)]);
         assert_eq!(

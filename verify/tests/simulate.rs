@@ -1,4 +1,4 @@
-//! The simulation itself: it is repeatable, the code holds under it, and it finds injected bugs.
+//! Tests of the simulation: it is repeatable, the first seeds violate nothing, and it finds injected bugs.
 
 use shared::domain::bug::Bug;
 use verify::{
@@ -8,7 +8,7 @@ use verify::{
 };
 
 #[test]
-fn the_same_seed_twice_gives_the_same_bytes_of_history() {
+fn two_runs_of_one_seed_have_the_same_history() {
     let history = |_| run(4, None, true).unwrap().history.into_bytes();
     let [first, second] = [0, 1].map(history);
     assert!(first.len() > 10_000, "a history of {} bytes", first.len());
@@ -16,13 +16,13 @@ fn the_same_seed_twice_gives_the_same_bytes_of_history() {
 }
 
 #[test]
-fn no_invariant_is_violated_in_the_first_seeds() {
+fn no_invariant_is_violated_in_the_first_twelve_seeds() {
     let sum = sweep(1, 12, None, &mut Progress::default());
     assert!(sum.failing.is_empty(), "{:#?}", sum.failing);
     assert_eq!(sum.seeds, 12);
 }
 
-/// The one that no model of the domain can see: it is about what ECS does.
+/// The model cannot find this bug, because it does not include ECS.
 #[test]
 fn a_fresh_token_per_call_of_run_task_is_found_within_forty_seeds() {
     let found = found_by_simulation(Bug::FreshRunTaskToken, 40).unwrap();
@@ -30,7 +30,7 @@ fn a_fresh_token_per_call_of_run_task_is_found_within_forty_seeds() {
 }
 
 #[test]
-fn a_seat_that_is_only_read_is_found_in_the_first_seeds() {
+fn a_register_player_that_only_reads_the_seat_is_found_within_five_seeds() {
     let found = found_by_simulation(Bug::ReadOnlySeat, 5).unwrap();
     assert!(found.law.starts_with("I2"), "{found:?}");
 }

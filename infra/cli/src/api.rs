@@ -1,4 +1,4 @@
-//! OWMM's HTTP contract from the caller's side: paths, tries, pages, and what an answer means.
+//! Client of OWMM's HTTP contract: paths, retries, pages, and the meaning of an answer.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,16 @@ use crate::{
     sign::{Signer, causes, is_loopback},
 };
 
-/// Tries of one call, and how long they may wait for each other in all.
+/// Attempts of one call.
 const TRIES: u32 = 5;
+/// Pauses between the attempts of one call, at most in total.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pages of one listing: 100 servers each, and a pool has at most 10,000 that live. More would be a loop.
+/// Pages of one listing at most. A page has 100 servers and a pool at most 10,000 live ones, so more pages mean a loop.
 const PAGES: usize = 1_000;
-/// What a path segment may hold as it is: RFC 3986's unreserved characters, as a signature wants it.
+/// Characters that are percent-encoded in a path segment: all but RFC 3986's unreserved ones, as a signature requires.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// OWMM's API.
+/// A client of OWMM's API.
 #[derive(Debug)]
 pub(crate) struct Api {
     http: Client,
@@ -34,28 +35,30 @@ pub(crate) struct Api {
     verbose: bool,
 }
 
-/// A success.
+/// An answer with a success status.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// The body; null if there is none.
     pub(crate) body: Value,
-    /// The API's time, so that ages are right on a machine whose clock is not.
+    /// The API's time, so that ages are right even if this machine's clock is wrong.
     pub(crate) now: OffsetDateTime,
 }
 
 impl Api {
-    /// The API that the command line and the environment name.
+    /// Creates a client for the URL and the credentials of the command line and the environment.
     pub(crate) async fn new(global: &Global) -> Result<Self, Failure> {
         let url = base(global.url.as_deref())?;
         let mut http = Client::builder()
             .user_agent(concat!("owmm/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(5))
-            // A signature is for one host: what it leads to elsewhere is not ours to send it to.
+            // A signature is made for one host and must not be sent to another one.
             .redirect(redirect::Policy::none());
         if is_loopback(&url) {
             http = http.no_proxy();
         }
-        let http = http.build().map_err(|error| Failure::Usage(format!("no HTTP client: {}", causes(&error))))?;
+        let http = http
+            .build()
+            .map_err(|error| Failure::Usage(format!("cannot create an HTTP client: {}", causes(&error))))?;
         let signer = Signer::new(global, &url).await?;
         if global.verbose {
             say(&format!("signing for the region {}", signer.region()));
@@ -70,22 +73,22 @@ impl Api {
         })
     }
 
-    /// The same, where the caller tries again anyway.
-    pub(crate) fn impatient(self) -> Self {
+    /// Turns retries off, for a caller that repeats the call anyway.
+    pub(crate) fn without_retries(self) -> Self {
         Self { tries: 1, ..self }
     }
 
-    /// Reads.
+    /// Sends a GET request.
     pub(crate) async fn get(&self, path: &[&str]) -> Result<Answer, Failure> {
         self.call(Method::GET, path, None, None).await
     }
 
-    /// Calls.
+    /// Sends a request with an optional JSON body.
     pub(crate) async fn send(&self, method: Method, path: &[&str], body: Option<&Value>) -> Result<Answer, Failure> {
         self.call(method, path, None, body).await
     }
 
-    /// Every server of a pool, over all pages.
+    /// Reads all pages of a pool's servers. Returns the servers, and the API's time at the last page.
     pub(crate) async fn servers(&self, pool: &str) -> Result<(Vec<Value>, OffsetDateTime), Failure> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
@@ -93,13 +96,13 @@ impl Api {
             let query = after.as_deref().map(|after| ("after", after));
             let mut page = self.call(Method::GET, &["pools", pool, "servers"], query, None).await?;
             let servers = page.body.get_mut("servers").and_then(Value::as_array_mut).map(std::mem::take);
-            all.extend(servers.ok_or_else(|| not_owmm("`servers` is missing"))?);
+            all.extend(servers.ok_or_else(|| not_owmm("a page of servers has no `servers`"))?);
             match page.body.get("next").and_then(Value::as_str) {
                 Some(next) => after = Some(next.to_owned()),
                 None => return Ok((all, page.now)),
             }
         }
-        Err(not_owmm("the pages do not end"))
+        Err(not_owmm("the listing of servers has too many pages"))
     }
 
     async fn call(
@@ -124,7 +127,7 @@ impl Api {
                 return Err(Failure::Problem(Box::new(problem)));
             }
             if self.verbose {
-                say(&format!("{}: asking again in {} s", problem.status, pause.as_secs()));
+                say(&format!("{}: retrying in {} s", problem.status, pause.as_secs()));
             }
             tokio::time::sleep(pause).await;
         }
@@ -142,7 +145,7 @@ impl Api {
         Url::parse(&url).map_err(|error| Failure::Usage(format!("`{url}` is not a URL: {error}")))
     }
 
-    /// One try.
+    /// Sends a request once.
     async fn once(&self, method: &Method, url: &Url, body: &[u8]) -> Result<Result<Answer, Problem>, Failure> {
         let begun = Instant::now();
         let mut request = self.http.request(method.clone(), url.clone()).timeout(self.timeout);
@@ -165,7 +168,7 @@ impl Api {
         let base = &self.base;
         Failure::Unknown(if error.is_connect() {
             format!(
-                "{base} cannot be reached: {}.\n  hint: is `--url` (or OWMM_URL) right, and is it up?",
+                "{base} cannot be reached: {}.\n  hint: check the URL in `--url` or OWMM_URL, and that the API runs",
                 causes(error)
             )
         } else if error.is_timeout() {
@@ -175,7 +178,7 @@ impl Api {
             )
         } else {
             format!(
-                "the answer of {base} is lost: {}. Whether the call took effect is unknown. It may be repeated.",
+                "the answer of {base} was lost: {}. Whether the call took effect is unknown. It may be repeated.",
                 causes(error)
             )
         })
@@ -210,33 +213,35 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn not_owmm(why: &str) -> Failure {
-    Failure::Unknown(format!("that is not an answer of OWMM's: {why}.\n  hint: is `--url` (or OWMM_URL) right?"))
+    Failure::Unknown(format!(
+        "the response is not an answer of OWMM's API: {why}.\n  hint: check the URL in `--url` or OWMM_URL"
+    ))
 }
 
-/// Where the API is.
+/// Parses and validates the API's URL.
 fn base(said: Option<&str>) -> Result<Url, Failure> {
     let said = said.filter(|said| !said.is_empty()).ok_or_else(|| {
-        let why = "there is no API to ask.\n  hint: give its URL with `--url` or in OWMM_URL: on AWS the HTTP API's, \
-                   https://ID.execute-api.REGION.amazonaws.com; of the local stack what it prints after `ready`, \
-                   http://127.0.0.1:9000 unless told otherwise";
+        let why = "the API's URL is missing.\n  hint: give it with `--url` or in OWMM_URL: on AWS the URL of the HTTP \
+                   API, https://ID.execute-api.REGION.amazonaws.com; for the local stack the URL that it prints after \
+                   `ready`, by default http://127.0.0.1:9000";
         Failure::Usage(why.to_owned())
     })?;
-    let wrong = |why: &str| Failure::Usage(format!("the API's URL `{said}` does not do: {why}"));
+    let wrong = |why: &str| Failure::Usage(format!("the API's URL `{said}` cannot be used: {why}"));
     let url = Url::parse(said).map_err(|error| wrong(&error.to_string()))?;
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("it must be scheme, host, and perhaps port and stage, and nothing else"));
+        return Err(wrong("it may only have a scheme, a host, a port and a stage"));
     }
     match url.scheme() {
         "https" => Ok(url),
         "http" if is_loopback(&url) => Ok(url),
         "http" => {
-            Err(wrong("http is for this machine only; the session token would be readable on the way: use https"))
+            Err(wrong("http is allowed for this machine only, because it would expose the session token: use https"))
         }
         _ => Err(wrong("it must begin with https://")),
     }
 }
 
-/// The body of a call that has one optional number.
+/// Returns the body of a call with one optional number; none without the number.
 pub(crate) fn optional(name: &str, value: Option<u32>) -> Option<Value> {
     value.map(|value| json!({ name: value }))
 }
@@ -247,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_goes_over_https_or_stays_on_this_machine() {
+    fn a_url_must_be_https_or_on_loopback() {
         for good in ["https://x.execute-api.eu-west-1.amazonaws.com/prod/", "http://127.0.0.1:9000", "http://[::1]:1"] {
             assert!(base(Some(good)).is_ok(), "{good}");
         }
@@ -257,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_url_the_error_says_what_to_do() {
+    fn a_missing_url_is_an_error_that_names_the_option_and_the_variable() {
         for nothing in [None, Some("")] {
             let error = base(nothing).unwrap_err().to_string();
             assert!(error.contains("--url") && error.contains("OWMM_URL") && error.contains("ready"), "{error}");

@@ -1,20 +1,20 @@
-//! Whether it shall really be done: asked on a terminal, or said with `--yes`.
+//! The confirmation before a change: asked on a terminal, or given with `--yes`.
 
 use std::io::{self, IsTerminal, Write};
 
 use crate::{args::Yes, failure::Failure};
 
-/// That there is somebody to ask, or nobody needs to be asked. Checked before anything else is done.
+/// Fails if the command must ask and there is no terminal to ask on. Checked before anything else is done.
 pub(crate) fn possible(yes: &Yes) -> Result<(), Failure> {
     if yes.yes || (io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(());
     }
-    let why = "this asks before it does anything, and there is no terminal to ask on. Nothing was done.\n  hint: `--yes` \
-               does it without asking";
+    let why = "this command asks for confirmation, and there is no terminal to ask on. Nothing was done.\n  hint: add \
+               `--yes` to do it without asking";
     Err(Failure::Unconfirmed(why.to_owned()))
 }
 
-/// Asks. Everything but yes is no.
+/// Asks `what` on stderr and reads the answer from stdin. Every answer but `y` and `yes` is a no.
 pub(crate) fn sure(what: &str) -> Result<(), Failure> {
     let mut stderr = io::stderr();
     write!(stderr, "{what} [y/N] ").and_then(|()| stderr.flush()).map_err(Failure::Output)?;

@@ -1,4 +1,4 @@
-//! What each command asks of the API, and what it says of the answer.
+//! The requests and the output of each command.
 
 use std::{io::Read, path::Path};
 
@@ -17,52 +17,52 @@ use crate::{
     watch::watch,
 };
 
-/// Does what was asked for.
+/// Runs one command against the API.
 pub(crate) async fn run(global: &Global, command: Command) -> Result<(), Failure> {
     let api = Api::new(global).await?;
     let json = global.json;
     match command {
-        Command::Pools { watch } => looked(api, watch, json, async |api| pools(api).await).await,
+        Command::Pools { watch } => once_or_repeated(api, watch, json, async |api| pools(api).await).await,
         Command::Servers { pool, watch } => {
-            looked(api, watch, json, async |api| servers(api, pool.as_deref()).await).await
+            once_or_repeated(api, watch, json, async |api| servers(api, pool.as_deref()).await).await
         }
-        Command::Pool(PoolCommand::Show { pool }) => pool_view(&api.get(&["pools", &pool]).await?).told(json),
+        Command::Pool(PoolCommand::Show { pool }) => pool_view(&api.get(&["pools", &pool]).await?).print(json),
         Command::Pool(PoolCommand::Set { pool, patches, file, dry_run, yes }) => {
             let changes = Changes { patches, file: file.as_deref().map(read).transpose()?, dry_run, yes };
             set(&api, &pool, changes, json).await
         }
         Command::Server(ServerCommand::Show { server }) => {
-            server_view(&api.get(&["servers", &server]).await?).told(json)
+            server_view(&api.get(&["servers", &server]).await?).print(json)
         }
         Command::Server(ServerCommand::Drain { server, deadline, yes }) => {
-            drain(&api, &server, deadline, yes).await?.told(json)
+            drain(&api, &server, deadline, yes).await?.print(json)
         }
         Command::Player(PlayerCommand::Show { player }) => {
-            player_view(&api.get(&["players", &player]).await?).told(json)
+            player_view(&api.get(&["players", &player]).await?).print(json)
         }
         Command::Player(PlayerCommand::Release { player, yes }) => release(&api, &player, yes, json).await,
-        Command::Launch { pool, at_least, yes } => launch(&api, &pool, at_least, yes).await?.told(json),
-        Command::Pause { pool, seconds, yes } => pause(&api, &pool, seconds, yes).await?.told(json),
+        Command::Launch { pool, at_least, yes } => launch(&api, &pool, at_least, yes).await?.print(json),
+        Command::Pause { pool, seconds, yes } => pause(&api, &pool, seconds, yes).await?.print(json),
         Command::Resume { pool } => {
             let answer = api.send(Method::POST, &["pools", &pool, "resume"], None).await?;
-            let text = format!("{pool}: launching goes on\n");
-            View { json: answer.body, text }.told(json)
+            let text = format!("{pool}: launching is on\n");
+            View { json: answer.body, text }.print(json)
         }
-        // Is done without an API.
+        // `main` has handled this command, which needs no API.
         Command::Completion { .. } => Ok(()),
     }
 }
 
-/// Shows a view once, or again and again.
-async fn looked(
+/// Prints a view once, or at every interval of `--watch`.
+async fn once_or_repeated(
     api: Api,
-    again: Watch,
+    repeat: Watch,
     json: bool,
-    look: impl AsyncFn(&Api) -> Result<View, Failure>,
+    fetch: impl AsyncFn(&Api) -> Result<View, Failure>,
 ) -> Result<(), Failure> {
-    let Some(every) = again.every() else { return look(&api).await?.told(json) };
-    let api = api.impatient();
-    watch(every, json, async || look(&api).await).await
+    let Some(every) = repeat.every() else { return fetch(&api).await?.print(json) };
+    let api = api.without_retries();
+    watch(every, json, async || fetch(&api).await).await
 }
 
 fn entries<'a>(of: &'a Value, name: &str) -> &'a [Value] {
@@ -73,7 +73,7 @@ fn number(of: &Value, name: &str) -> i64 {
     of.get(name).and_then(Value::as_i64).unwrap_or_default()
 }
 
-/// A table, or the word for none.
+/// Formats a table, or the text `none` if it has no rows.
 fn table_or_none(heading: &[&str], numbers: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
     if rows.is_empty() { format!("{none}\n") } else { table(heading, numbers, rows) }
 }
@@ -96,13 +96,13 @@ async fn pools(api: &Api) -> Result<View, Failure> {
             field(settings, "rollout"),
         ]
     });
-    let heading = ["POOL", "SERVERS", "CAPACITY", "HEADROOM", "LAUNCHING", "BUILD", "BUILD", "ROLLOUT"];
+    let heading = ["POOL", "SERVERS", "CAPACITY", "HEADROOM", "LAUNCHING", "TASK DEFINITION", "BUILD", "ROLLOUT"];
     let numbers = ["SERVERS", "CAPACITY", "HEADROOM", "BUILD"];
     let text = table_or_none(&heading, &numbers, rows.collect(), "no pool is configured");
     Ok(View { json: body, text })
 }
 
-/// Whether servers are started, and if not, why and how long.
+/// Describes whether the pool is launching, and if not, why and for how long.
 fn launching(pool: &Value, now: OffsetDateTime) -> String {
     let failed = number(pool, "failedLaunches");
     let by_operator = &pool["operatorPause"];
@@ -130,7 +130,7 @@ fn pool_view(Answer { body, now }: &Answer) -> View {
     View { json: body.clone(), text: list(&rows) }
 }
 
-/// How a pool shall be.
+/// What `pool set` changes, and whether it asks.
 struct Changes {
     patches: Vec<Patch>,
     file: Option<Map<String, Value>>,
@@ -138,7 +138,7 @@ struct Changes {
     yes: Yes,
 }
 
-/// A file of settings; `-` is stdin.
+/// Reads settings from a JSON file; `-` is stdin.
 fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
     let wrong = |why: String| Failure::Usage(format!("`--file {}`: {why}", path.display()));
     let text = if path == Path::new("-") {
@@ -150,12 +150,12 @@ fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
     let text = text.map_err(|error| wrong(error.to_string()))?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(settings)) => Ok(settings),
-        Ok(_) => Err(wrong("it must be one JSON object, the settings".to_owned())),
+        Ok(_) => Err(wrong("it must be one JSON object with the settings".to_owned())),
         Err(error) => Err(wrong(json::in_words(&error))),
     }
 }
 
-/// The pool's settings, if there is such a pool.
+/// Returns the pool's settings; none if the pool does not exist.
 async fn current(api: &Api, pool: &str) -> Result<Option<Map<String, Value>>, Failure> {
     match api.get(&["pools", pool]).await {
         Ok(answer) => Ok(answer.body.get("settings").and_then(Value::as_object).cloned()),
@@ -182,29 +182,33 @@ async fn set(api: &Api, pool: &str, changes: Changes, json: bool) -> Result<(), 
         say(table(&["SETTING", "IS", "WOULD BE"], &[], rows).trim_end());
     }
     if changes.dry_run {
-        return View { json: new.into(), text: format!("{pool} is left as it is\n") }.told(json);
+        return View { json: new.into(), text: format!("{pool} is unchanged\n") }.print(json);
     }
     if same {
         let Answer { body, .. } = api.get(&["pools", pool]).await?;
-        return View { json: body, text: format!("{pool} has these settings already\n") }.told(json);
+        return View { json: body, text: format!("{pool} already has these settings\n") }.print(json);
     }
     if !changes.yes.yes {
-        ask::sure(&format!("Set `{pool}` so?"))?;
-        // Settings are sent whole: what another operator has set while this one was asked would be undone unseen.
+        ask::sure(&format!("Apply these settings to `{pool}`?"))?;
+        // The request replaces all settings, so it would silently undo what another operator set during the question.
         if current(api, pool).await? != old {
-            let why = format!("somebody else has set `{pool}` meanwhile; nothing was done.\n  hint: look again");
+            let why = format!(
+                "another operator has changed `{pool}` in the meantime; nothing was done.\n  hint: repeat the command, \
+                 which shows the new difference"
+            );
             return Err(Failure::Stale(why));
         }
     }
     let Answer { body, .. } = api.send(Method::PUT, &["pools", pool], Some(&new.into())).await?;
-    View { json: body, text: format!("{pool} is set, in force within ten seconds\n") }.told(json)
+    View { json: body, text: format!("{pool} is set; all functions use the new settings within ten seconds\n") }
+        .print(json)
 }
 
 async fn launch(api: &Api, pool: &str, at_least: u32, yes: Yes) -> Result<View, Failure> {
     ask::possible(&yes)?;
     if !yes.yes {
         let live = number(&api.get(&["pools", pool]).await?.body, "liveServers");
-        ask::sure(&format!("{live} servers of `{pool}` live. Start as many as it takes for {at_least} to live?"))?;
+        ask::sure(&format!("`{pool}` has {live} live servers. Start servers until it has at least {at_least}?"))?;
     }
     let mut started = Vec::new();
     loop {
@@ -212,19 +216,20 @@ async fn launch(api: &Api, pool: &str, at_least: u32, yes: Yes) -> Result<View, 
             api.send(Method::POST, &["pools", pool, "launch"], optional("atLeast", Some(at_least)).as_ref()).await;
         let answer = sent.inspect_err(|_| {
             if !started.is_empty() {
-                say(&format!("Before this, {} were started: {}", started.len(), text(&started.clone().into())));
+                let ids = text(&started.clone().into());
+                say(&format!("{} servers were started before the error below: {ids}", started.len()));
             }
         })?;
         let now = entries(&answer.body, "started");
         started.extend_from_slice(now);
         let (live, missing) = (number(&answer.body, "liveServers"), number(&answer.body, "missing"));
-        // One call starts so many at most. One that has started none has said all that it can.
+        // One call starts a limited number of servers. A call that started none ends the loop.
         if missing > 0 && !now.is_empty() {
             continue;
         }
         let lines = started.iter().map(|server| format!("started {}\n", text(server))).collect::<String>();
-        let wanting = if missing > 0 { format!(", {missing} are wanting: ask again") } else { String::new() };
-        let text = format!("{lines}{pool}: {live} servers live{wanting}\n");
+        let wanting = if missing > 0 { format!(", {missing} missing: repeat the command") } else { String::new() };
+        let text = format!("{lines}{pool}: {live} live servers{wanting}\n");
         return Ok(View { json: json!({ "started": started, "liveServers": live, "missing": missing }), text });
     }
 }
@@ -234,11 +239,11 @@ async fn pause(api: &Api, pool: &str, seconds: Option<u32>, yes: Yes) -> Result<
         seconds.map_or_else(|| "until it is resumed".to_owned(), |seconds| format!("for {}", long(seconds.into())));
     ask::possible(&yes)?;
     if !yes.yes {
-        ask::sure(&format!("Start no more servers for `{pool}` {long}?"))?;
+        ask::sure(&format!("Pause the launches of `{pool}` {long}?"))?;
     }
     let body = optional("seconds", seconds);
     let answer = api.send(Method::POST, &["pools", pool, "pause"], body.as_ref()).await?;
-    let text = format!("{pool}: no server is started {long}\n");
+    let text = format!("{pool}: launching is paused {long}\n");
     Ok(View { json: answer.body, text })
 }
 
@@ -258,7 +263,7 @@ async fn servers(api: &Api, pool: Option<&str>) -> Result<View, Failure> {
         for mut server in servers {
             rows.push(server_row(&name, &server, now));
             if let Some(server) = server.as_object_mut() {
-                // As `GET /servers/{serverId}` has it: a listing's servers do not say.
+                // Servers of a listing lack the pool; `GET /servers/{serverId}` has it under this name.
                 server.insert("pool".to_owned(), name.as_str().into());
             }
             all.push(server);
@@ -337,7 +342,7 @@ fn server_view(Answer { body, now }: &Answer) -> View {
         ]
     });
     let heading = ["PLAYER", "STATE", "LIVE", "EXPIRES", "PLACEMENT"];
-    let claims = table_or_none(&heading, &[], claims.collect(), "nobody holds a slot on it");
+    let claims = table_or_none(&heading, &[], claims.collect(), "no player holds a slot on this server");
     let rows = rows.map(|(name, value)| (name.to_owned(), value));
     View { json: body.clone(), text: format!("{}\n{claims}", list(&rows)) }
 }
@@ -347,16 +352,16 @@ async fn drain(api: &Api, server: &str, deadline: Option<u32>, yes: Yes) -> Resu
     if !yes.yes {
         let is = api.get(&["servers", server]).await?.body;
         let end = match deadline {
-            Some(0) => "at once, with whoever is inside".to_owned(),
+            Some(0) => "at once, even with players connected".to_owned(),
             Some(seconds) => {
-                format!("once it is empty, in {} at the latest, with whoever is inside then", long(seconds.into()))
+                format!("once it is empty, or after {} even with players connected", long(seconds.into()))
             }
             None => "once it is empty".to_owned(),
         };
         let (pool, state) = (field(&is, "pool"), field(&is, "state"));
         let (connected, reserved) = (field(&is, "connected"), field(&is, "reserved"));
         say(&format!("{server} of `{pool}` is {state}: {connected} connected, {reserved} reserved."));
-        ask::sure(&format!("Drain it: nobody new comes, and it is stopped {end}?"))?;
+        ask::sure(&format!("Drain it, so that it accepts no new players and is stopped {end}?"))?;
     }
     let body = optional("deadlineSeconds", deadline);
     let Answer { body, now } = api.send(Method::POST, &["servers", server, "drain"], body.as_ref()).await?;
@@ -376,7 +381,7 @@ fn player_view(Answer { body, now }: &Answer) -> View {
     let held = if claim.is_null() { "nothing".to_owned() } else { field(claim, "state") };
     let rows = [
         ("player", field(body, "player")),
-        ("is", whereabouts(body)),
+        ("is", location(body)),
         ("seat", field(seat, "state")),
         ("seat's pool", field(seat, "pool")),
         ("seat's server", field(seat, "server")),
@@ -390,16 +395,16 @@ fn player_view(Answer { body, now }: &Answer) -> View {
     View { json: body.clone(), text: list(&rows.map(|(name, value)| (name.to_owned(), value))) }
 }
 
-/// What seat and claim come to: only where they agree is the player anywhere.
-fn whereabouts(player: &Value) -> String {
+/// Describes where a player is: the server of the seat, if that server's ledger has a live claim that matches the seat.
+fn location(player: &Value) -> String {
     let (seat, claim) = (&player["seat"], &player["claim"]);
     let server = field(seat, "server");
     let held = claim["live"] == true && claim["placement"] == seat["placement"] && claim["state"] == seat["state"];
     match seat["state"].as_str() {
-        Some("void") => "nowhere".to_owned(),
-        Some("connected") if held => format!("inside {server}"),
-        Some("reserved") if held => format!("on the way to {server}"),
-        _ => format!("nowhere: the seat names {server}, which holds nothing that counts"),
+        Some("void") => "on no server".to_owned(),
+        Some("connected") if held => format!("connected to {server}"),
+        Some("reserved") if held => format!("reserved on {server}"),
+        _ => format!("on no server: the seat names {server}, which has no live claim that matches it"),
     }
 }
 
@@ -407,9 +412,9 @@ async fn release(api: &Api, player: &str, yes: Yes, json: bool) -> Result<(), Fa
     ask::possible(&yes)?;
     if !yes.yes {
         let is = api.get(&["players", player]).await?.body;
-        ask::sure(&format!("{player} is {}. Release?", whereabouts(&is)))?;
+        ask::sure(&format!("{player} is {}. Release the player?", location(&is)))?;
     }
     api.send(Method::DELETE, &["players", player], None).await?;
-    // The API answers without a body, and a script gets what the API answers.
-    if json { Ok(()) } else { crate::show::out(&format!("nothing holds {player}\n")) }
+    // The API answers without a body, so `--json` prints nothing.
+    if json { Ok(()) } else { crate::show::out(&format!("{player} is released\n")) }
 }

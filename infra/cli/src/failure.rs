@@ -1,4 +1,4 @@
-//! Why a command did not do what it was told, and the exit code that says so.
+//! Errors of a command and their exit codes.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -11,26 +11,26 @@ use serde_json::Value;
 
 use crate::terminal::plain;
 
-/// Why a command did not do what it was told.
+/// An error that ends a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The command line, the environment or a file does not do.
+    /// The command line, the environment, a file or the AWS credentials are not usable.
     #[error("{0}")]
     Usage(String),
-    /// The API has said no, or that it does not know.
+    /// The API answered with an error: a refusal, or a failure whose outcome is unknown.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// What the command was to change has changed meanwhile.
+    /// Another operator changed the same pool before this command did.
     #[error("{0}")]
     Stale(String),
-    /// No answer, or one that is not OWMM's: whether anything happened is unknown.
+    /// No answer, or one that is not OWMM's: whether the call took effect is unknown.
     #[error("{0}")]
     Unknown(String),
-    /// Nobody has confirmed it.
+    /// The command was not confirmed.
     #[error("{0}")]
     Unconfirmed(String),
-    /// The terminal or the pipe does not take what is to be said.
-    #[error("the output cannot be written: {0}")]
+    /// The runtime did not start, or reading from or writing to the terminal or pipe failed.
+    #[error("terminal, pipe or runtime failed: {0}")]
     Output(io::Error),
 }
 
@@ -45,12 +45,12 @@ impl Failure {
         }
     }
 
-    /// Whether the same command comes to the same end as long as nobody changes anything.
+    /// Whether repeating the same command fails the same way as long as nothing else changes.
     pub(crate) fn is_for_good(&self) -> bool {
         self.code() < 3
     }
 
-    /// How long the API asks to be left alone.
+    /// Returns the pause that the API's `Retry-After` requests; zero if there is none.
     pub(crate) fn retry_after(&self) -> Duration {
         match self {
             Self::Problem(problem) => problem.retry_after.unwrap_or_default(),
@@ -58,10 +58,10 @@ impl Failure {
         }
     }
 
-    /// Tells it on stderr, and is the exit code.
-    pub(crate) fn told(&self, json: bool) -> ExitCode {
+    /// Prints the error on stderr and returns the exit code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
         let text = match self {
-            // `owmm servers | head`: who reads has seen enough.
+            // `owmm servers | head`: `head` closes the pipe after ten lines, which is no failure.
             Self::Output(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Self::Problem(problem) if json && problem.body.is_object() => problem.body.to_string(),
             other => format!("error: {other}"),
@@ -71,21 +71,21 @@ impl Failure {
     }
 }
 
-/// A line for the person at the terminal. If stderr is gone, so is the person.
+/// Prints a line on stderr. A failed write is ignored: there is no other place to report it.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// An answer of the API that is no success.
+/// An answer of the API with an error status.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     /// HTTP status.
     pub(crate) status: u16,
-    /// The whole answer; null if it is not JSON.
+    /// The body; null if it is not JSON.
     pub(crate) body: Value,
-    /// The request's id, from the answer or from API Gateway's header.
+    /// The request's id, from the body or from API Gateway's header.
     pub(crate) request: Option<String>,
-    /// What `Retry-After` says.
+    /// The `Retry-After` header.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -94,28 +94,30 @@ impl Problem {
         self.body.get(name)?.as_str()
     }
 
-    /// The stable code; none where the answer is API Gateway's own.
+    /// Returns the stable problem code; none if the answer is API Gateway's own.
     pub(crate) fn code(&self) -> Option<&str> {
         self.text("code")
     }
 
-    /// Whether the API has decided, so that nothing has happened.
+    /// Whether the API refused the call, so that it changed nothing.
     fn is_refusal(&self) -> bool {
         (400..500).contains(&self.status) || matches!(self.code(), Some("launch_paused" | "pool_full"))
     }
 
-    /// Whether the same call may succeed in a moment. A pause is not over in a moment, nor is a full pool.
+    /// Whether the same call may succeed within seconds. A paused launch or a full pool lasts longer.
     pub(crate) fn is_temporary(&self) -> bool {
         self.status == 429 || (self.status == 503 && matches!(self.code(), None | Some("busy")))
     }
 
-    /// The command that helps.
+    /// Returns the command that helps.
     fn hint(&self) -> Option<&'static str> {
         match (self.code()?, self.status) {
             ("launch_paused", _) => Some("`owmm pool show POOL` says why, `owmm resume POOL` ends the pause."),
-            ("at_maximum", _) => Some("`owmm pool set POOL maxServers=N` changes how many there may be."),
-            ("player_inside", _) => Some("`owmm server drain SERVER --deadline 0` is that drain."),
-            ("unknown_pool", _) => Some("`owmm pools` lists them, `owmm pool set POOL ...` makes one."),
+            ("at_maximum", _) => Some("`owmm pool set POOL maxServers=N` changes the limit of live servers."),
+            ("player_inside", _) => {
+                Some("`owmm server drain SERVER --deadline 0` stops that server and frees its players.")
+            }
+            ("unknown_pool", _) => Some("`owmm pools` lists the pools, `owmm pool set POOL ...` creates one."),
             _ => None,
         }
     }
@@ -123,13 +125,13 @@ impl Problem {
 
 impl Display for Problem {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let title = self.text("title").unwrap_or("the API answers with an error");
+        let title = self.text("title").unwrap_or("the API answered with an error");
         write!(f, "{} ({}", plain(title), self.status)?;
         if let Some(code) = self.code() {
             write!(f, " {}", plain(code))?;
         }
         f.write_str(")")?;
-        // API Gateway's own answers have a `message`, and nothing else.
+        // API Gateway's own answers have a `message` and no `detail`.
         if let Some(detail) = self.text("detail").or_else(|| self.text("message")) {
             write!(f, "\n  {}", plain(detail))?;
         }
@@ -137,7 +139,10 @@ impl Display for Problem {
             write!(f, "\n  request {}", plain(request))?;
         }
         if self.status == 403 {
-            f.write_str("\n  hint: the identity needs execute-api:Invoke on this route, and the request must be signed for the API's region")?;
+            f.write_str(
+                "\n  hint: the AWS identity needs execute-api:Invoke on this route, and the request must be signed for \
+                 the API's region",
+            )?;
         } else if let Some(hint) = self.hint() {
             write!(f, "\n  hint: {hint}")?;
         }

@@ -1,6 +1,7 @@
-//! What is wrong with a JSON text, in words.
+//! Readable errors for invalid JSON.
 
-/// Why a text is no JSON, in words. `serde_json`'s own are for programmers where they are translated here.
+/// Explains why a text is not valid JSON, with line and column. Replaces the messages of `serde_json` that only a
+/// programmer understands, and keeps the others.
 pub(crate) fn in_words(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
@@ -28,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_json_is_said_in_words_with_the_place() {
+    fn the_error_for_invalid_json_has_a_reason_and_a_position() {
         for (text, says) in [
             ("", "expected a value, found the end of the text, at line 1, column 0"),
             ("{", "expected the rest of an object and its `}`, found the end of the text, at line 1, column 1"),

@@ -1,19 +1,21 @@
-//! `owmm`: the command line of OWMM's operators.
+//! `owmm`: OWMM's command line for operators.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `args` | what the user types |
+//! | `args` | the command line's grammar |
 //! | `api` | the HTTP contract: paths, retries, refusals |
 //! | `sign` | AWS credentials and signatures |
-//! | `commands` | what each command asks of the API, and what it says afterwards |
-//! | `settings` | a pool's settings: changes, and the difference that they make |
-//! | `json` | what is wrong with a JSON text, in words |
+//! | `commands` | the requests and the output of each command |
+//! | `settings` | a pool's settings: their names, changes to them, differences between them |
+//! | `json` | readable errors for invalid JSON |
 //! | `show` | tables, ages, values as text |
 //! | `terminal` | text that is safe on a terminal |
-//! | `watch` | the same view again and again |
-//! | `ask` | whether it shall really be done |
+//! | `watch` | `--watch`: repeats a view at an interval |
+//! | `ask` | the confirmation before a change |
+//! | `failure` | errors and exit codes |
 //!
-//! This crate knows OWMM by its HTTP contract alone and shares no code with it, so it cannot do what a script could not.
+//! This crate uses OWMM's HTTP contract alone and shares no code with OWMM, so a script can do everything that `owmm`
+//! does.
 
 mod api;
 mod args;
@@ -36,7 +38,7 @@ use crate::{
     failure::Failure,
 };
 
-/// The program.
+/// Runs the command line and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
@@ -50,12 +52,12 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.told(json),
+        Err(failure) => failure.report(json),
     }
 }
 
 fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
-    // Into memory first: the generator panics where it cannot write.
+    // The script goes to memory first, because the generator panics if a write fails.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "owmm", &mut script);
     show::out(&String::from_utf8_lossy(&script))

@@ -1,4 +1,4 @@
-//! `owmm`: OWMM's operators' command line.
+//! The program `owmm`: OWMM's command line for operators.
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -1,6 +1,6 @@
-//! A pool's settings as the contract has them: their names and kinds, changes to them, and what a change makes different.
+//! A pool's settings as openapi.yaml has them: their names and kinds, changes to them, and differences between them.
 //!
-//! Which values are in range, the API says.
+//! Ranges are not checked here: the API refuses a value that is out of range.
 
 use std::{fmt::Write, str::FromStr};
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::show::{NOTHING, text};
 
-/// What a setting is.
+/// The type of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Number,
@@ -17,12 +17,12 @@ enum Kind {
     List,
 }
 
-/// A setting.
+/// One setting, its type, its default and its help text.
 #[derive(Debug)]
 struct Setting {
     key: &'static str,
     kind: Kind,
-    /// What the API takes where nothing is said; empty if it is nothing.
+    /// The API's default; empty if there is none.
     default: &'static str,
     says: &'static str,
 }
@@ -31,32 +31,31 @@ const fn setting(key: &'static str, kind: Kind, default: &'static str, says: &'s
     Setting { key, kind, default, says }
 }
 
-/// Every setting of the contract. A test holds it against openapi.yaml.
+/// All settings of the contract. A test compares them with openapi.yaml.
 const SETTINGS: &[Setting] = &[
     setting("capacity", Kind::Number, "50", "slots of one server, 1-1000"),
-    setting("maxServers", Kind::Number, "100", "servers that may live at once, 1-10000"),
-    setting("concurrentLaunches", Kind::Number, "1", "servers that may be filling at once while they start, 1-16"),
+    setting("maxServers", Kind::Number, "100", "live servers of the pool at most, 1-10000"),
+    setting("concurrentLaunches", Kind::Number, "1", "starting servers that accept players at once, 1-16"),
     setting("headroom", Kind::Number, "0", "free slots to keep ready ahead of demand, 0-100000"),
     setting("idleSeconds", Kind::Number, "300", "how long a server may be empty before it is stopped, 1-86400"),
-    setting("reservationSeconds", Kind::Number, "60", "how long a slot is held for a player who is to come, 1-3600"),
+    setting("reservationSeconds", Kind::Number, "60", "how long a slot is reserved until the player connects, 1-3600"),
     setting("launchSeconds", Kind::Number, "120", "how long a server may take to register, 1-3600"),
-    setting("leaseSeconds", Kind::Number, "30", "how long a heartbeat keeps a server in use, 1-600"),
-    setting("rollout", Kind::Text, "lazy", "servers of an older build: lazy (go on until empty) or drain"),
+    setting("leaseSeconds", Kind::Number, "30", "how long a server stays in use after a heartbeat, 1-600"),
+    setting("rollout", Kind::Text, "lazy", "servers of an older build: lazy (run until empty) or drain"),
     setting("task.cluster", Kind::Text, "", "the ECS cluster"),
-    setting("task.taskDefinition", Kind::Text, "", "the build, with its revision, as in game-server:7"),
+    setting("task.taskDefinition", Kind::Text, "", "the ECS task definition with its revision, as in game-server:7"),
     setting("task.container", Kind::Text, "", "the container that gets the server's environment"),
-    setting("task.subnets", Kind::List, "", "subnets of the task, with commas between them"),
-    setting("task.securityGroups", Kind::List, "", "security groups of the task, with commas between them"),
+    setting("task.subnets", Kind::List, "", "subnets of the task, separated by commas"),
+    setting("task.securityGroups", Kind::List, "", "security groups of the task, separated by commas"),
     setting("task.assignPublicIp", Kind::Flag, "false", "whether the task gets a public address: true or false"),
-    setting("task.launchType", Kind::Text, "", "FARGATE or EC2; without it the cluster's strategy decides"),
-    setting("task.url", Kind::Text, "", "where servers reach OWMM"),
+    setting("task.launchType", Kind::Text, "", "FARGATE or EC2; by default the cluster's capacity provider strategy"),
+    setting("task.url", Kind::Text, "", "URL under which game servers reach OWMM"),
 ];
 
-/// The keys, for `--help`.
+/// Returns the list of keys for `--help`.
 pub(crate) fn help() -> String {
     let mut help =
-        "Keys (a pool that is new needs those of `task` without a default, but for subnets, securityGroups and \
-                    launchType):\n"
+        "Keys (a new pool needs all keys of `task` without a default, except subnets, securityGroups and launchType):\n"
             .to_owned();
     for Setting { key, default, says, .. } in SETTINGS {
         let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
@@ -77,11 +76,11 @@ impl Setting {
     }
 }
 
-/// `KEY=VALUE`: one setting as it shall be.
+/// `KEY=VALUE`: the new value of one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Patch {
     key: &'static str,
-    /// None goes back to the default.
+    /// The new value; none restores the default.
     value: Option<Value>,
 }
 
@@ -92,7 +91,7 @@ impl FromStr for Patch {
         let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE, as in capacity=60")?;
         let setting = SETTINGS.iter().find(|setting| setting.key == key).ok_or_else(|| {
             let keys = SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>().join(", ");
-            format!("there is no setting `{key}`; there are {keys}")
+            format!("there is no setting `{key}`; the settings are {keys}")
         })?;
         let value = if value.is_empty() { None } else { Some(setting.parse(value)?) };
         Ok(Self { key: setting.key, value })
@@ -100,7 +99,7 @@ impl FromStr for Patch {
 }
 
 impl Patch {
-    /// Changes the settings.
+    /// Applies the change to the settings.
     pub(crate) fn apply(&self, settings: &mut Map<String, Value>) {
         match self.key.split_once('.') {
             None => set(settings, self.key, self.value.clone()),
@@ -124,8 +123,8 @@ fn set(of: &mut Map<String, Value>, key: &str, value: Option<Value>) {
     };
 }
 
-/// Every setting with its value as text, in the order of the contract; what is not said has its default, what the
-/// contract does not have comes last.
+/// Returns every setting with its value as text, in the order of `SETTINGS`. A missing setting has its default, and
+/// settings that the contract does not have come last.
 pub(crate) fn all(settings: &Map<String, Value>) -> Vec<(String, String)> {
     let mut said = Map::new();
     flatten("", settings, &mut said);
@@ -150,7 +149,7 @@ fn flatten(prefix: &str, of: &Map<String, Value>, into: &mut Map<String, Value>)
     }
 }
 
-/// What is different: setting, value as it is, value as it would be.
+/// Returns the settings that differ, each as key, old value and new value.
 pub(crate) fn difference(old: Option<&Map<String, Value>>, new: &Map<String, Value>) -> Vec<Vec<String>> {
     let (old, new) = (old.map(all).unwrap_or_default(), all(new));
     let find = |of: &[(String, String)], key: &str| {
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_has_the_kind_of_its_setting() {
+    fn a_patch_parses_its_value_by_the_type_of_the_setting() {
         let patches = ["capacity=60", "rollout=drain", "task.cluster=12", "task.assignPublicIp=true", "task.url=a=b"];
         let made = patched(&json!({}), &[&patches[..], &["task.subnets=subnet-1, subnet-2"]].concat());
         let task =
@@ -188,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_without_a_value_goes_back_to_the_default_and_touches_nothing_else() {
+    fn a_patch_without_a_value_restores_the_default_and_keeps_other_settings() {
         let settings = json!({ "capacity": 9, "later": 1, "task": { "launchType": "EC2", "url": "u" } });
         let made = patched(&settings, &["capacity=", "task.launchType=", "headroom="]);
         assert_eq!(made, json!({ "later": 1, "task": { "url": "u" } }));
     }
 
     #[test]
-    fn a_patch_that_cannot_be_meant_is_refused_and_named() {
+    fn an_invalid_patch_is_refused_with_its_key_and_reason() {
         for (patch, why) in [
             ("capacity", "KEY=VALUE"),
             ("capacity=many", "`capacity` takes a whole number"),
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_difference_knows_the_defaults_and_what_the_contract_does_not_have() {
+    fn the_difference_includes_defaults_and_settings_outside_the_contract() {
         let old = json!({ "capacity": 50, "old": 1, "task": { "url": "u", "subnets": ["a", "b"] } });
         let new = json!({ "headroom": 5, "new": true, "task": { "url": "u", "subnets": ["a"] } });
         let rows = difference(old.as_object(), new.as_object().unwrap());
@@ -221,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_settings_are_those_of_the_contract() {
+    fn the_settings_match_openapi_in_name_type_default_and_range() {
         let contract = include_str!("../../../openapi.yaml");
         let contract = serde_yaml_ng::from_str::<Value>(contract).unwrap();
         let schemas = &contract["components"]["schemas"];

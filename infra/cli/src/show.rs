@@ -1,4 +1,4 @@
-//! How things look: tables, ages, and values as text.
+//! Output: tables, ages, and values as text.
 
 use std::{
     io::{self, Write},
@@ -14,58 +14,60 @@ use time::{
 
 use crate::{failure::Failure, terminal::plain};
 
-/// What there is not.
+/// Text of a missing value.
 pub(crate) const NOTHING: &str = "-";
 
-/// Clocks that are no further apart agree.
+/// Largest difference at which this machine's clock and the API's count as equal.
 const AGREED: Duration = Duration::seconds(5);
 
-/// Something to look at, for scripts and for people.
+/// One output, as JSON for scripts and as text for people.
 #[derive(Debug)]
 pub(crate) struct View {
-    /// As the API has it.
+    /// The API's answer.
     pub(crate) json: Value,
-    /// As people read it, ending with a line break.
+    /// The text for people, ending with a line break.
     pub(crate) text: String,
 }
 
 impl View {
-    /// The one of the two that was asked for.
-    pub(crate) fn told(&self, json: bool) -> Result<(), Failure> {
+    /// Prints the JSON or the text to stdout.
+    pub(crate) fn print(&self, json: bool) -> Result<(), Failure> {
         if json { out(&format!("{:#}\n", self.json)) } else { out(&self.text) }
     }
 }
 
-/// Writes to stdout.
+/// Writes to stdout and flushes.
 pub(crate) fn out(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
 }
 
-/// The machine's clock.
+/// Returns the time of this machine's clock.
 #[expect(clippy::disallowed_methods, reason = "no part of the functions, whose time comes from their clock")]
 pub(crate) fn system_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// The same, as a date.
+/// Returns the time of this machine's clock, as a date.
 pub(crate) fn now() -> OffsetDateTime {
     system_time().into()
 }
 
-/// The API's time, by the `Date` of its answer: it is whole seconds and a moment old, so this machine's clock is taken
-/// where the two agree.
+/// Returns the API's time: the `Date` header of its answer, or this machine's time if the two are at most `AGREED`
+/// apart.
+///
+/// The header has whole seconds and is a moment old, so this machine's clock is the better one if it is right.
 pub(crate) fn time_of_answer(date: Option<&str>, here: OffsetDateTime) -> OffsetDateTime {
     let there = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok());
     there.filter(|there| (here - *there).abs() > AGREED).unwrap_or(here)
 }
 
-/// A field as text, whatever its type.
+/// Returns a field as text, whatever its type.
 pub(crate) fn field(of: &Value, name: &str) -> String {
     of.get(name).map_or_else(|| NOTHING.to_owned(), text)
 }
 
-/// A value as text.
+/// Returns a value as text.
 pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => NOTHING.to_owned(),
@@ -77,12 +79,12 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-/// A field as a time.
+/// Returns a field as a time; none if it is missing or no time.
 pub(crate) fn time(of: &Value, name: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(of.get(name)?.as_str()?, &Rfc3339).ok()
 }
 
-/// How long, in the two units that matter.
+/// Formats a duration in its two largest units: `3m12s`. A negative one is `0s`.
 pub(crate) fn long(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match seconds {
@@ -93,12 +95,12 @@ pub(crate) fn long(seconds: i64) -> String {
     }
 }
 
-/// How long ago.
+/// Formats the time that has passed since `then`.
 pub(crate) fn age(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
     then.map_or_else(|| NOTHING.to_owned(), |then| long((now - then).whole_seconds()))
 }
 
-/// How long still, or how long over.
+/// Formats the time left until `then`, or `over 24s` if it has passed.
 pub(crate) fn left(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
     match then.map(|then| (then - now).whole_seconds()) {
         None => NOTHING.to_owned(),
@@ -107,20 +109,20 @@ pub(crate) fn left(then: Option<OffsetDateTime>, now: OffsetDateTime) -> String 
     }
 }
 
-/// A moment, and how far it is from now: `2026-11-22T15:30:30Z, 25s ago`.
+/// Formats a time field with its distance from now: `2026-11-22T15:30:30Z, 25s ago`.
 pub(crate) fn moment(of: &Value, name: &str, now: OffsetDateTime) -> String {
     let Some(then) = time(of, name) else { return NOTHING.to_owned() };
     format!("{}, {}", field(of, name), distance(then, now))
 }
 
-/// How far a moment is from now: `in 10s`, `25s ago`.
+/// Formats the distance of a time from now: `in 10s`, `25s ago`.
 pub(crate) fn distance(then: OffsetDateTime, now: OffsetDateTime) -> String {
     let ahead = then - now;
     let seconds = long(ahead.abs().whole_seconds());
     if ahead.is_positive() { format!("in {seconds}") } else { format!("{seconds} ago") }
 }
 
-/// A table with a heading; the columns that it names are numbers and stand to the right.
+/// Formats a table with a heading. Columns named in `numbers` are aligned to the right.
 pub(crate) fn table(heading: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(heading.iter().copied()).add_rows(rows);
@@ -133,7 +135,7 @@ pub(crate) fn table(heading: &[&str], numbers: &[&str], rows: Vec<Vec<String>>) 
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Names and what is said of each.
+/// Formats one line for each name and value, with the values in one column.
 pub(crate) fn list(rows: &[(String, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
@@ -147,14 +149,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_have_two_units_and_are_never_negative() {
+    fn a_duration_has_two_units_and_is_never_negative() {
         let shown = [-5, 0, 59, 60, 192, 3_599, 3_600, 14_700, 86_399, 86_400, 1_000_000].map(long);
         let due = ["0s", "0s", "59s", "1m00s", "3m12s", "59m59s", "1h00m", "4h05m", "23h59m", "1d00h", "11d13h"];
         assert_eq!(shown, due);
     }
 
     #[test]
-    fn a_moment_says_on_which_side_of_now_it_is() {
+    fn a_past_time_is_shown_as_ago_and_a_future_time_as_in() {
         let now = OffsetDateTime::parse("2026-11-22T15:30:30Z", &Rfc3339).unwrap();
         let of = json!({ "then": "2026-11-22T15:30:05.5Z", "soon": "2026-11-22T15:31:30Z", "never": null });
         assert_eq!(moment(&of, "then", now), "2026-11-22T15:30:05.5Z, 24s ago");
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_is_not_believed() {
+    fn the_date_header_replaces_a_local_clock_that_is_minutes_off() {
         let here = OffsetDateTime::parse("2026-11-22T15:30:30.7Z", &Rfc3339).unwrap();
         let late = OffsetDateTime::parse("2026-11-22T15:36:00Z", &Rfc3339).unwrap();
         assert_eq!(time_of_answer(Some("Sun, 22 Nov 2026 15:36:00 GMT"), here), late);
@@ -174,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_aligned_and_has_no_blanks_at_the_end() {
+    fn a_table_is_aligned_and_its_lines_have_no_trailing_blanks() {
         let rows = vec![vec!["default".into(), "3".into(), "-".into()], vec!["a".into(), "120".into(), "x".into()]];
         let text = table(&["POOL", "SERVERS", "NOTES"], &["SERVERS"], rows);
         assert_eq!(text, "POOL     SERVERS  NOTES\ndefault        3  -\na            120  x\n");
     }
 
     #[test]
-    fn what_a_game_server_says_cannot_move_the_cursor() {
+    fn control_characters_in_a_value_are_replaced() {
         assert_eq!(text(&json!({ "map": "x" })), r#"{"map":"x"}"#);
         assert_eq!(text(&json!("a\u{1b}[2Jb\n")), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(text(&json!(["a", "b"])), "a,b");

@@ -1,6 +1,7 @@
 //! AWS credentials and signatures (Signature Version 4, service `execute-api`).
 //!
-//! Secrets stay in here: nothing that this module gives away is printed by anybody, but for errors, which hold none.
+//! Secrets stay in this module. The headers that it returns go to the API and are never printed, and its errors contain
+//! no secret.
 
 use std::{cell::RefCell, net::IpAddr, time::Duration};
 
@@ -17,14 +18,14 @@ use reqwest::{Method, Url};
 
 use crate::{args::Global, failure::Failure, show::system_time};
 
-/// What API Gateway is called in a signature.
+/// The service name of API Gateway in a signature.
 const SERVICE: &str = "execute-api";
-/// Key, secret and region where the API is on loopback and nobody has said others: the local stack believes any signature.
+/// Key, secret and region for an API on loopback if none are given: the local stack accepts any signature.
 const PLACEHOLDER: &str = "local";
-/// Credentials that are over so soon are fetched anew.
+/// Credentials that expire within this time are fetched again.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Signs requests.
+/// Signs requests with the operator's AWS credentials, and keeps these until shortly before they expire.
 #[derive(Debug)]
 pub(crate) struct Signer {
     provider: SharedCredentialsProvider,
@@ -33,14 +34,14 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// With the credentials and the region that the command line, the URL and the AWS configuration say.
+    /// Creates a signer with the credentials and the region of the command line, the URL and the AWS configuration.
     pub(crate) async fn new(global: &Global, url: &Url) -> Result<Self, Failure> {
         let by_url = url.host_str().and_then(region_of);
         let said = global.region.as_deref().or(by_url);
         let on_loopback = is_loopback(url);
         if on_loopback && global.profile.is_none() && variable("AWS_ACCESS_KEY_ID").is_none() {
-            // Asking the whole chain would try this machine's network for an instance's credentials, which takes a while,
-            // and use somebody's real ones where none are needed.
+            // The whole credential chain would query the network for an instance's credentials, which takes seconds,
+            // and would use real credentials where none are needed.
             let placeholder = Credentials::new(PLACEHOLDER, PLACEHOLDER, None, None, "placeholder");
             let region = said.map(str::to_owned).or_else(|| variable("AWS_REGION"));
             return Ok(Self::of(
@@ -59,7 +60,7 @@ impl Signer {
         let region = sdk.region().map(|region| region.as_ref().to_owned());
         let region = region.or_else(|| on_loopback.then(|| PLACEHOLDER.to_owned())).ok_or_else(|| {
             let why =
-                "the API's AWS region is not known.\n  hint: name it with `--region`, in AWS_REGION or in the profile";
+                "the API's AWS region is unknown.\n  hint: give it with `--region`, in AWS_REGION or in the profile";
             Failure::Usage(why.to_owned())
         })?;
         let provider = sdk.credentials_provider().ok_or_else(|| no_credentials("no provider"))?;
@@ -70,7 +71,7 @@ impl Signer {
         Self { provider, region, kept: RefCell::new(None) }
     }
 
-    /// The region that is signed for.
+    /// Returns the region in the signatures.
     pub(crate) fn region(&self) -> &str {
         &self.region
     }
@@ -86,7 +87,7 @@ impl Signer {
         Ok(fetched)
     }
 
-    /// The headers that sign a request.
+    /// Returns the headers that sign a request.
     pub(crate) async fn headers(
         &self,
         method: &Method,
@@ -95,7 +96,7 @@ impl Signer {
     ) -> Result<Vec<(String, String)>, Failure> {
         let wrong = |error: String| Failure::Usage(format!("the request cannot be signed: {error}"));
         let mut settings = SigningSettings::default();
-        // API Gateway takes the hash from the body; with the header whoever looks at the request sees it too.
+        // API Gateway computes the hash from the body and does not need the header, which helps in debugging.
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         let identity = self.credentials().await?.into();
         let params = v4::SigningParams::builder()
@@ -122,7 +123,7 @@ fn no_credentials(why: &str) -> Failure {
     ))
 }
 
-/// An error and all that it comes from.
+/// Returns the text of an error and of all its sources, separated by colons.
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let mut texts = chain.map(ToString::to_string).collect::<Vec<_>>();
@@ -130,19 +131,19 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     texts.join(": ")
 }
 
-/// An environment variable that says something.
+/// Returns an environment variable; none if it is unset or empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether the URL stays on this machine.
+/// Whether the URL's host is this machine's loopback interface.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// The region in the host name that API Gateway gives an API: `ID.execute-api.REGION.amazonaws.com`.
+/// Returns the region in an API Gateway host name: `ID.execute-api.REGION.amazonaws.com`.
 fn region_of(host: &str) -> Option<&str> {
     let (_, rest) = host.split_once(".execute-api.")?;
     let (region, domain) = rest.split_once('.')?;
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_loopback() {
+    fn only_hosts_on_this_machine_count_as_loopback() {
         for (url, is) in [
             ("http://127.0.0.1:9000", true),
             ("http://127.8.0.1", true),
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_region_is_read_from_the_host_that_api_gateway_gives() {
+    fn the_region_is_read_from_an_api_gateway_host_name() {
         assert_eq!(region_of("abc123.execute-api.eu-west-1.amazonaws.com"), Some("eu-west-1"));
         assert_eq!(region_of("abc123.execute-api.cn-north-1.amazonaws.com.cn"), Some("cn-north-1"));
         assert_eq!(region_of("abc123.execute-api.eu-west-1.example.com"), None);

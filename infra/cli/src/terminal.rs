@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-/// Text from elsewhere without what a terminal would obey: game servers choose their metadata themselves.
+/// Replaces control characters, which a terminal would execute. Text from outside is not trusted: a game server chooses
+/// its own metadata.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         Cow::Owned(text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect())

@@ -1,5 +1,7 @@
-//! The same view again and again: in place on a terminal, block after block elsewhere. A request that fails is a note in
-//! it; only Ctrl-C (or a polite request to end) ends it, and that is no failure.
+//! `--watch`: repeats a view at an interval, in place on a terminal, elsewhere one block after another.
+//!
+//! A failed request is shown as a note, and the next interval tries again. Only SIGINT (Ctrl-C) or SIGTERM ends the
+//! command, with exit code 0.
 
 use std::{
     io::{self, IsTerminal},
@@ -11,32 +13,33 @@ use crate::{
     show::{View, long, now, out},
 };
 
-/// Rows of a terminal that does not tell its size.
+/// Rows to assume if the terminal's size is unknown.
 const ROWS: usize = 24;
 
-/// Shows what `look` sees, until told to end.
+/// Prints the view of `fetch` at every interval, until SIGINT or SIGTERM.
 pub(crate) async fn watch(
     every: Duration,
     json: bool,
-    look: impl AsyncFn() -> Result<View, Failure>,
+    fetch: impl AsyncFn() -> Result<View, Failure>,
 ) -> Result<(), Failure> {
     let interrupted = interrupted()?;
     tokio::select! {
         () = interrupted => Ok(()),
-        ended = rounds(every, json, look) => ended,
+        ended = rounds(every, json, fetch) => ended,
     }
 }
 
-async fn rounds(every: Duration, json: bool, look: impl AsyncFn() -> Result<View, Failure>) -> Result<(), Failure> {
+async fn rounds(every: Duration, json: bool, fetch: impl AsyncFn() -> Result<View, Failure>) -> Result<(), Failure> {
     let in_place = !json && io::stdout().is_terminal();
     let mut seen: Option<(View, Instant)> = None;
     for round in 0_u64.. {
-        let (note, pause) = match look().await {
+        let (note, pause) = match fetch().await {
             Ok(view) => {
                 seen = Some((view, Instant::now()));
                 (None, every)
             }
-            // Something is mistyped. Later the same is an outage: credentials run out, and may be renewed.
+            // In the first round a lasting error is a mistake on the command line. Later it is an outage that may end,
+            // such as credentials that expired and can be renewed.
             Err(failure) if round == 0 && failure.is_for_good() => return Err(failure),
             Err(failure) => (Some(failure.to_string()), every.max(failure.retry_after())),
         };
@@ -53,7 +56,7 @@ async fn rounds(every: Duration, json: bool, look: impl AsyncFn() -> Result<View
             if let Some(note) = &note {
                 text.push_str(&format!("! {note}\n"));
                 if let Some((_, at)) = &seen {
-                    text.push_str(&format!("! what follows was seen {} ago\n", age(*at)));
+                    text.push_str(&format!("! the view below is {} old\n", age(*at)));
                 }
             }
             if let Some((view, _)) = &seen {
@@ -81,8 +84,10 @@ fn age(at: Instant) -> String {
     long(at.elapsed().as_secs().try_into().unwrap_or(i64::MAX))
 }
 
-/// What draws the text over the one before, cut to the terminal: without a wrap at its right edge, from the top, each
-/// line cleared to its end, and all below it.
+/// Returns the terminal output that draws `text` over the previous frame.
+///
+/// It turns wrapping off, starts at the top, cuts the text to `rows`, and clears the rest of each line and all lines
+/// below.
 fn frame(text: &str, rows: usize, first: bool) -> String {
     let lines = text.lines().collect::<Vec<_>>();
     let fit = rows.saturating_sub(1).max(1);
@@ -100,7 +105,7 @@ fn frame(text: &str, rows: usize, first: bool) -> String {
     frame
 }
 
-/// Ctrl-C, or a polite request to end. It is listened for from now on.
+/// Returns a future that ends with SIGINT or SIGTERM. Signals count from this call on.
 #[cfg(unix)]
 fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -117,7 +122,7 @@ fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
 #[cfg(not(unix))]
 fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
     Ok(async {
-        // Without a handler there is nothing to wait for but the end.
+        // If no handler can be installed, the system's default action ends the process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -129,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_never_scrolls_and_says_what_it_has_left_out() {
+    fn a_frame_fits_the_terminal_and_counts_the_lines_that_it_leaves_out() {
         let text = "a\nb\nc\nd\n";
         assert_eq!(frame(text, 24, true).matches("\r\n").count(), 4);
         let cut = frame(text, 4, false);

@@ -1,13 +1,14 @@
-//! The audit: reads the whole table and compares it with what the players were told. Trusts no counter but the local
-//! ECS's, which is compared too.
+//! The audit: reads the whole table after a run and compares it with the players' last answers and the local ECS's
+//! counters.
 //!
-//! | must be | or else |
+//! | rule | a violation means |
 //! |---|---|
-//! | a player who was told of a slot has a seat that names that server, and exactly one claim, there, under the seat's placement | a slot was promised twice, or not kept |
-//! | nobody else has a claim, but for players whose last answer said nothing either way | a slot is lost |
-//! | no ledger has more claims than slots | players would not fit |
-//! | ledgers of servers that live are as many as the fleet counts | the limit of servers is wrong |
-//! | each has a process, and no process is without one | servers that cost money and hold nobody |
+//! | a player whose last answer has a slot has a seat and exactly one claim on that server | a promise is broken |
+//! | that claim and that seat have the same placement | the claim is not the seat's |
+//! | no other player has a claim, except those whose last answer is unclear | a slot is lost |
+//! | no ledger has more claims than slots | a server is overfull |
+//! | the pool's status counts as many live servers as the ledgers show | the limit of servers is wrong |
+//! | the local ECS started one process per server and attempt | a server without process, or a process without server |
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,49 +29,50 @@ use crate::{
     world::World,
 };
 
-/// A process is counted a moment after its task was asked for: looks at the count, and between two of them.
-const LOOKS: u32 = 100;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Reads of the local ECS's count at most: a process is counted shortly after its RunTask.
+const READS: u32 = 100;
+/// Pause between two reads of the count.
+const READ_AGAIN: Duration = Duration::from_millis(50);
 
-/// What the table says.
+/// The result of an audit.
 #[derive(Default)]
 pub(crate) struct Audited {
-    /// What must not be.
+    /// Broken rules, each in a sentence.
     pub(crate) violations: Vec<String>,
-    /// Players who hold a slot.
+    /// Players whose last answer has a slot.
     pub(crate) placed: usize,
     /// Claims on the fullest server.
     pub(crate) most_players: usize,
-    /// Servers that OWMM has started for the run.
+    /// Servers that OWMM started during the run.
     pub(crate) started: usize,
 }
 
-/// The table of one run.
-struct Books {
+/// The items of one run.
+struct Items {
     ledgers: Vec<Ledger>,
     seats: HashMap<PlayerId, Seat>,
 }
 
-/// Audits a run.
+/// Audits the table after a run.
 pub(crate) async fn audit(world: &World, args: &Args, driven: &Driven) -> Result<Audited, Error> {
-    let books = read(world).await?;
+    let items = read(world).await?;
     let mut audited = Audited::default();
-    claims(&books, driven, &mut audited);
+    check_claims(&items, driven, &mut audited);
     let prepared = args.prepared() as usize;
-    let live = books.ledgers.iter().filter(|ledger| ledger.state != ServerState::Stopped).count();
+    let live = items.ledgers.iter().filter(|ledger| ledger.state != ServerState::Stopped).count();
     let status = world.table.pool_status(&world.pool).await?;
     if live != status.live as usize {
-        audited.violations.push(format!("{live} servers live, and the fleet counts {}", status.live));
+        audited.violations.push(format!("{live} servers are live, but the pool's status counts {}", status.live));
     }
-    audited.started = books.ledgers.len().saturating_sub(prepared);
-    processes(world, &books, prepared, &mut audited).await;
+    audited.started = items.ledgers.len().saturating_sub(prepared);
+    check_processes(world, &items, prepared, &mut audited).await;
     Ok(audited)
 }
 
-fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
+fn check_claims(items: &Items, driven: &Driven, audited: &mut Audited) {
     let mut claims = BTreeMap::<&PlayerId, Vec<_>>::new();
     let now = Clock::system().now();
-    for ledger in &books.ledgers {
+    for ledger in &items.ledgers {
         audited.most_players = audited.most_players.max(ledger.claims.len());
         if ledger.claims.len() > ledger.capacity as usize {
             let (claims, capacity) = (ledger.claims.len(), ledger.capacity);
@@ -86,48 +88,48 @@ fn claims(books: &Books, driven: &Driven, audited: &mut Audited) {
         let held = claims.get(&player.id).map(Vec::as_slice).unwrap_or_default();
         let Last::Slot(server) = &player.last else {
             if player.last == Last::Refused && !held.is_empty() {
-                audited.violations.push(format!("{} was told that there is no slot, and has {held:?}", player.id));
+                audited.violations.push(format!("{} was refused a slot, but has the claims {held:?}", player.id));
             }
             continue;
         };
         audited.placed += 1;
-        let kept = match (books.seats.get(&player.id), held) {
+        let kept = match (items.seats.get(&player.id), held) {
             (Some(Seat::Assigned(place)), [(on, placement)]) => {
                 place.server == **on && on.as_str() == server && place.claim.placement() == *placement
             }
             _ => false,
         };
         if !kept {
-            let seat = books.seats.get(&player.id);
-            let told = format!("{} was told of a slot on {server}", player.id);
-            audited.violations.push(format!("{told}, has the claims {held:?} and the seat {seat:?}"));
+            let seat = items.seats.get(&player.id);
+            let promised = format!("{} got the answer of a slot on {server}", player.id);
+            audited.violations.push(format!("{promised}, but has the claims {held:?} and the seat {seat:?}"));
         }
     }
     for player in claims.keys().filter(|player| !known.contains(**player)) {
-        audited.violations.push(format!("{player} has a claim and never came"));
+        audited.violations.push(format!("{player} has a claim, but is no player of this run"));
     }
 }
 
-/// Compares with the local ECS, if it can be asked.
-async fn processes(world: &World, books: &Books, prepared: usize, audited: &mut Audited) {
+/// Compares the number of servers with the processes that the local ECS started, if the stack is in this process.
+async fn check_processes(world: &World, items: &Items, prepared: usize, audited: &mut Audited) {
     let Some(stack) = &world.stack else { return };
-    let servers = books.ledgers.len().saturating_sub(prepared) as u64;
-    // A server that was tried again may have had a process each time, or none where ECS refused.
-    let again = books.ledgers.iter().map(|ledger| u64::from(ledger.attempt.saturating_sub(1))).sum::<u64>();
+    let servers = items.ledgers.len().saturating_sub(prepared) as u64;
+    // Each further attempt to launch a server may have started a process, or none if ECS refused.
+    let again = items.ledgers.iter().map(|ledger| u64::from(ledger.attempt.saturating_sub(1))).sum::<u64>();
     let is_right = |started: u64| (servers..=servers + again).contains(&started);
-    for _ in 0..LOOKS {
+    for _ in 0..READS {
         if is_right(stack.ecs().counts().processes_started) {
             return;
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(READ_AGAIN).await;
     }
     let started = stack.ecs().counts().processes_started;
-    audited.violations.push(format!("{servers} servers are on record, and {started} processes were started"));
+    audited.violations.push(format!("the table has {servers} started servers, but ECS started {started} processes"));
 }
 
-/// The run's ledgers and all seats.
-async fn read(world: &World) -> Result<Books, Error> {
-    let mut books = Books { ledgers: Vec::new(), seats: HashMap::new() };
+/// Reads the ledgers of the run's pool and all seats.
+async fn read(world: &World) -> Result<Items, Error> {
+    let mut items = Items { ledgers: Vec::new(), seats: HashMap::new() };
     let scan = world.client.scan().table_name(&world.table_name).consistent_read(true);
     let mut pages = scan.into_paginator().send();
     while let Some(page) = pages.next().await {
@@ -136,12 +138,12 @@ async fn read(world: &World) -> Result<Books, Error> {
             let key = |name| item.get(name).and_then(|value: &AttributeValue| value.as_s().ok());
             let (Some(pk), Some(sk)) = (key(keys::PK), key(keys::SK)) else { continue };
             if sk == "LEDGER" {
-                books.ledgers.push(table::ledger::from_item(item)?);
+                items.ledgers.push(table::ledger::from_item(item)?);
             } else if let Some(player) = pk.strip_prefix("PLAYER#") {
-                books.seats.insert(PlayerId::parse(player)?, table::seat::from_item(item)?);
+                items.seats.insert(PlayerId::parse(player)?, table::seat::from_item(item)?);
             }
         }
     }
-    books.ledgers.retain(|ledger| ledger.pool == world.pool);
-    Ok(books)
+    items.ledgers.retain(|ledger| ledger.pool == world.pool);
+    Ok(items)
 }

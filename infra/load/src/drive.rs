@@ -1,7 +1,8 @@
-//! The players: each joins, and asks again as the answers say, until a slot on a running server is there.
+//! Simulated players. Each one joins, and polls after the pause that the answer names, until it has a slot on a running
+//! server.
 //!
-//! A player comes when a place among the calls in flight is free, and gives it back while it waits: `--at-once` limits
-//! calls, not players. A repeated call waits for a place like everybody else.
+//! `--at-once` limits calls in flight and not players: a call needs a permit, and a player returns its permit while it
+//! waits. A player's first call starts when a permit is free, and so does each repeated call.
 
 use std::{
     collections::BTreeMap,
@@ -24,57 +25,57 @@ use crate::{
     error::Error,
     report::{self, say},
     servers::Servers,
-    world::{Door, Reply, World},
+    world::{Api, Reply, World},
 };
 
-/// How often progress is told.
+/// Interval of the lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// What the player was told last.
+/// A player's last answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Last {
-    /// A slot on this server.
+    /// A slot on the server with this id.
     Slot(String),
-    /// That there is none.
+    /// A refusal: no slot.
     Refused,
-    /// Nothing that says whether there is a slot.
+    /// An answer, or none, that leaves open whether the player has a slot.
     Unclear,
 }
 
-/// How it went for one player.
+/// The result of one player.
 pub(crate) struct Played {
-    /// Who.
+    /// The player.
     pub(crate) id: PlayerId,
-    /// How long the first call took.
+    /// Duration of the first call.
     pub(crate) first_call: Duration,
-    /// When the slot was the player's (200 or 202), from the start of the run.
+    /// Time from the start of the run to the first answer with a slot (200 or 202).
     pub(crate) held: Option<Duration>,
-    /// When the server was there too (200), from the start of the run.
+    /// Time from the start of the run to the answer with a slot on a running server (200).
     pub(crate) ready: Option<Duration>,
-    /// From the player's first call until then.
+    /// Time from the player's first call to the answer with a slot on a running server (200).
     pub(crate) to_slot: Option<Duration>,
-    /// What the player was told last.
+    /// The player's last answer.
     pub(crate) last: Last,
-    /// Calls made.
+    /// Join calls that the player made.
     calls: u64,
 }
 
-/// How it went.
+/// The result of all players.
 pub(crate) struct Driven {
-    /// Everybody.
+    /// The result of each player.
     pub(crate) players: Vec<Played>,
     /// Join calls, repeated ones included.
     pub(crate) calls: u64,
-    /// Answers without a slot, by their code.
+    /// Number of answers without a slot, by code.
     pub(crate) refusals: BTreeMap<String, u64>,
-    /// Processor time of this process meanwhile.
+    /// Processor time of this process during the joins.
     pub(crate) processor_time: Option<Duration>,
 }
 
 struct Crowd {
     began: Instant,
-    door: Arc<Door>,
-    places: Arc<Semaphore>,
+    api: Arc<Api>,
+    permits: Arc<Semaphore>,
     patience: Duration,
     servers: Option<UnboundedSender<String>>,
     refusals: Mutex<BTreeMap<String, u64>>,
@@ -82,26 +83,26 @@ struct Crowd {
     ready: AtomicU32,
 }
 
-/// Plays everybody to the end.
+/// Runs all players until each has a slot on a running server or has waited for `--patience-seconds`.
 pub(crate) async fn drive(world: &World, args: &Args, servers: &Servers, tag: &str) -> Result<Driven, Error> {
     let crowd = Arc::new(Crowd {
         began: Instant::now(),
-        door: Arc::clone(&world.door),
-        places: Arc::new(Semaphore::new(args.at_once as usize)),
+        api: Arc::clone(&world.api),
+        permits: Arc::new(Semaphore::new(args.at_once as usize)),
         patience: Duration::from_secs(args.patience_seconds),
-        servers: servers.seen(),
+        servers: servers.awaited(),
         refusals: Mutex::default(),
         held: AtomicU32::new(0),
         ready: AtomicU32::new(0),
     });
     let cpu = report::processor_time();
-    let everybody = async {
+    let all = async {
         let (mut tasks, mut players) = (JoinSet::new(), Vec::new());
         for i in 0..args.players {
             let id = PlayerId::parse(&format!("player-{tag}-{i:06}"))?;
-            let Ok(place) = Arc::clone(&crowd.places).acquire_owned().await else { break };
-            tasks.spawn(Arc::clone(&crowd).play(id, place));
-            // A finished task keeps all of its memory until it is asked how it went.
+            let Ok(permit) = Arc::clone(&crowd.permits).acquire_owned().await else { break };
+            tasks.spawn(Arc::clone(&crowd).play(id, permit));
+            // A finished task keeps all of its memory until its result is taken.
             while let Some(played) = tasks.try_join_next() {
                 players.push(played?);
             }
@@ -112,26 +113,26 @@ pub(crate) async fn drive(world: &World, args: &Args, servers: &Servers, tag: &s
         Ok::<_, Error>(players)
     };
     let players = tokio::select! {
-        players = everybody => players?,
-        never = tell(&crowd, args.players) => match never {},
+        players = all => players?,
+        never = report_progress(&crowd, args.players) => match never {},
     };
     let refusals = crowd.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let processor_time = report::processor_time().zip(cpu).map(|(after, before)| after.saturating_sub(before));
     Ok(Driven { calls: players.iter().map(|player| player.calls).sum(), players, refusals, processor_time })
 }
 
-async fn tell(crowd: &Crowd, of: u32) -> std::convert::Infallible {
+async fn report_progress(crowd: &Crowd, of: u32) -> std::convert::Infallible {
     loop {
         sleep(PROGRESS_EVERY).await;
         let (held, ready) = (crowd.held.load(Ordering::Relaxed), crowd.ready.load(Ordering::Relaxed));
         let seconds = crowd.began.elapsed().as_secs();
-        say(&format!("  {seconds:>3} s  {held} of {of} players hold a slot, {ready} of them on a server that runs"));
+        say(&format!("  {seconds:>3} s  {held} of {of} players have a slot, {ready} of them on a running server"));
     }
 }
 
 impl Crowd {
-    async fn play(self: Arc<Self>, id: PlayerId, place: OwnedSemaphorePermit) -> Played {
-        let came = Instant::now();
+    async fn play(self: Arc<Self>, id: PlayerId, permit: OwnedSemaphorePermit) -> Played {
+        let began = Instant::now();
         let mut played = Played {
             id,
             first_call: Duration::ZERO,
@@ -141,29 +142,29 @@ impl Crowd {
             last: Last::Unclear,
             calls: 0,
         };
-        let mut place = Some(place);
+        let mut permit = Some(permit);
         loop {
-            let taken = match place.take() {
-                Some(place) => Some(place),
-                None => Arc::clone(&self.places).acquire_owned().await.ok(),
+            let taken = match permit.take() {
+                Some(permit) => Some(permit),
+                None => Arc::clone(&self.permits).acquire_owned().await.ok(),
             };
-            // Boxed, since the call takes kilobytes that a waiting player does not need.
-            let reply = Box::pin(self.door.join(&played.id)).await;
+            // Boxed, because the call's future has kilobytes that a waiting player does not need.
+            let reply = Box::pin(self.api.join(&played.id)).await;
             drop(taken);
             played.calls += 1;
             if played.calls == 1 {
-                played.first_call = came.elapsed();
+                played.first_call = began.elapsed();
             }
             let pause = match reply {
                 Reply::Ready(server) => {
                     self.hold(&mut played, server);
                     self.ready.fetch_add(1, Ordering::Relaxed);
-                    (played.ready, played.to_slot) = (Some(self.began.elapsed()), Some(came.elapsed()));
+                    (played.ready, played.to_slot) = (Some(self.began.elapsed()), Some(began.elapsed()));
                     return played;
                 }
                 Reply::Starting(server, pause) => {
                     if let Some(servers) = &self.servers {
-                        // Nobody listens any more once the run is over.
+                        // A failed send means that the run has ended.
                         let _ = servers.send(server.clone());
                     }
                     self.hold(&mut played, server);
@@ -180,7 +181,7 @@ impl Crowd {
                     pause
                 }
             };
-            if came.elapsed() + pause > self.patience {
+            if began.elapsed() + pause > self.patience {
                 return played;
             }
             sleep(pause).await;

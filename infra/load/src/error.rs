@@ -1,20 +1,20 @@
-//! Why there is no figure. Depends on no other module.
+//! Errors that end a measurement. Depends on no other module.
 
 use shared::{
     domain::{BadId, ServerId},
     table::{Malformed, TableError},
 };
 
-/// Why there is no figure.
+/// An error that ends a measurement.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The stack does not start.
+    /// The stack failed to start.
     #[error(transparent)]
     Stack(#[from] local::Error),
-    /// The table gave no answer.
+    /// A table request failed.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// The table has an item that does not read.
+    /// The table has an item that cannot be read.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The table could not be read for the audit.
@@ -23,27 +23,25 @@ pub(crate) enum Error {
     /// A write of the floor failed.
     #[error("the floor cannot be measured: {0}")]
     Floor(String),
-    /// A look at the fleet was not what it was to be.
-    #[error("the look at the fleet cannot be measured: {0}")]
-    Look(String),
-    /// No HTTP client.
-    #[error("no HTTP client: {0}")]
+    /// A reconcile run could not be prepared, failed, or had an unexpected outcome.
+    #[error("the reconcile run cannot be measured: {0}")]
+    Reconcile(String),
+    /// The HTTP client could not be created.
+    #[error("cannot create an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    /// A name is out of range.
+    /// An id is malformed.
     #[error(transparent)]
     Id(#[from] BadId),
-    /// The table is not a stack's.
-    #[error(
-        "there is no such table, or it has no default pool: are --dynamodb and --table what the stack has printed?"
-    )]
+    /// The table does not exist or is not a stack's.
+    #[error("the table does not exist or has no default pool: give --dynamodb and --table as the stack printed them")]
     NoStack,
     /// A server could not register.
     #[error("server {0} is not registered: {1}")]
     Server(ServerId, String),
-    /// A player's task has panicked.
-    #[error("a player is lost: {0}")]
+    /// The async task of a player panicked.
+    #[error("the task of a simulated player panicked: {0}")]
     Player(#[from] tokio::task::JoinError),
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
 }

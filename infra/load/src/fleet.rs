@@ -1,7 +1,8 @@
-//! `load reconcile`: what one look at a large fleet takes, first when every server needs something, then when none does.
+//! `load reconcile`: measures two reconcile runs over a large fleet. In the first every server needs a write, in the
+//! second none does.
 //!
-//! Owns the fleet that is looked at: ledgers in the table and nothing behind them, so ECS has no task to list. What ECS
-//! takes comes on top: a look lists and describes its tasks a hundred at a time.
+//! The fleet is a table of ledgers without tasks, so ECS has none to list. On AWS the time of ECS comes on top: a run
+//! lists and describes a hundred tasks per call.
 
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,12 @@ use crate::{
     report::{self, Figures, say},
 };
 
-/// Items of one BatchWriteItem at the most ("BatchWriteItem" in the API reference).
+/// Items of one BatchWriteItem at most ("BatchWriteItem" in the API reference).
 const BATCH: usize = 25;
-/// Longer than any run.
+/// Lease of each server, longer than any run.
 const LONG: Span = Span::seconds(86_400);
 
-/// Measures and prints.
+/// Measures `args.runs` times and returns the table of figures.
 pub(crate) async fn reconcile(args: &ReconcileArgs) -> Result<String, Error> {
     let mut runs = Vec::new();
     for run in 1..=args.runs {
@@ -40,7 +41,8 @@ pub(crate) async fn reconcile(args: &ReconcileArgs) -> Result<String, Error> {
         runs.push(one_run(args, run).await?);
     }
     let ReconcileArgs { servers, pools, players, .. } = args;
-    let title = format!("one look at {servers} servers in {pools} pool(s), {players} players inside each");
+    let title =
+        format!("one reconcile run over {servers} servers in {pools} pool(s), {players} connected players each");
     Ok(report::table(&title, &runs))
 }
 
@@ -68,7 +70,7 @@ async fn one_run(args: &ReconcileArgs, run: u32) -> Result<Figures, Error> {
     if args.dynamodb.is_some()
         && let Err(error) = stack.dynamodb().delete_table().table_name(&table).send().await
     {
-        say(&format!("the table {table} is left behind: {error}"));
+        say(&format!("the table {table} could not be deleted, delete it by hand: {error}"));
     }
     stack.stop().await;
     measured
@@ -78,22 +80,22 @@ async fn measure(args: &ReconcileArgs, stack: &Stack, table: &str) -> Result<Fig
     say("  filling the table");
     fill(args, stack.owmm(), stack.dynamodb(), table).await?;
     let mut figures = Figures::default();
-    for (key, label) in [("first", "each needs a write"), ("second", "nobody needs anything")] {
-        say(&format!("  looking: {label}"));
+    for (key, label) in [("first", "all need a write"), ("second", "none needs a write")] {
+        say(&format!("  measuring a reconcile run: {label}"));
         stack.meter().reset();
         report::forget_peak();
         let (_, before) = report::memory(None);
         let (begun, worked) = (Instant::now(), report::processor_time());
-        let looked = stack.owmm().reconcile().await.map_err(|error| Error::Look(error.to_string()))?;
+        let run = stack.owmm().reconcile().await.map_err(|error| Error::Reconcile(error.to_string()))?;
         let took = begun.elapsed().as_secs_f64();
         let worked = report::processor_time().zip(worked).map(|(after, before)| (after - before).as_secs_f64());
         let (peak, _) = report::memory(None);
         let usage = stack.meter().read();
-        let repaired = looked.repaired.values().sum::<u32>();
-        let in_order = looked.servers == args.servers as usize && looked.failed == 0;
-        let as_meant = repaired == if key == "first" { args.servers } else { 0 };
-        if !in_order || !as_meant {
-            return Err(Error::Look(format!("it came to {looked:?}")));
+        let repaired = run.repaired.values().sum::<u32>();
+        let complete = run.servers == args.servers as usize && run.failed == 0;
+        let expected = repaired == if key == "first" { args.servers } else { 0 };
+        if !complete || !expected {
+            return Err(Error::Reconcile(format!("the run had an unexpected outcome: {run:?}")));
         }
         let mut add = |name: &str, what: &str, decimals, value: Option<f64>| {
             figures.add(&format!("{key}{name}"), &format!("{label}: {what}"), decimals, value);
@@ -103,13 +105,18 @@ async fn measure(args: &ReconcileArgs, stack: &Stack, table: &str) -> Result<Fig
         add("Requests", "requests", 0, Some(usage.total_requests() as f64));
         add("ReadUnits", "read units", 0, Some(usage.read_units()));
         add("WriteUnits", "write units", 0, Some(usage.write_units()));
-        add("PeakMb", "memory at most, MB", 1, peak);
-        add("MoreMb", "memory at most, more than before, MB", 1, peak.zip(before).map(|(peak, before)| peak - before));
+        add("PeakMb", "peak memory, MB", 1, peak);
+        add(
+            "MoreMb",
+            "peak memory above the memory before, MB",
+            1,
+            peak.zip(before).map(|(peak, before)| peak - before),
+        );
     }
     Ok(figures)
 }
 
-/// Fills the table with servers that are ready and which the index does not list yet.
+/// Fills the table with ready servers that the index does not list yet, so that the first run writes each of them.
 async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -> Result<(), Error> {
     let (now, rng) = (owmm.time(), Rng::system());
     let default = owmm.table().pool(&PoolName::parse(stack::POOL)?).await?.ok_or(Error::NoStack)?;
@@ -117,7 +124,7 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
     for k in 0..args.pools {
         let pool = Pool { name: PoolName::parse(&format!("pool-{k}"))?, ..default.clone() };
         let servers = args.servers / args.pools + u32::from(k < args.servers % args.pools);
-        items.push(table::pool::to_item(&pool).map_err(|error| Error::Look(error.to_string()))?);
+        items.push(table::pool::to_item(&pool).map_err(|error| Error::Reconcile(error.to_string()))?);
         items.push(table::pool_status::to_item(&pool.name, &PoolStatus { live: servers, ..PoolStatus::default() }));
         for _ in 0..servers {
             let ledger = ready(&pool, args.players, now, &rng)?;
@@ -133,12 +140,12 @@ async fn fill(args: &ReconcileArgs, owmm: &Owmm, client: &Client, table: &str) -
 
 fn ready(pool: &Pool, players: u32, now: Time, rng: &Rng) -> Result<Ledger, Error> {
     let claim = Placement::new(now.0).map(Claim::Connected);
-    let inside = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, claim)));
-    let inside = inside.collect::<Result<Vec<_>, Error>>()?;
+    let connected = (0..players).map(|i| Ok((PlayerId::parse(&format!("player-0123456789-{i:04}"))?, claim)));
+    let connected = connected.collect::<Result<Vec<_>, Error>>()?;
     let ledger = Ledger::new(rng.server_id(now), pool.name.clone(), &pool.limits, TokenHash::of(&rng.token()));
     Ok(Ledger {
         state: ServerState::Ready,
-        claims: inside.into_iter().filter_map(|(player, claim)| Some((player, claim?))).collect(),
+        claims: connected.into_iter().filter_map(|(player, claim)| Some((player, claim?))).collect(),
         lease_until: Some(now + LONG),
         seen: Some(now),
         ready_at: Some(now),
@@ -152,11 +159,11 @@ async fn write(client: &Client, table: &str, items: Vec<keys::Attributes>) -> Re
     let put =
         |item| Ok(WriteRequest::builder().put_request(PutRequest::builder().set_item(Some(item)).build()?).build());
     let writes = items.into_iter().map(put).collect::<Result<Vec<_>, aws_sdk_dynamodb::error::BuildError>>();
-    let writes = writes.map_err(|error| Error::Look(error.to_string()))?;
+    let writes = writes.map_err(|error| Error::Reconcile(error.to_string()))?;
     let answer = client.batch_write_item().request_items(table, writes).send().await;
-    let answer = answer.map_err(|error| Error::Look(DisplayErrorContext(error).to_string()))?;
+    let answer = answer.map_err(|error| Error::Reconcile(DisplayErrorContext(error).to_string()))?;
     match answer.unprocessed_items().is_none_or(std::collections::HashMap::is_empty) {
         true => Ok(()),
-        false => Err(Error::Look("the table did not take all that it is to be filled with".to_owned())),
+        false => Err(Error::Reconcile("BatchWriteItem left items of the fleet unwritten".to_owned())),
     }
 }

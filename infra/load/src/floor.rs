@@ -1,8 +1,9 @@
-//! The floor: what the same engine, the same client and as many at once can do of the two conditional writes that a join
-//! cannot do without. One creates an item of the player, one adds the player to an item of a server with room.
+//! The floor: the rate of the two conditional writes that every join needs, measured with the same engine, the same
+//! client and the same concurrency. One write creates an item of the player, the other adds the player to the item of a
+//! server with room.
 //!
-//! It works on a table of its own, so the audit does not see it, and it does nothing else: no looking for a server, no
-//! answer that carries the item, no signing of a ticket.
+//! The floor has a table of its own, which the audit does not read. It does not search for a server, read items or sign
+//! tickets.
 
 use std::{
     collections::HashMap,
@@ -23,13 +24,13 @@ use tokio::task::JoinSet;
 
 use crate::{args::Args, error::Error, report, world::World};
 
-/// What came of it.
+/// The measured floor.
 pub(crate) struct Floor {
-    /// Pairs of writes a second.
+    /// Pairs of writes per second.
     pub(crate) pairs_per_second: f64,
-    /// Processor time of this process for all pairs, the engine's included if it is in this process.
+    /// Processor time of this process for all pairs. It includes the engine's if the engine is in this process.
     pub(crate) processor_time: Option<Duration>,
-    /// How long each pair took.
+    /// Duration of each pair.
     pub(crate) pairs: Vec<Duration>,
 }
 
@@ -41,7 +42,7 @@ fn key(pk: String, sk: &str) -> HashMap<String, AttributeValue> {
     HashMap::from([("pk".to_owned(), S(pk)), ("sk".to_owned(), S(sk.to_owned()))])
 }
 
-/// As many pairs as there are players.
+/// Measures one pair of writes for each player.
 pub(crate) async fn floor(world: &World, args: &Args) -> Result<Floor, Error> {
     let table: Arc<str> = format!("{}-floor", world.table_name).into();
     create_table(&world.client, &table).await?;

@@ -1,18 +1,18 @@
-//! The load command: many players at once, beside the floor of what the engine can do, with an audit of the table.
+//! The load command: measures many joins at once, compares them with a floor, and audits the table afterwards.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`args`] | what the user types |
-//! | [`world`] | the stack and the pool of one run, and how players and servers reach it |
-//! | [`servers`] | the dedicated servers, played by hand |
-//! | [`drive`] | the players |
-//! | [`floor`] | the bare writes of a join |
-//! | [`audit`] | what the table says afterwards |
-//! | [`fleet`] | the other command: one look at a large fleet |
+//! | [`args`] | the command line's grammar |
+//! | [`world`] | the stack and the pool of one run, and how players and servers reach them |
+//! | [`servers`] | simulated dedicated servers |
+//! | [`drive`] | simulated players |
+//! | [`floor`] | the floor: only the two writes of a join |
+//! | [`audit`] | the check of the table after a run |
+//! | [`fleet`] | the command `load reconcile`: one reconcile run over a large fleet |
 //! | [`report`] | figures, medians, memory, lines of progress |
-//! | [`error`] | why there is no figure |
+//! | [`error`] | errors that end a measurement |
 //!
-//! This module owns the order of a run. Nothing here asserts a time.
+//! This module owns the order of a run. No part of the command asserts a time.
 
 mod args;
 mod audit;
@@ -40,17 +40,17 @@ use crate::{
     world::World,
 };
 
-/// Violations that are printed for one run; the others are counted.
+/// Violations that are printed at most; the others are only counted.
 const VIOLATIONS_SHOWN: usize = 20;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(wrong) = cli.args.check() {
-        // Prints and exits like every other mistake on the command line.
+        // Prints the error and exits as clap does for every other mistake on the command line.
         Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit();
     }
-    // Logging is work on the cores that are measured: only what went wrong. The engine warns of refused conditions,
-    // which are answers.
+    // Logging takes time on the cores that are measured, so only warnings are logged. The engine logs a warning for
+    // each refused condition, which is a normal answer, so it logs only errors.
     local::log::to_stderr("warn,dynoxide=error");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -109,16 +109,16 @@ async fn load(args: &Args) -> ExitCode {
         say(&format!("VIOLATION {violation}"));
     }
     if violations.is_empty() {
-        say("the audit found the table as it must be");
+        say("the audit found no violation");
         return ExitCode::SUCCESS;
     }
     say(&format!("{} violations", violations.len()));
     ExitCode::FAILURE
 }
 
-/// One run in a world of its own, which ends with it whatever happens.
+/// Measures one run against a new world, and closes the world even if the run fails.
 async fn one_run(args: &Args, run: u32) -> Result<(Figures, Audited), Error> {
-    // Short enough for a player's id of 22 characters, and another one for each run.
+    // Eight characters, so that a player's id has 22. Each run has another tag.
     let tag = format!("{:08x}", (Clock::system().now().0 + i64::from(run)) & 0xffff_ffff);
     let world = World::open(args, &format!("owmm-load-{tag}")).await?;
     let measured = tokio::select! {
@@ -131,8 +131,8 @@ async fn one_run(args: &Args, run: u32) -> Result<(Figures, Audited), Error> {
 
 async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Figures, Audited), Error> {
     world.warm_up(args.at_once).await?;
-    // The order alternates, so that neither side always finds the machine warm. The first run joins first: its memory
-    // is that of the stack and the players alone.
+    // The order alternates, so that neither joins nor floor always run on a warm machine. In the first run the joins
+    // are first, so that its memory is that of the stack and the players alone.
     let mut floor = if run.is_multiple_of(2) { measure_floor(world, args).await? } else { None };
     if args.prepared() > 0 {
         say(&format!("  preparing {} servers", args.prepared()));
@@ -145,7 +145,7 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
     report::forget_peak();
     let mut driven = drive::drive(world, args, &servers, tag).await?;
     let usage = world.stack.as_ref().map(|stack| stack.meter().read());
-    // The memory that counts is the stack's.
+    // The memory to report is the stack's. It is known if the stack is in this process or if `--pid` names its process.
     let memory = match (&world.stack, args.pid) {
         (None, None) => (None, None),
         _ => report::memory(args.pid),
@@ -156,14 +156,14 @@ async fn measure(world: &World, args: &Args, run: u32, tag: &str) -> Result<(Fig
         floor = measure_floor(world, args).await?;
     }
     if world.stack.is_none() {
-        // What this process has worked says little of a stack elsewhere.
+        // The stack is another process, and this process's processor time does not include it.
         driven.processor_time = None;
         floor = floor.map(|floor| Floor { processor_time: None, ..floor });
     }
     let mut figures = Figures::default();
     add_joins(&mut figures, args, &driven, &audited, floor.as_ref());
     add_requests(&mut figures, &driven, &audited, usage.as_ref());
-    figures.add("peakMemoryMb", "resident memory at most, MB", 1, memory.0);
+    figures.add("peakMemoryMb", "peak resident memory, MB", 1, memory.0);
     figures.add("memoryMb", "resident memory after the joins, MB", 1, memory.1);
     if let Some(floor) = floor {
         figures.add_times("floor", "floor: a pair of writes", floor.pairs);
@@ -186,19 +186,19 @@ fn add_joins(figures: &mut Figures, args: &Args, driven: &Driven, audited: &Audi
     let ready = players.iter().filter(|player| player.ready.is_some()).count();
     figures.add("joinsPerSecond", "joins/s: players with a slot (200 or 202)", 0, joins);
     let pairs = floor.map(|floor| floor.pairs_per_second);
-    figures.add("floorPairsPerSecond", "floor: the bare pair of writes, pairs/s", 0, pairs);
-    figures.add("ratio", "joins/s to floor", 2, joins.zip(pairs).map(|(joins, pairs)| joins / pairs));
+    figures.add("floorPairsPerSecond", "floor: pairs of writes/s", 0, pairs);
+    figures.add("ratio", "ratio of joins/s to the floor", 2, joins.zip(pairs).map(|(joins, pairs)| joins / pairs));
     let until_ready = rate(ready, players.iter().filter_map(|player| player.ready).max());
     figures.add("readyPerSecond", "players on a running server (200)/s, waits included", 0, until_ready);
-    figures.add_times("join", "join: a player's first call", players.iter().map(|player| player.first_call).collect());
-    figures.add_times("slot", "first call to 200", players.iter().filter_map(|player| player.to_slot).collect());
+    figures.add_times("join", "first join call", players.iter().map(|player| player.first_call).collect());
+    figures.add_times("slot", "from first call to 200", players.iter().filter_map(|player| player.to_slot).collect());
     let each = |time: Option<Duration>, count: usize| time.map(|time| time.as_secs_f64() * 1e6 / count as f64);
-    figures.add("cpuUs", "processor time a player, us", 0, each(driven.processor_time, audited.placed));
+    figures.add("cpuUs", "processor time per player, us", 0, each(driven.processor_time, audited.placed));
     let floor_cpu = floor.and_then(|floor| each(floor.processor_time, floor.pairs.len()));
-    figures.add("floorCpuUs", "floor: processor time a pair, us", 0, floor_cpu);
-    figures.add("placed", "players placed", 0, audited.placed as f64);
-    figures.add("notPlaced", "players who gave up", 0, (players.len() - audited.placed) as f64);
-    figures.add("mostPlayers", "most players on a server", 0, audited.most_players as f64);
+    figures.add("floorCpuUs", "floor: processor time per pair, us", 0, floor_cpu);
+    figures.add("placed", "players with a slot", 0, audited.placed as f64);
+    figures.add("notPlaced", "players without a slot at the end", 0, (players.len() - audited.placed) as f64);
+    figures.add("mostPlayers", "claims on the fullest server", 0, audited.most_players as f64);
     figures.add("serversStarted", "servers started", 0, audited.started as f64);
     let needed = if args.prepared() > 0 { 0 } else { args.needed() };
     figures.add("serversNeeded", "servers needed", 0, f64::from(needed));
@@ -211,12 +211,12 @@ fn add_requests(figures: &mut Figures, driven: &Driven, audited: &Audited, usage
         figures.add(&format!("refusals.{code}"), &format!("  {code}"), 0, *count as f64);
     }
     let total = usage.map(|usage| usage.total_requests() as f64);
-    figures.add("requestsPerCall", "table requests a join call", 2, total.map(|total| total / driven.calls as f64));
-    figures.add("requestsPerPlayer", "table requests a player", 2, total.map(|total| total / audited.placed as f64));
-    figures.add("requests", "table requests, those of the servers included", 0, total);
+    figures.add("requestsPerCall", "table requests per join call", 2, total.map(|total| total / driven.calls as f64));
+    figures.add("requestsPerPlayer", "table requests per player", 2, total.map(|total| total / audited.placed as f64));
+    figures.add("requests", "table requests, including those of servers", 0, total);
     for (operation, count) in usage.into_iter().flat_map(|usage| &usage.requests) {
         figures.add(&format!("requests.{operation}"), &format!("  {operation}"), 0, *count as f64);
     }
     let units = usage.map(|usage| usage.write_units() / audited.placed as f64);
-    figures.add("writeUnitsPerPlayer", "write units a player, without refused writes", 2, units);
+    figures.add("writeUnitsPerPlayer", "write units per player, without refused writes", 2, units);
 }

@@ -1,4 +1,4 @@
-//! Figures, their medians, and how they are shown. Measures nothing but memory and processor time.
+//! Figures, their medians, and their output as table or JSON. Measures memory and processor time.
 
 use std::{
     fmt::Write as _,
@@ -23,17 +23,17 @@ pub(crate) struct Figure {
 pub(crate) struct Figures(Vec<Figure>);
 
 impl Figures {
-    /// Adds a figure: its name in JSON, its name in the table, how many decimals count.
+    /// Adds a figure: its name in JSON, its label in the table, its number of decimals, its value.
     pub(crate) fn add(&mut self, key: &str, label: &str, decimals: usize, value: impl Into<Option<f64>>) {
         let value = value.into().filter(|value| value.is_finite());
         self.0.push(Figure { key: key.to_owned(), label: label.to_owned(), decimals, value });
     }
 
-    /// Adds the percentiles of these times, in milliseconds.
+    /// Adds the percentiles 50, 99 and 99.9 of `times`, in milliseconds.
     pub(crate) fn add_times(&mut self, key: &str, label: &str, mut times: Vec<Duration>) {
         times.sort_unstable();
         for (name, in_key, per_mille) in [("p50", "P50Ms", 500), ("p99", "P99Ms", 990), ("p99.9", "P999Ms", 999)] {
-            // The nearest rank: a time that was measured, with at most so many of a thousand above it.
+            // The nearest rank: the smallest measured time that is at least as long as `per_mille` of all times.
             let rank = (times.len() * per_mille).div_ceil(1_000).saturating_sub(1);
             let value = times.get(rank).map(|time| time.as_secs_f64() * 1_000.0);
             self.add(&format!("{key}{in_key}"), &format!("{label} {name}, ms"), 1, value);
@@ -63,7 +63,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(lower, upper))
 }
 
-/// The medians of several runs: every figure that any of them has.
+/// Returns the median of each figure over the runs that have it.
 fn medians(runs: &[Figures]) -> Figures {
     let mut medians = Figures::default();
     for figure in runs.iter().flat_map(|run| &run.0) {
@@ -75,19 +75,19 @@ fn medians(runs: &[Figures]) -> Figures {
     medians
 }
 
-/// What was run, in one line.
+/// Describes a load run in one line.
 pub(crate) fn title(args: &Args) -> String {
     let over = match args.over {
-        Over::Http => "over HTTP: the gateway and the HTTP client share the cores",
-        Over::Calls => "by calls in this process, without gateway and HTTP",
+        Over::Http => "joins over HTTP (gateway and client share the cores)",
+        Over::Calls => "joins by calls in this process, without gateway and HTTP",
     };
     format!(
-        "{:?}, {} players, {} at once, {} slots a server, {} frontier(s), servers by {:?}, {over}",
+        "scenario {:?}, {} players, {} calls at once, {} slots per server, {} frontier(s), servers {:?}, {over}",
         args.scenario, args.players, args.at_once, args.capacity, args.concurrent_launches, args.servers
     )
 }
 
-/// The table for people.
+/// Formats the table: one line per figure, with the median and the value of each run.
 pub(crate) fn table(title: &str, runs: &[Figures]) -> String {
     let medians = medians(runs);
     let show = |figure: Option<&Figure>| match figure {
@@ -109,7 +109,7 @@ pub(crate) fn table(title: &str, runs: &[Figures]) -> String {
     text
 }
 
-/// The same for programs.
+/// Returns settings, medians, runs and violations as one JSON object.
 pub(crate) fn object(args: &Args, runs: &[Figures], violations: &[String]) -> Value {
     json!({
         "settings": {
@@ -131,12 +131,13 @@ pub(crate) fn object(args: &Args, runs: &[Figures], violations: &[String]) -> Va
     })
 }
 
-/// A line for the person at the terminal. If stderr is gone, so is the person.
+/// Prints a line on stderr. A failed write is ignored: there is no other place to report it.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Resident memory of a process, or of this one, in MB: the most since the last [`forget_peak`], and now. Linux only.
+/// Returns the peak resident memory since the last [`forget_peak`] and the current one, in MB, of a process or of this
+/// one. Linux only.
 pub(crate) fn memory(pid: Option<u32>) -> (Option<f64>, Option<f64>) {
     let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -148,15 +149,15 @@ pub(crate) fn memory(pid: Option<u32>) -> (Option<f64>, Option<f64>) {
     (field("VmHWM"), field("VmRSS"))
 }
 
-/// Has Linux count this process's peak of memory from now. Where that is not to be had, it counts from the start.
+/// Resets this process's peak of memory. If Linux refuses, the peak counts from the start of the process.
 pub(crate) fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Processor time that this process has had, all of its threads together, on Linux. Unlike the time on the clock it does
-/// not grow because something else runs on the machine.
+/// Returns the processor time of all threads of this process so far. Linux only. Unlike elapsed time, it does not
+/// include the work of other processes.
 pub(crate) fn processor_time() -> Option<Duration> {
-    /// What a tick of `/proc/PID/stat` is on every Linux (`USER_HZ`).
+    /// Length of a tick in `/proc/PID/stat` (`USER_HZ` is 100 on every Linux).
     const TICK: Duration = Duration::from_millis(10);
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the program's name in parentheses, which may hold anything; `utime` and `stime` are the 14th

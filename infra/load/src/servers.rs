@@ -1,9 +1,9 @@
-//! The dedicated servers, played by hand: one process can be two hundred servers, two hundred processes would fight for
-//! the cores that are measured.
+//! Simulated dedicated servers. All of them are in this process, because hundreds of processes would compete for the
+//! cores that are measured.
 //!
-//! A server registers when its task runs. With the stack in this process the local ECS tells that, and the task's
-//! environment has id and token, as a real process would find them. With a stack elsewhere the players' answers tell the
-//! server's id, and its ledger the rest.
+//! A server registers when its task runs. If the stack is in this process, an event of the local ECS announces the
+//! task, and the task's environment has the server's id and token. Otherwise the id comes from a player's answer, and
+//! the token from the server's ledger.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -29,41 +29,41 @@ use crate::{
     args::{self, Args},
     error::Error,
     report::say,
-    world::{Door, World},
+    world::{Api, World},
 };
 
-/// Between two looks at a ledger whose task is not on record yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Looks at one ledger.
-const LOOKS: u32 = 500;
+/// Pause between two reads of a ledger that has no task yet.
+const READ_AGAIN: Duration = Duration::from_millis(20);
+/// Reads of one ledger at most.
+const READS: u32 = 500;
 
-/// The servers, as long as this lives.
+/// The simulated servers. Dropping this value ends them.
 pub(crate) struct Servers {
-    seen: Option<UnboundedSender<String>>,
+    awaited: Option<UnboundedSender<String>>,
     watcher: Option<JoinHandle<()>>,
 }
 
 impl Servers {
-    /// Starts to play them, unless they are real.
+    /// Starts the simulation. With `--servers real` it does nothing.
     pub(crate) fn play(world: &World, args: &Args) -> Self {
-        let door = Arc::clone(&world.door);
+        let api = Arc::clone(&world.api);
         match (&world.stack, args.servers) {
-            (_, args::Servers::Real) => Self { seen: None, watcher: None },
+            (_, args::Servers::Real) => Self { awaited: None, watcher: None },
             (Some(stack), args::Servers::Hand) => {
-                Self { seen: None, watcher: Some(tokio::spawn(told_by_ecs(stack.ecs().events(), door))) }
+                Self { awaited: None, watcher: Some(tokio::spawn(register_from_events(stack.ecs().events(), api))) }
             }
             (None, args::Servers::Hand) => {
-                let (seen, heard) = unbounded_channel();
+                let (awaited, ids) = unbounded_channel();
                 let delay = Duration::from_millis(args.start_delay);
-                let watcher = tokio::spawn(told_by_players(heard, world.table.clone(), door, delay));
-                Self { seen: Some(seen), watcher: Some(watcher) }
+                let watcher = tokio::spawn(register_awaited(ids, world.table.clone(), api, delay));
+                Self { awaited: Some(awaited), watcher: Some(watcher) }
             }
         }
     }
 
-    /// Where players say which server they wait for, if somebody wants to know.
-    pub(crate) fn seen(&self) -> Option<UnboundedSender<String>> {
-        self.seen.clone()
+    /// Returns the channel for the ids of servers that players wait for; none if events of the local ECS replace it.
+    pub(crate) fn awaited(&self) -> Option<UnboundedSender<String>> {
+        self.awaited.clone()
     }
 }
 
@@ -75,21 +75,24 @@ impl Drop for Servers {
     }
 }
 
-async fn told_by_ecs(mut events: Receiver<Value>, door: Arc<Door>) {
+/// Registers each server whose task runs, according to the events of the local ECS.
+async fn register_from_events(mut events: Receiver<Value>, api: Arc<Api>) {
     loop {
         match events.recv().await {
             Ok(event) => {
                 if let Some((server, token)) = running(&event) {
-                    tokio::spawn(register(Arc::clone(&door), server, token));
+                    tokio::spawn(register(Arc::clone(&api), server, token));
                 }
             }
-            Err(RecvError::Lagged(missed)) => say(&format!("{missed} events of the local ECS were missed")),
+            Err(RecvError::Lagged(missed)) => {
+                say(&format!("{missed} events of the local ECS were missed: some servers may stay unregistered"));
+            }
             Err(RecvError::Closed) => return,
         }
     }
 }
 
-/// The server whose task runs now, and its token.
+/// Returns the server and its token if the event says that the server's task runs.
 fn running(event: &Value) -> Option<(ServerId, String)> {
     if event.pointer("/detail/lastStatus")?.as_str()? != "RUNNING" {
         return None;
@@ -102,42 +105,45 @@ fn running(event: &Value) -> Option<(ServerId, String)> {
     Some((ServerId::parse(variable("OWMM_SERVER_ID")?).ok()?, variable("OWMM_SERVER_TOKEN")?.to_owned()))
 }
 
-async fn told_by_players(mut seen: UnboundedReceiver<String>, table: Table, door: Arc<Door>, delay: Duration) {
+/// Registers each server that a player waits for.
+async fn register_awaited(mut ids: UnboundedReceiver<String>, table: Table, api: Arc<Api>, delay: Duration) {
     let mut known = HashSet::new();
-    while let Some(server) = seen.recv().await {
+    while let Some(server) = ids.recv().await {
         let Ok(id) = ServerId::parse(&server) else { continue };
         if known.insert(server) {
-            tokio::spawn(look_and_register(table.clone(), Arc::clone(&door), id, delay));
+            tokio::spawn(read_and_register(table.clone(), Arc::clone(&api), id, delay));
         }
     }
 }
 
-async fn look_and_register(table: Table, door: Arc<Door>, server: ServerId, delay: Duration) {
-    for _ in 0..LOOKS {
+/// Reads the server's ledger until it has a task, and registers the server with the ledger's token after `delay`.
+async fn read_and_register(table: Table, api: Arc<Api>, server: ServerId, delay: Duration) {
+    for _ in 0..READS {
         match table.ledger(&server).await {
             Ok(Some(Ledger { launch: Some(launch), task: Some(_), .. })) => {
                 tokio::time::sleep(delay).await;
-                return register(door, server, launch.token).await;
+                return register(api, server, launch.token).await;
             }
             Ok(Some(ledger)) if ledger.state != ServerState::Starting => {
                 return say(&format!(
-                    "server {server} was registered by somebody else: for servers by hand start the stack with --game-server 'sleep 3600'"
+                    "server {server} was registered by another process: for --servers hand start the stack with \
+                     --game-server 'sleep 3600'"
                 ));
             }
-            Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
-            Err(error) => return say(&format!("server {server}: {error}")),
+            Ok(_) => tokio::time::sleep(READ_AGAIN).await,
+            Err(error) => return say(&format!("the ledger of server {server} could not be read: {error}")),
         }
     }
-    say(&format!("server {server}: its task was never on record"));
+    say(&format!("the ledger of server {server} has no task after {READS} reads"));
 }
 
-async fn register(door: Arc<Door>, server: ServerId, token: String) {
-    if let Err(error) = door.register(&server, &token).await {
+async fn register(api: Arc<Api>, server: ServerId, token: String) {
+    if let Err(error) = api.register(&server, &token).await {
         say(&error.to_string());
     }
 }
 
-/// Puts servers into the pool that are ready and empty. No task runs for them: who only wants room needs none.
+/// Adds ready, empty servers to the pool. They have no tasks, because joins need only their free slots.
 pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
     let (clock, rng) = (Clock::system(), Rng::system());
     let mut frontiers = BTreeMap::new();
@@ -150,11 +156,11 @@ pub(crate) async fn prepare(world: &World, count: u32) -> Result<(), Error> {
         let from = frontiers.insert(k, Frontier::new(ledger.id.clone(), 0));
         match world.table.advance(k, from, &ledger, 1, world.limits.max_servers, now).await? {
             Advanced::Yes => {}
-            other => return Err(Error::Server(ledger.id, format!("cannot be prepared: {other:?}"))),
+            other => return Err(Error::Server(ledger.id, format!("the frontier did not advance: {other:?}"))),
         }
-        // Ready servers are found by the index; the frontier is to give nothing of them.
+        // Joins are to find ready servers by the index, so the frontier must not hand out their slots.
         world.table.write_frontier(&world.pool, k, &FrontierWrite::UsedUp { server: ledger.id.clone() }).await?;
-        world.door.register(&ledger.id, &token).await?;
+        world.api.register(&ledger.id, &token).await?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What a run is made against: a stack in this process, or one that runs already. Either way a pool of its own.
+//! The stack and the pool of one run: a stack in this process, or one that already runs. Each run has a pool of its
+//! own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,61 +24,61 @@ use crate::{
     report::say,
 };
 
-/// Nobody connects in a load run and nobody beats, so reservations and leases have to outlast it.
+/// Duration of reservations and leases. A load run has no connects and no heartbeats, so both must outlast it.
 const OUTLASTS_A_RUN: Span = Span::seconds(3_600);
-/// What the functions tell a player over HTTP; whoever calls the operation itself has to know it.
+/// Pauses that the functions request in `Retry-After`. A caller of the operation itself gets no such header.
 const POLL_AFTER: Duration = Duration::from_secs(1);
 const BUSY_AFTER: Duration = Duration::from_secs(1);
 const FULL_AFTER: Duration = Duration::from_secs(5);
-/// Where the servers say that they listen.
+/// Address and port that the servers register with.
 const ENDPOINT: (&str, u16) = ("127.0.0.1", 7777);
-/// Registrations of one server before it is given up.
+/// Attempts to register one server.
 const REGISTER_TRIES: u32 = 20;
 
-/// What a run is made against.
+/// The stack and the pool of one run.
 pub(crate) struct World {
     /// The pool of this run.
     pub(crate) pool: PoolName,
-    /// Its limits.
+    /// The pool's limits.
     pub(crate) limits: PoolLimits,
-    /// The table, as OWMM sees it.
+    /// The table, through OWMM's own operations.
     pub(crate) table: Table,
     /// The table's name.
     pub(crate) table_name: String,
-    /// The client of the table; in this process, the one that OWMM uses.
+    /// The DynamoDB client: OWMM's own if the stack is in this process.
     pub(crate) client: Client,
     /// How players and servers reach OWMM.
-    pub(crate) door: Arc<Door>,
+    pub(crate) api: Arc<Api>,
     /// The stack, if it is in this process.
     pub(crate) stack: Option<Stack>,
-    /// The table is this run's alone, in an engine that outlives it.
+    /// Whether to delete the table at the end: it was created for this run, in an engine that outlives the run.
     drop_table: bool,
 }
 
 /// How players and servers reach OWMM.
-pub(crate) enum Door {
+pub(crate) enum Api {
     /// Over HTTP.
     Http {
-        /// The gateway.
+        /// The gateway's URL.
         url: String,
-        /// The pool to name, if it is not the default.
+        /// The pool to name in a join; none for the default pool.
         pool: Option<PoolName>,
         /// The client.
         http: reqwest::Client,
     },
-    /// By calling the operations.
+    /// By calling OWMM's operations in this process.
     Calls(Box<Owmm>),
 }
 
-/// What a player is told.
+/// The reply to a join.
 pub(crate) enum Reply {
-    /// A slot on a server that runs.
+    /// A slot on a running server: the server's id.
     Ready(String),
-    /// A slot on a server that starts, and when to ask again.
+    /// A slot on a starting server: the server's id, and the pause before the next poll.
     Starting(String, Duration),
-    /// No slot, for this reason, and when to ask again. Nothing is held.
+    /// No slot, and nothing is held: the problem code, and the pause before the next join.
     Refused(String, Duration),
-    /// No slot, or nobody knows: it may be asked again then.
+    /// Unknown whether the player has a slot: the reason, and the pause before the next join.
     Unclear(String, Duration),
 }
 
@@ -93,7 +94,7 @@ fn limits(args: &Args) -> PoolLimits {
 }
 
 impl World {
-    /// Makes a world for one run; `name` is nobody else's.
+    /// Creates the world of one run. `name` must be unique: it names the run's pool, or its table.
     pub(crate) async fn open(args: &Args, name: &str) -> Result<Self, Error> {
         match (&args.url, &args.dynamodb, &args.table) {
             (Some(url), Some(dynamodb), Some(table)) => Self::elsewhere(args, name, url, dynamodb, table).await,
@@ -118,14 +119,14 @@ impl World {
             pools: None,
             game_server,
             start_delay: Duration::from_millis(args.start_delay),
-            // A run is shorter than that, and measures joins.
+            // No reconcile run during a load run, which measures joins and takes less than an hour.
             reconcile_every: Duration::from_secs(3_600),
             functions: None,
         };
         let stack = Stack::start(options).await?;
-        let door = match args.over {
-            Over::Http => Door::Http { url: stack.url().to_owned(), pool: None, http: demo::http_client()? },
-            Over::Calls => Door::Calls(Box::new(stack.owmm().clone())),
+        let api = match args.over {
+            Over::Http => Api::Http { url: stack.url().to_owned(), pool: None, http: demo::http_client()? },
+            Over::Calls => Api::Calls(Box::new(stack.owmm().clone())),
         };
         Ok(Self {
             pool: PoolName::parse(stack::POOL)?,
@@ -133,7 +134,7 @@ impl World {
             table: stack.owmm().table().clone(),
             table_name,
             client: stack.dynamodb().clone(),
-            door: Arc::new(door),
+            api: Arc::new(api),
             stack: Some(stack),
             drop_table: args.dynamodb.is_some(),
         })
@@ -151,20 +152,20 @@ impl World {
         pool.limits = limits(args);
         table.put_pool(&pool, None).await?;
         let url = url.trim_end_matches('/').to_owned();
-        let door = Door::Http { url, pool: Some(pool.name.clone()), http: demo::http_client()? };
+        let api = Api::Http { url, pool: Some(pool.name.clone()), http: demo::http_client()? };
         Ok(Self {
             pool: pool.name,
             limits: pool.limits,
             table,
             table_name: table_name.to_owned(),
             client,
-            door: Arc::new(door),
+            api: Arc::new(api),
             stack: None,
             drop_table: false,
         })
     }
 
-    /// Opens as many connections as there will be calls at once: neither the joins nor the floor should pay for them.
+    /// Opens one connection per concurrent call, so that neither the joins nor the floor include the time to connect.
     pub(crate) async fn warm_up(&self, at_once: u32) -> Result<(), Error> {
         let mut reads = tokio::task::JoinSet::new();
         for _ in 0..at_once {
@@ -177,12 +178,12 @@ impl World {
         Ok(())
     }
 
-    /// Ends everything that was started for the run.
+    /// Deletes the run's table, if it has one, and stops the run's stack.
     pub(crate) async fn close(self) {
         if self.drop_table
             && let Err(error) = self.client.delete_table().table_name(&self.table_name).send().await
         {
-            say(&format!("the table {} is left behind: {error}", self.table_name));
+            say(&format!("the table {} could not be deleted, delete it by hand: {error}", self.table_name));
         }
         if let Some(stack) = self.stack {
             stack.stop().await;
@@ -190,7 +191,8 @@ impl World {
     }
 }
 
-/// A client as the local stack makes its own: DynamoDB Local keeps a table set for each key and region.
+/// Creates a client with the same key and region as the local stack's, because DynamoDB Local has separate tables for
+/// each pair of both.
 async fn client(url: &str) -> Client {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .timeout_config(shared::config::timeouts())
@@ -205,8 +207,8 @@ async fn client(url: &str) -> Client {
     Client::new(&loader.load().await)
 }
 
-impl Door {
-    /// One join of one player.
+impl Api {
+    /// Sends one join of one player.
     pub(crate) async fn join(&self, player: &PlayerId) -> Reply {
         match self {
             Self::Http { url, pool, http } => {
@@ -232,13 +234,13 @@ impl Door {
         }
     }
 
-    /// A dedicated server registers itself. Safe to repeat, and repeated.
+    /// Registers a dedicated server, with retries: registering is safe to repeat.
     pub(crate) async fn register(&self, server: &ServerId, token: &str) -> Result<(), Error> {
         let mut why = String::new();
         for _ in 0..REGISTER_TRIES {
             match self.register_once(server, token).await {
                 Ok(()) => return Ok(()),
-                Err((said_no, reason)) if said_no => return Err(Error::Server(server.clone(), reason)),
+                Err((refused, reason)) if refused => return Err(Error::Server(server.clone(), reason)),
                 Err((_, reason)) => why = reason,
             }
             tokio::time::sleep(BUSY_AFTER).await;
@@ -246,7 +248,7 @@ impl Door {
         Err(Error::Server(server.clone(), why))
     }
 
-    /// If not, whether that is final, and why.
+    /// Registers a server once. An error says whether OWMM refused, which makes a retry useless, and why.
     async fn register_once(&self, server: &ServerId, token: &str) -> Result<(), (bool, String)> {
         let (address, port) = ENDPOINT;
         match self {
@@ -261,8 +263,9 @@ impl Door {
             }
             Self::Calls(owmm) => {
                 let endpoint = Endpoint { address: address.to_owned(), port };
-                let hello = Registration { endpoint, capacity: None, metadata: std::collections::BTreeMap::new() };
-                match owmm.register_server(TokenHash::of(token), server, hello).await {
+                let registration =
+                    Registration { endpoint, capacity: None, metadata: std::collections::BTreeMap::new() };
+                match owmm.register_server(TokenHash::of(token), server, registration).await {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(no)) => Err((true, format!("{no:?}"))),
                     Err(failure) => Err((false, failure.to_string())),
@@ -277,7 +280,7 @@ fn refused(failure: &demo::Failure) -> Reply {
     match failure {
         demo::Failure::Problem(problem) => match problem.code.as_str() {
             code @ ("pool_full" | "launch_paused") => Reply::Refused(code.to_owned(), after),
-            // `busy` is also what a lost answer of the table comes to.
+            // `busy` is also the code after a lost answer of the table, so the slot may have been claimed.
             code => Reply::Unclear(code.to_owned(), after),
         },
         demo::Failure::NoAnswer(_) => Reply::Unclear("no answer".to_owned(), after),

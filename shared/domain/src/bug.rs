@@ -11,7 +11,7 @@ pub enum Bug {
     /// A second join of a connected player turns `connected` back into `reserved`.
     ReserveAgain,
     /// A release does not compare the placement.
-    ReleaseAnyStamp,
+    FreeAnyPlacement,
     /// Register-player reads the seat but does not change it to connected.
     ReadOnlySeat,
     /// Expired claims are removed without a condition on the exact value that was read.
@@ -32,7 +32,7 @@ impl Bug {
     /// Every bug, in the order of declaration.
     pub const ALL: [Self; 9] = [
         Self::ReserveAgain,
-        Self::ReleaseAnyStamp,
+        Self::FreeAnyPlacement,
         Self::ReadOnlySeat,
         Self::EvictInexactly,
         Self::FreeUnlisted,
@@ -46,7 +46,7 @@ impl Bug {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReserveAgain => "a second join turns connected back into reserved",
-            Self::ReleaseAnyStamp => "a release does not compare the placement",
+            Self::FreeAnyPlacement => "a release does not compare the placement",
             Self::ReadOnlySeat => "register-player only reads the seat",
             Self::EvictInexactly => "expired claims are removed without their exact value",
             Self::FreeUnlisted => "a freed slot is not listed",

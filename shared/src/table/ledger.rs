@@ -266,7 +266,7 @@ pub fn expression(write: &LedgerWrite) -> Expression {
             };
             let held = match claim {
                 // With the injected bug the condition holds for every placement.
-                _ if bug::injected(Bug::ReleaseAnyStamp) => "#claims.#player BETWEEN :connected AND :reserved",
+                _ if bug::injected(Bug::FreeAnyPlacement) => "#claims.#player BETWEEN :connected AND :reserved",
                 Claim::Connected(_) => OF_PLACEMENT,
                 Claim::Reserved(_) => "#claims.#player = :reserved",
             };
@@ -279,7 +279,7 @@ pub fn expression(write: &LedgerWrite) -> Expression {
             if claim.is_connected() {
                 expression = expression.with(":connected", connected(claim.placement()));
             }
-            if bug::injected(Bug::ReleaseAnyStamp) {
+            if bug::injected(Bug::FreeAnyPlacement) {
                 expression = expression.with(":connected", n(i64::MIN)).with(":reserved", n(i64::MAX));
             }
             by(hash.as_ref(), &format!("{in_state} AND {held}"), expression)

@@ -13,7 +13,7 @@ use shared::{
     domain::{PlayerId, TokenHash},
     http::{Body, Request},
     metrics::{self, Metric},
-    telemetry::{Calls, Tells, json_log},
+    telemetry::{Calls, Recorded, json_log},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -135,7 +135,7 @@ fn request(method: &str, path: &str, body: &str) -> Request {
     request
 }
 
-async fn line<T: Tells>(calls: &Calls, call: impl Future<Output = T>) -> Value {
+async fn line<T: Recorded>(calls: &Calls, call: impl Future<Output = T>) -> Value {
     serde_json::from_str(&calls.measured(call).await.1).unwrap()
 }
 

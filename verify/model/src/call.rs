@@ -170,7 +170,7 @@ impl Call {
             }),
             Self::Connect { server, player, awaited, connect, .. } => {
                 step(connect, now, reply, |outcome| match outcome {
-                    Connected::Inside(placement) if *awaited => {
+                    Connected::Admitted(placement) if *awaited => {
                         To::Inside(Inside { server: *server, player: *player, placement })
                     }
                     _ => To::Nothing,

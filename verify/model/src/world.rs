@@ -348,12 +348,12 @@ impl World {
         Call::Join { player, join: Box::new(join) }
     }
 
-    fn disconnect(&mut self, scope: &Scope, inside: Inside, grace: Option<Span>, what: What, steps: &mut Vec<Step>) {
+    fn disconnect(&mut self, inside: Inside, grace: Option<Span>, what: What, steps: &mut Vec<Step>) {
         let Inside { server, player, placement } = inside;
         self.inside.retain(|other| *other != inside);
         self.forget_promise(player);
         let call = Call::disconnect(server, player, placement, grace);
-        self.clone().begin(scope, call, what, steps);
+        self.clone().begin(call, what, steps);
     }
 
     fn forget_promise(&mut self, player: u8) {
@@ -368,17 +368,17 @@ impl World {
         let untouched = self.seats.iter().all(Option::is_none) && self.flights.is_empty();
         for player in 0..if untouched { 1 } else { scope.players } {
             if let Some(world) = spend(self, |left| &mut left.joins) {
-                world.begin(scope, Self::join(scope, player), What::JoinBegins { player }, steps);
+                world.begin(Self::join(scope, player), What::JoinBegins { player }, steps);
             }
             if let Some(mut world) = spend(self, |left| &mut left.cancels) {
                 world.forget_promise(player);
                 let call = Call::CancelReservation { player, cancel: CancelReservation::new(Scope::player(player)) };
-                world.begin(scope, call, What::GiveUpBegins { player }, steps);
+                world.begin(call, What::GiveUpBegins { player }, steps);
             }
             if let Some(mut world) = spend(self, |left| &mut left.releases) {
                 world.forget_promise(player);
                 let call = Call::Release { player, release: Release::new(Scope::player(player)) };
-                world.begin(scope, call, What::DismissalBegins { player }, steps);
+                world.begin(call, What::DismissalBegins { player }, steps);
             }
             if let Some(Some(promise)) = self.promises.get(usize::from(player)) {
                 let Promise { server, placement, ready, .. } = *promise;
@@ -389,7 +389,7 @@ impl World {
                     && let (Some(world), Some(expires)) = (spend(self, |left| &mut left.arrivals), expires)
                 {
                     let call = Call::connect(server, player, PresentedTicket { placement, expires });
-                    world.begin(scope, call, What::PlayerArrives { player }, steps);
+                    world.begin(call, What::PlayerArrives { player }, steps);
                 }
             }
         }
@@ -398,7 +398,7 @@ impl World {
             let limits = &scope.pool.limits;
             let heartbeat = PoolLimits::heartbeat(limits.lease);
             let party = Party::new(players, scope.pool.name.clone(), limits.capacity, heartbeat);
-            world.begin(scope, Call::Party(party), What::PartyBegins, steps);
+            world.begin(Call::Party(party), What::PartyBegins, steps);
         }
         for inside in &self.inside {
             let Inside { server, player, .. } = *inside;
@@ -406,10 +406,10 @@ impl World {
                 continue;
             }
             if let Some(mut world) = spend(self, |left| &mut left.leaves) {
-                world.disconnect(scope, *inside, None, What::PlayerLeaves { player, server }, steps);
+                world.disconnect(*inside, None, What::PlayerLeaves { player, server }, steps);
             }
             if let Some(mut world) = spend(self, |left| &mut left.drops) {
-                world.disconnect(scope, *inside, Some(GRACE), What::PlayerDrops { player, server }, steps);
+                world.disconnect(*inside, Some(GRACE), What::PlayerDrops { player, server }, steps);
             }
         }
     }
@@ -434,7 +434,7 @@ impl World {
                 && let Answer::Written(beaten) =
                     world.write_ledger(&ledger.id, &LedgerWrite::Heartbeat { by: token(), now })
             {
-                world.mend(scope, &beaten);
+                world.mend(&beaten);
                 steps.push(Step { what: What::ServerBeats { server }, to: world });
             }
             if let Some(world) = spend(self, |left| &mut left.looks) {
@@ -482,7 +482,7 @@ impl World {
     }
 
     /// What follows a heartbeat: the index is put right, and the server disconnect those it does not have.
-    fn mend(&mut self, scope: &Scope, beaten: &Ledger) {
+    fn mend(&mut self, beaten: &Ledger) {
         let server = small(server_of(&beaten.id));
         if let Some(write) = beaten.listing_fix(self.now()) {
             self.send(beaten.id.clone(), write);
@@ -492,7 +492,7 @@ impl World {
             if !self.is_inside(server, player) && !self.awaits(server, player) {
                 self.forget_promise(player);
                 let mut begun = Vec::new();
-                self.clone().begin(scope, Call::disconnect(server, player, placement, None), What::Tick, &mut begun);
+                self.clone().begin(Call::disconnect(server, player, placement, None), What::Tick, &mut begun);
                 if let Some(step) = begun.pop() {
                     *self = step.to;
                 }
@@ -510,18 +510,18 @@ impl World {
         self.fly(Call::Write, At::Asked(Effect::WriteLedger(server, write)));
     }
 
-    fn begin(self, scope: &Scope, call: Call, what: What, steps: &mut Vec<Step>) {
-        self.proceed(scope, call, Reply::Start, what, steps);
+    fn begin(self, call: Call, what: What, steps: &mut Vec<Step>) {
+        self.proceed(call, Reply::Start, what, steps);
     }
 
-    /// Tells a call its answer. One step for each thing that it may be told about the index on the way.
-    fn proceed(mut self, scope: &Scope, mut call: Call, reply: Reply, what: What, steps: &mut Vec<Step>) {
+    /// Recorded a call its answer. One step for each thing that it may be told about the index on the way.
+    fn proceed(mut self, mut call: Call, reply: Reply, what: What, steps: &mut Vec<Step>) {
         match call.next(self.now(), reply) {
             To::Effect(Effect::Find { tried, listed, fresh, .. }) => {
                 for (hint, stale) in self.hints(&tried, listed, fresh) {
                     let mut world = self.clone();
                     world.left.stales -= u8::from(stale);
-                    world.proceed(scope, call.clone(), Reply::Found(hint), what, steps);
+                    world.proceed(call.clone(), Reply::Found(hint), what, steps);
                 }
                 return;
             }
@@ -567,7 +567,7 @@ impl World {
             let what = What::IsKilled { flight: n8 };
             let world = landed(&world);
             match flight.call.again(up) {
-                Some(again) => world.begin(scope, again, what, steps),
+                Some(again) => world.begin(again, what, steps),
                 None => steps.push(Step { what, to: world }),
             }
         }
@@ -578,7 +578,7 @@ impl World {
             let mut zombie = flight.call.clone();
             zombie.forget();
             world.fly(zombie, flight.at.clone());
-            world.begin(scope, again, What::IsRepeatedWhileItRuns { flight: n8 }, steps);
+            world.begin(again, What::IsRepeatedWhileItRuns { flight: n8 }, steps);
         }
         let goes = What::Goes { flight: n8 };
         match &flight.at {
@@ -594,7 +594,7 @@ impl World {
                         steps.push(Step { what: What::IsSentTwice { flight: n8 }, to: world });
                     }
                 }
-                landed(self).asked(scope, flight.call.clone(), effect, goes, steps);
+                landed(self).asked(flight.call.clone(), effect, goes, steps);
             }
             At::Reading(players, seats) => {
                 let mut seats = seats.clone();
@@ -604,7 +604,7 @@ impl World {
                     world.fly(flight.call.clone(), At::Reading(players.clone(), seats));
                     steps.push(Step { what: goes, to: world });
                 } else {
-                    world.proceed(scope, flight.call.clone(), Reply::SeatsRead(seats), goes, steps);
+                    world.proceed(flight.call.clone(), Reply::SeatsRead(seats), goes, steps);
                 }
             }
             At::Writing(writes, answers) => {
@@ -614,7 +614,7 @@ impl World {
                     let mut world = landed(self);
                     *answer = Some(world.write_seat(player, write));
                     match answers.iter().cloned().collect::<Option<Vec<_>>>() {
-                        Some(all) => world.proceed(scope, flight.call.clone(), Reply::SeatsWritten(all), goes, steps),
+                        Some(all) => world.proceed(flight.call.clone(), Reply::SeatsWritten(all), goes, steps),
                         None => {
                             world.fly(flight.call.clone(), At::Writing(writes.clone(), answers));
                             steps.push(Step { what: goes, to: world });
@@ -626,13 +626,13 @@ impl World {
                 let mut world = landed(self);
                 let back = world.go_back(seen.as_ref(), *slots);
                 match back.or_else(|| world.advance(scope, seen.as_ref(), *slots)) {
-                    Some(slot) => world.proceed(scope, flight.call.clone(), Reply::SlotsTaken(slot), goes, steps),
+                    Some(slot) => world.proceed(flight.call.clone(), Reply::SlotsTaken(slot), goes, steps),
                     None if *turn < FRONTIER_TURNS => {
-                        world.take(scope, flight.call.clone(), *slots, turn + 1, goes, steps);
+                        world.take(flight.call.clone(), *slots, turn + 1, goes, steps);
                     }
                     None => {
                         let reply = Reply::SlotsTaken(TakenSlots::No(NoSlot::Busy));
-                        world.proceed(scope, flight.call.clone(), reply, goes, steps);
+                        world.proceed(flight.call.clone(), reply, goes, steps);
                     }
                 }
             }
@@ -640,9 +640,9 @@ impl World {
     }
 
     /// Takes slots of the frontier, or goes on to start a server.
-    fn take(mut self, scope: &Scope, call: Call, slots: u32, turn: u8, what: What, steps: &mut Vec<Step>) {
+    fn take(mut self, call: Call, slots: u32, turn: u8, what: What, steps: &mut Vec<Step>) {
         match self.write_frontier(&FrontierWrite::Take { slots }) {
-            Ok(frontier) => self.proceed(scope, call, Reply::SlotsTaken(TakenSlots::On(frontier.server)), what, steps),
+            Ok(frontier) => self.proceed(call, Reply::SlotsTaken(TakenSlots::On(frontier.server)), what, steps),
             Err(seen) => {
                 self.fly(call, At::Rolling { slots, seen, turn });
                 steps.push(Step { what, to: self });
@@ -651,7 +651,7 @@ impl World {
     }
 
     /// The question is answered.
-    fn asked(mut self, scope: &Scope, call: Call, effect: &Effect, what: What, steps: &mut Vec<Step>) {
+    fn asked(mut self, call: Call, effect: &Effect, what: What, steps: &mut Vec<Step>) {
         let reply = match effect {
             Effect::WriteLedger(server, write) => Reply::LedgerWritten(self.write_ledger(server, write)),
             Effect::WriteSeat(player, write) => Reply::SeatWritten(self.write_seat(player, write)),
@@ -667,7 +667,7 @@ impl World {
                 self.give_back(ledger);
                 Reply::Done
             }
-            Effect::TakeSlots { slots, may_start: true, .. } => return self.take(scope, call, *slots, 1, what, steps),
+            Effect::TakeSlots { slots, may_start: true, .. } => return self.take(call, *slots, 1, what, steps),
             Effect::TakeSlots { slots, may_start: false, .. } => {
                 match self.write_frontier(&FrontierWrite::Take { slots: *slots }) {
                     Ok(frontier) => Reply::SlotsTaken(TakenSlots::On(frontier.server)),
@@ -677,7 +677,7 @@ impl World {
             // These have a place of their own.
             Effect::Find { .. } | Effect::ReadSeats(_) | Effect::WriteSeats(_) => return,
         };
-        self.proceed(scope, call, reply, what, steps);
+        self.proceed(call, reply, what, steps);
     }
 
     fn apply(&mut self, late: &Late) {
@@ -704,7 +704,7 @@ impl World {
                 && let Answer::Written(beaten) =
                     world.write_ledger(&ledger.id, &LedgerWrite::Heartbeat { by: token(), now })
             {
-                world.mend(scope, &beaten);
+                world.mend(&beaten);
             }
             world = world.alone(scope);
             for _ in 0..LOOKS_ALONE {
@@ -724,7 +724,7 @@ impl World {
                 continue;
             }
             let mut begun = Vec::new();
-            world.clone().begin(scope, Self::join(scope, player), What::JoinBegins { player }, &mut begun);
+            world.clone().begin(Self::join(scope, player), What::JoinBegins { player }, &mut begun);
             if let Some(first) = begun.into_iter().next() {
                 world = first.to.alone(scope);
             }

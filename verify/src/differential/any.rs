@@ -1,5 +1,5 @@
-//! Images and writes by chance. Few values of each kind, and writes that mostly name what the image holds, so that every
-//! condition is met about as often as it is broken.
+//! Random images and writes. Each kind of value has few variants, and most writes name values of the image, so that every
+//! condition holds about as often as it fails.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ const PLAYERS: [&str; 5] = ["a", "b|c", "d.e@f", "g=h+i-j", "k"];
 const SERVERS: [&str; 3] = ["s1", "s:2", "s_3"];
 const TOKENS: [&str; 2] = ["token", "another"];
 
-/// Chance, from a seed.
+/// A generator of random values, from a seed.
 pub(super) struct Any(StdRng);
 
-/// Names and numbers of this file are in range.
+/// Unwraps a name or number that is a constant of this file and therefore in range.
 #[allow(clippy::expect_used, reason = "constants of this file, not input")]
 fn known<T>(value: Option<T>) -> T {
     value.expect("a constant in range")
@@ -40,7 +40,7 @@ impl Any {
         self.0.random_range(0..=to)
     }
 
-    /// True once in `n`.
+    /// Returns true once in `n` times on average.
     fn rarely(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
@@ -53,7 +53,7 @@ impl Any {
         (self.below(2) == 0).then(|| value(self))
     }
 
-    /// Mostly the value that is there.
+    /// Returns `there` four times in five, else another value.
     fn mostly<T>(&mut self, there: T, other: impl FnOnce(&mut Self) -> T) -> T {
         if self.rarely(5) { other(self) } else { there }
     }
@@ -73,7 +73,7 @@ impl Any {
         known(PoolName::parse(name).ok())
     }
 
-    /// Times close to each other, so that they are often the same.
+    /// Returns a time out of few, so that two times are often equal.
     fn time(&mut self) -> Time {
         Time(1_000_000 + self.number(-2, 2))
     }
@@ -127,7 +127,7 @@ impl Any {
         let claims = self.claims();
         let state = if self.rarely(2) { ServerState::Ready } else { self.of(ServerState::ALL) };
         let (seen, lease) = (self.time(), self.time());
-        // An empty server has mostly been so for a while, and no other.
+        // Most empty servers have an idle time, and most others have none.
         let idle = if claims.is_empty() { !self.rarely(3) } else { self.rarely(10) };
         let starting = state == ServerState::Starting;
         Some(Ledger {
@@ -156,7 +156,7 @@ impl Any {
         })
     }
 
-    /// A player who has a claim, mostly, and the claim.
+    /// Returns a player and a claim: mostly those of the ledger.
     fn held(&mut self, ledger: &Ledger) -> (PlayerId, Claim) {
         let claims = ledger.claims.iter().map(|(player, claim)| (player.clone(), *claim)).collect::<Vec<_>>();
         let (player, claim) = match claims.get(self.below(claims.len().max(1))) {
@@ -167,7 +167,7 @@ impl Any {
         (self.mostly(player, Self::player), claim)
     }
 
-    /// Claims to remove, mostly as they are.
+    /// Returns claims to remove, mostly with the value that the ledger has.
     fn evict(&mut self, ledger: &Ledger, but: &[PlayerId]) -> Vec<(PlayerId, Claim)> {
         let mut evict = BTreeMap::new();
         for _ in 0..self.below(3) {
@@ -257,7 +257,7 @@ impl Any {
         }
     }
 
-    fn place(&mut self) -> Assignment {
+    fn assignment(&mut self) -> Assignment {
         Assignment { server: self.server(), pool: self.pool(), claim: self.claim() }
     }
 
@@ -265,14 +265,14 @@ impl Any {
         match self.below(5) {
             0 => None,
             1 => Some(Seat::Vacant(self.placement())),
-            _ => Some(Seat::Assigned(self.place())),
+            _ => Some(Seat::Assigned(self.assignment())),
         }
     }
 
     pub(super) fn seat_write(&mut self, seat: Option<&Seat>) -> SeatWrite {
         let there = match seat {
-            Some(Seat::Assigned(place)) => place.clone(),
-            _ => self.place(),
+            Some(Seat::Assigned(assignment)) => assignment.clone(),
+            _ => self.assignment(),
         };
         let server = self.mostly(there.server, Self::server);
         let claim = self.mostly(there.claim, Self::claim);
@@ -290,7 +290,7 @@ impl Any {
 
     pub(super) fn frontier(&mut self) -> Option<Frontier> {
         (!self.rarely(5)).then(|| {
-            let full = (0..MAX_FREED).map(|n| known(ServerId::parse(&format!("spare{n}")).ok()));
+            let full = (0..MAX_FREED).map(|n| known(ServerId::parse(&format!("freed{n}")).ok()));
             let freed =
                 if self.rarely(5) { full.collect() } else { (0..self.below(3)).map(|_| self.server()).collect() };
             Frontier { server: self.server(), remaining: self.count(3), freed }

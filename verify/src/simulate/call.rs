@@ -1,4 +1,4 @@
-//! One run of a function: who called it, and how it is killed or stands still in the middle of a request.
+//! One run of a function: its caller, and how it is killed or frozen in the middle of a request.
 
 use std::{
     future::Future,
@@ -17,7 +17,7 @@ use tokio::{
 use super::{checks::Caller, world::lock};
 
 tokio::task_local! {
-    /// The run of a function that a call on the wire belongs to.
+    /// The run of a function that the current request on the wire belongs to.
     pub(super) static CALL: Arc<Call>;
 }
 
@@ -28,29 +28,29 @@ pub(super) struct Call {
     pub(super) by: Caller,
     pub(super) began: Time,
     pub(super) killed: Notify,
-    stands_still: Mutex<Option<Duration>>,
+    frozen_for: Mutex<Option<Duration>>,
 }
 
 impl Call {
-    /// A run of a function that begins now.
+    /// Creates a run of a function that starts at `began`.
     pub(super) fn new(number: u64, by: Caller, began: Time) -> Self {
-        Self { number, by, began, killed: Notify::new(), stands_still: Mutex::default() }
+        Self { number, by, began, killed: Notify::new(), frozen_for: Mutex::default() }
     }
 
-    /// Nothing of it runs any more.
+    /// Kills the run. The future never completes.
     pub(super) async fn kill<T>(&self) -> T {
         self.killed.notify_one();
         std::future::pending().await
     }
 
-    /// Nothing of it runs for so long.
+    /// Freezes the run for a time: none of its futures is polled meanwhile.
     pub(super) async fn freeze(&self, span: Duration) {
-        *lock(&self.stands_still) = Some(span);
+        *lock(&self.frozen_for) = Some(span);
         tokio::task::yield_now().await;
     }
 }
 
-/// A future that is not polled while its function stands still.
+/// A future that is not polled while its function is frozen.
 pub(super) struct Freezing<F> {
     call: Arc<Call>,
     thaws: Option<Pin<Box<Sleep>>>,
@@ -58,7 +58,7 @@ pub(super) struct Freezing<F> {
 }
 
 impl<F> Freezing<F> {
-    /// `inner`, which is what runs in `call`.
+    /// Wraps `inner`, the work of `call`.
     pub(super) fn new(call: Arc<Call>, inner: Pin<Box<F>>) -> Self {
         Self { call, thaws: None, inner }
     }
@@ -76,8 +76,8 @@ impl<F: Future> Future for Freezing<F> {
             if let Poll::Ready(output) = self.inner.as_mut().poll(context) {
                 return Poll::Ready(output);
             }
-            let stands_still = lock(&self.call.stands_still).take();
-            match stands_still {
+            let frozen_for = lock(&self.call.frozen_for).take();
+            match frozen_for {
                 Some(span) => self.thaws = Some(Box::pin(sleep(span))),
                 None => return Poll::Pending,
             }

@@ -1,18 +1,19 @@
-//! The invariants, looked at after every write and every answer.
+//! The invariants, checked after every write and every answer.
 //!
-//! The table is known from the engine itself, item by item as it is read back after each write; who is inside is known
-//! from the simulated game servers. An invariant is checked where it could break: a write on a ledger, a player let in,
-//! an answer given.
+//! The items come from the engine, which reads them back after each write; the connected players come from the simulated
+//! game servers. An invariant is checked when an event could break it: a write on a ledger, an admitted player, an answer.
 //!
 //! | name | checked |
 //! |---|---|
-//! | I1 capacity | after each write on a ledger, and when somebody is let in |
-//! | I2 one place | for everybody whom a write concerns: who is inside holds that claim and that seat, both connected |
-//! | I3 no leak | a stopped server has no claims; a write that only frees slots leaves a ready server listed; nothing is held longer than the pool says; at the end, all of it can be used |
-//! | I4 no over-launch | a frontier moves on only when it has too little left, and is used up only by a server that had no room; live servers within the maximum; one task per server and attempt |
-//! | I5 nothing forgotten | at the end: no launch undecided, no task that no server stands for, the count right |
-//! | I6 kept word | what was answered with 200 or 202 is in the ledger, and stays there until it may go |
-//! | I7 authority | no write on a server by another's token, none by strangers, none on somebody else's claim |
+//! | I1 capacity | after each write on a ledger, and when a server admits a player |
+//! | I2 one place | for each player whom a write concerns: a connected player has that claim and that seat, both connected |
+//! | I3 no leak | a stopped server has no claims; a write that only frees slots leaves a ready server listed |
+//! | | a reservation lasts no longer than the pool's setting; at the end, every slot can be used |
+//! | I4 no over-launch | a frontier advances only if it has too few slots left, and is used up only by a full server |
+//! | | live servers are within the maximum; one task runs per server and attempt |
+//! | I5 nothing forgotten | at the end: every launch is decided, every task has a live server, the count is right |
+//! | I6 kept word | a slot that was answered with 200 or 202 is in the ledger, and stays there until its promise ends |
+//! | I7 authority | no write on a server with another server's token, by a stranger, or on another player's claim |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,16 +32,16 @@ use shared::{
 
 use super::engine::Change;
 
-/// How far apart two clocks may be, and a little for the way.
+/// Largest difference between two clocks (5 s), and the time of a request (1.5 s).
 const CLOCKS: Span = Span(5_000 + 1_500);
-/// The longest grace that a simulated server asks for.
+/// Longest grace that a simulated server requests.
 pub(super) const LONGEST_GRACE_SECONDS: u64 = 20;
-/// A call that has not been answered may still take effect for so long.
+/// Longest time after which a call without an answer takes effect.
 const LINGERS: Span = Span::seconds(90);
 
 /// An invariant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the table above says what each is")]
+#[allow(missing_docs, reason = "the table above describes each invariant")]
 pub enum Invariant {
     Capacity,
     OnePlace,
@@ -52,7 +53,7 @@ pub enum Invariant {
 }
 
 impl Invariant {
-    /// Every one.
+    /// All invariants.
     pub const ALL: [Self; 7] = [
         Self::Capacity,
         Self::OnePlace,
@@ -63,7 +64,7 @@ impl Invariant {
         Self::Authority,
     ];
 
-    /// Its name.
+    /// Returns the name of the invariant.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Capacity => "I1 capacity",
@@ -77,80 +78,80 @@ impl Invariant {
     }
 }
 
-/// An invariant that did not hold.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// When, in milliseconds since the start.
+    /// Time of the violation, in milliseconds since the start of the run.
     pub at_ms: u64,
-    /// Which.
+    /// The invariant.
     pub invariant: Invariant,
-    /// What was seen.
+    /// Description of the violation.
     pub what: String,
 }
 
-/// Who makes a call.
+/// The caller of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// The simulation, before anything begins.
+    /// The simulation itself, before the actors start.
     Setup,
     /// A player.
     Player(PlayerId),
-    /// A trusted backend, for these players.
+    /// A trusted backend that places these players.
     Backend(Vec<PlayerId>),
     /// A game server with its token.
     Server(ServerId, TokenHash),
     /// An operator.
     Operator,
-    /// Somebody with a token that is not theirs.
+    /// A caller with another server's token, or with an invented one.
     Stranger,
-    /// The schedule.
+    /// The schedule of reconcile.
     Schedule,
-    /// A task event.
+    /// The event bus, with a task event.
     Event,
 }
 
-/// What a player was promised.
+/// A slot that an answer promised to a player.
 #[derive(Clone, Debug)]
 struct Promise {
     server: ServerId,
     until: Time,
 }
 
-/// What is known of a server besides its ledger.
+/// State of a server that its ledger does not have.
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// A process of it has died, or was told to.
+    /// The server's current process has died or was ordered to stop.
     died: bool,
-    /// It has had no room, or has not taken claims, at some time.
+    /// The server was full or took no claims at some time.
     had_no_room: bool,
-    /// How long its registration was under way to the table: reservations count from when it was sent.
+    /// Time that the registration needed to reach the table: reservations count from when it was sent.
     registered_late: Span,
-    /// When somebody last had reason to end one of its promises: a disconnect, a stop, the end of a process.
+    /// Time of the last event that may end promises on the server: a disconnect or a stop.
     disturbed: Option<Time>,
 }
 
-/// The table and the world, as far as the invariants need them.
+/// The state that the checks of the invariants need: the items, the connected players and the promises.
 #[derive(Default)]
 pub(super) struct Checks {
     begun: Time,
     now: Time,
     pub(super) ledgers: BTreeMap<ServerId, Ledger>,
     pub(super) seats: BTreeMap<PlayerId, Seat>,
-    pub(super) concurrent_launches: BTreeMap<String, Frontier>,
+    pub(super) frontier_items: BTreeMap<String, Frontier>,
     pub(super) statuses: BTreeMap<String, PoolStatus>,
     pub(super) roster: BTreeSet<String>,
     max_servers: u32,
-    /// How far a function's clock may be ahead.
+    /// Largest time that a function's clock may be ahead.
     skew: Span,
     pub(super) pools: BTreeMap<String, Pool>,
     known: BTreeMap<ServerId, Known>,
     inside: BTreeMap<PlayerId, BTreeMap<ServerId, Placement>>,
     tasks: BTreeMap<(ServerId, String), u32>,
     promises: BTreeMap<PlayerId, Promise>,
-    /// Players to whom a server is disconnect.
+    /// Players whose disconnect a server has sent and which has no answer yet.
     leaving: BTreeSet<(PlayerId, ServerId)>,
-    /// Until when calls that give up what the player holds may take effect.
-    giving_up: BTreeMap<PlayerId, Time>,
+    /// Time until which a call that frees the player's slot may take effect.
+    freeing: BTreeMap<PlayerId, Time>,
     pub(super) violations: Vec<Violation>,
     pub(super) checked: BTreeMap<Invariant, u64>,
 }
@@ -182,6 +183,7 @@ impl Checks {
         Self { begun, now: begun, max_servers, skew, ..Self::default() }
     }
 
+    /// Counts a check, and notes a violation if `holds` is false.
     fn hold(&mut self, invariant: Invariant, holds: bool, what: impl FnOnce() -> String) {
         *self.checked.entry(invariant).or_default() += 1;
         if !holds {
@@ -190,7 +192,7 @@ impl Checks {
         }
     }
 
-    /// Something that must hold at the end.
+    /// Checks that something holds at `now`, from outside this module.
     pub(super) fn end(&mut self, now: Time, invariant: Invariant, holds: bool, what: impl FnOnce() -> String) {
         self.now = now;
         self.hold(invariant, holds, what);
@@ -200,24 +202,24 @@ impl Checks {
         self.known.entry(server.clone()).or_default()
     }
 
-    /// A write has changed these items.
+    /// Checks the items that a write has changed. `update` is its update expression.
     pub(super) fn wrote(&mut self, now: Time, by: &Caller, update: &str, changes: &[Change]) {
         self.now = now;
         self.hold(Invariant::Authority, *by != Caller::Stranger || changes.is_empty(), || {
-            format!("a stranger has changed {:?}", changes.iter().map(|change| &change.key).collect::<Vec<_>>())
+            format!("a stranger changed {:?}", changes.iter().map(|change| &change.key).collect::<Vec<_>>())
         });
         let mut concerned = BTreeSet::new();
-        // A transaction's new ledger says what its frontier may do.
+        // Ledgers go first, because the check of a frontier reads the ledger of the same transaction.
         let (ledgers, others) = changes.iter().partition::<Vec<_>, _>(|change| change.key.1 == "LEDGER");
         for change in ledgers.into_iter().chain(others) {
             self.take(change, by, update, &mut concerned);
         }
         for player in concerned {
-            self.look_inside(&player);
+            self.check_player(&player);
         }
     }
 
-    /// The item as it is now; all but the roster's entries stay, and stay readable.
+    /// Parses the item after the change. Only roster entries may be deleted, and every other item must be readable.
     fn read<T, E>(&mut self, change: &Change, read: impl FnOnce(&Attributes) -> Result<T, E>) -> Option<T> {
         let item = change.after.as_ref().and_then(attributes).and_then(|item| read(&item).ok());
         self.hold(Invariant::NoLeak, item.is_some(), || format!("{:?} cannot be read: {:?}", change.key, change.after));
@@ -237,13 +239,13 @@ impl Checks {
                 let Some(seat) = self.read(change, table::seat::from_item) else { return };
                 let before = self.seats.insert(player.clone(), seat.clone());
                 let forward = before.is_none_or(|before| before.placement() <= seat.placement());
-                self.hold(Invariant::OnePlace, forward, || format!("the placement of {player}'s seat goes back"));
+                self.hold(Invariant::OnePlace, forward, || format!("the placement of {player}'s seat decreased"));
                 let theirs = match by {
                     Caller::Player(caller) => *caller == player,
                     Caller::Backend(callers) => callers.contains(&player),
                     _ => true,
                 };
-                self.hold(Invariant::Authority, theirs, || format!("{by:?} has written the seat of {player}"));
+                self.hold(Invariant::Authority, theirs, || format!("{by:?} wrote the seat of {player}"));
                 concerned.insert(player);
             }
             "STATUS" => {
@@ -253,7 +255,7 @@ impl Checks {
             }
             frontier if frontier.starts_with("FRONTIER#") => {
                 if let Some(after) = self.read(change, table::frontier::from_item) {
-                    let before = self.concurrent_launches.insert(format!("{pk}/{sk}"), after.clone());
+                    let before = self.frontier_items.insert(format!("{pk}/{sk}"), after.clone());
                     self.frontier(before.as_ref(), &after, update.contains(":zero"));
                 }
             }
@@ -277,9 +279,9 @@ impl Checks {
         let now = self.now;
         let id = &after.id;
         let (claims, capacity) = (after.claims.len(), after.capacity as usize);
-        self.hold(Invariant::Capacity, claims <= capacity, || format!("{id}: {claims} claims of {capacity} slots"));
+        self.hold(Invariant::Capacity, claims <= capacity, || format!("{id} has {claims} claims on {capacity} slots"));
         let stopped = after.state == ServerState::Stopped;
-        self.hold(Invariant::NoLeak, !stopped || claims == 0, || format!("{id} is stopped and has {claims} claims"));
+        self.hold(Invariant::NoLeak, !stopped || claims == 0, || format!("{id} is stopped but has {claims} claims"));
         if after.is_full() || [Some(after), before].into_iter().flatten().any(|ledger| self.turns_away(ledger)) {
             self.known(id).had_no_room = true;
         }
@@ -297,13 +299,15 @@ impl Checks {
             self.state(before, after, by);
             if let Caller::Server(server, hash) = by {
                 let own = server == id && before.token_hash == *hash;
-                self.hold(Invariant::Authority, own, || format!("{by:?} has changed {id}"));
+                self.hold(Invariant::Authority, own, || format!("{by:?} changed {id}"));
             }
         } else {
             let live = self.ledgers.values().filter(|ledger| ledger.pool == after.pool);
             let live = live.filter(|ledger| ledger.state != ServerState::Stopped).count();
             let most = self.max_servers as usize;
-            self.hold(Invariant::NoOverLaunch, live <= most, || format!("{live} servers live, of {most}: {id} is new"));
+            self.hold(Invariant::NoOverLaunch, live <= most, || {
+                format!("{live} servers are live with the new {id}, but the limit is {most}")
+            });
         }
         if !stopped {
             let theirs = |player: &PlayerId| match by {
@@ -313,17 +317,19 @@ impl Checks {
                 _ => true,
             };
             for (player, claim) in &added {
-                self.hold(Invariant::Authority, theirs(player), || format!("{by:?} has claimed for {player} on {id}"));
+                self.hold(Invariant::Authority, theirs(player), || {
+                    format!("{by:?} claimed a slot on {id} for {player}")
+                });
                 if let (Claim::Reserved(placement), true) = (claim, after.ready_at.is_some()) {
                     let grace = Span::seconds(LONGEST_GRACE_SECONDS as u32);
                     let latest = now + after.reservation.max(grace) + CLOCKS + Span(50);
                     let ends = after.expires(Claim::Reserved(*placement)).is_some_and(|end| end <= latest);
-                    self.hold(Invariant::NoLeak, ends, || format!("{player}'s {claim:?} on {id} ends too late"));
+                    self.hold(Invariant::NoLeak, ends, || format!("{player}'s {claim:?} on {id} expires too late"));
                 }
             }
             for (player, claim) in &removed {
                 let allowed = theirs(player) || after.is_over(**claim, now + CLOCKS);
-                self.hold(Invariant::Authority, allowed, || format!("{by:?} has removed {player} from {id}"));
+                self.hold(Invariant::Authority, allowed, || format!("{by:?} removed {player}'s claim from {id}"));
             }
         }
         for (player, _) in &removed {
@@ -338,14 +344,14 @@ impl Checks {
             self.known(id).registered_late = (now - sent).max(Span(0));
         }
         let later = before.lease_until.is_none() || before.lease_until <= after.lease_until;
-        self.hold(Invariant::NoLeak, later, || format!("the lease of {id} goes back"));
+        self.hold(Invariant::NoLeak, later, || format!("the lease of {id} became shorter"));
         let theirs = before.drain_by == after.drain_by || *by == Caller::Operator;
         let newer = before.requested_at <= after.requested_at;
-        self.hold(Invariant::KeptWord, theirs && newer, || format!("{by:?} has changed the deadline of {id}"));
+        self.hold(Invariant::KeptWord, theirs && newer, || format!("{by:?} changed the drain deadline of {id}"));
         let current = self.pools.get(before.pool.as_str()).is_none_or(|pool| pool.takes(before.build));
         if changed && after.state == ServerState::Draining && *by == Caller::Schedule && current {
             let claims = before.claims.len();
-            let what = || format!("{id} is scaled in with {claims} claims");
+            let what = || format!("scale-in drained {id}, which has {claims} claims");
             self.hold(Invariant::KeptWord, claims == 0, what);
         }
         if changed && after.state == ServerState::Stopped {
@@ -354,20 +360,20 @@ impl Checks {
             let by_itself = matches!(by, Caller::Server(..));
             let ends_a_game = before.has_players() && !died && !overdue && !by_itself;
             self.hold(Invariant::KeptWord, !ends_a_game, || {
-                format!("{by:?} has stopped {id}, which lives and has players inside: {before:?}")
+                format!("{by:?} stopped {id}, which runs and has connected players: {before:?}")
             });
             self.known(id).disturbed = Some(now);
         }
     }
 
-    /// A claim is gone: it must not have been promised for longer.
+    /// Checks a removed claim: a promise for it must have ended.
     fn lost(&mut self, player: &PlayerId, before: Option<&Ledger>, after: &Ledger) {
         let now = self.now;
         let Some(promise) = self.promises.get(player).filter(|promise| promise.server == after.id).cloned() else {
             return;
         };
         let over = promise.until <= now + CLOCKS + self.known(&after.id).registered_late;
-        let gives_up = self.giving_up.get(player).is_some_and(|until| now <= *until);
+        let gives_up = self.freeing.get(player).is_some_and(|until| now <= *until);
         let stopped = after.state == ServerState::Stopped;
         let died = stopped && {
             let long = before.and_then(|before| before.lease_until.map(|until| until + before.lease_for.times(3)));
@@ -376,13 +382,13 @@ impl Checks {
             let starting = before.is_some_and(|before| before.state == ServerState::Starting);
             self.known(&after.id).died || silent || overdue || starting
         };
-        // Another call of the player, under way at the same time, has moved the seat on since: its answer is the newer one.
+        // A concurrent call of the same player has moved the seat to a newer placement, so its answer is the newer promise.
         let held = before.and_then(|before| before.claims.get(player)).map(|claim| claim.placement());
         let moved = self.seats.get(player).map(Seat::placement) > held;
         let kept = over || gives_up || died || moved;
         self.hold(Invariant::KeptWord, kept, || {
             format!(
-                "{player} was promised a slot on {} until {:?}, and it is gone at {now:?}: {after:?}",
+                "{player} was promised a slot on {} until {:?}, but the claim was removed at {now:?}: {after:?}",
                 after.id, promise.until
             )
         });
@@ -391,34 +397,38 @@ impl Checks {
 
     fn frontier(&mut self, before: Option<&Frontier>, after: &Frontier, used_up: bool) {
         let Some(before) = before else { return };
-        // One that goes back starts no server.
+        // A frontier that returns to a freed server starts none.
         if before.server != after.server && !before.freed.contains(&after.server) {
             let capacity = self.ledgers.get(&after.server).map_or(1, |ledger| ledger.capacity);
             let asked = capacity.saturating_sub(after.remaining).max(1);
             self.hold(Invariant::NoOverLaunch, before.remaining < asked, || {
-                format!("a frontier moves on from {before:?} to {after:?}, and {asked} slots were wanted")
+                format!("a frontier advanced from {before:?} to {after:?}, although only {asked} slots were needed")
             });
         } else if before.server == after.server && used_up {
             let server = before.server.clone();
             let turns_away = self.ledgers.get(&server).is_some_and(|ledger| self.turns_away(ledger));
             let reason = turns_away || self.known(&server).had_no_room || self.retired(&server);
             self.hold(Invariant::NoOverLaunch, reason, || {
-                format!("a frontier is used up with {} slots left on {server}, which had room", before.remaining)
+                format!(
+                    "a frontier was marked used up with {} slots left on {server}, which had room",
+                    before.remaining
+                )
             });
         }
     }
 
-    /// Whether somebody's clock says that it takes no claims now: a lease runs out without a write.
+    /// Whether the server takes no claims by the clock that is furthest ahead: a lease runs out without a write.
     fn turns_away(&self, ledger: &Ledger) -> bool {
         !ledger.takes_claims(self.now + self.skew)
     }
 
+    /// Whether the server has an older build than its pool.
     fn retired(&self, server: &ServerId) -> bool {
         let ledger = self.ledgers.get(server);
         ledger.is_some_and(|it| self.pools.get(it.pool.as_str()).is_some_and(|pool| it.build < pool.build))
     }
 
-    /// ECS has started a process for an attempt of a server.
+    /// Notes that ECS started a process for an attempt of a server. Each attempt may have one.
     pub(super) fn task_started(&mut self, now: Time, server: &ServerId, token: &str) {
         self.now = now;
         self.known(server).died = false;
@@ -428,9 +438,9 @@ impl Checks {
         self.hold(Invariant::NoOverLaunch, count == 1, || format!("{count} tasks run for one attempt of {server}"));
     }
 
-    /// The process with this token has died, or is about to end.
+    /// Notes that the process with this token has died or is about to end.
     pub(super) fn died(&mut self, server: &ServerId, token: &TokenHash) {
-        // A process of an older attempt is not the server.
+        // The death of a process of an older attempt does not concern the server.
         if self.ledgers.get(server).is_some_and(|ledger| ledger.token_hash == *token) {
             self.known(server).died = true;
             for servers in self.inside.values_mut() {
@@ -439,17 +449,19 @@ impl Checks {
         }
     }
 
-    /// A server lets a player in.
+    /// Notes that a server admits a player, and checks capacity and place.
     pub(super) fn let_in(&mut self, now: Time, server: &ServerId, player: &PlayerId, placement: Placement) {
         self.now = now;
         self.inside.entry(player.clone()).or_default().insert(server.clone(), placement);
         let inside = self.inside.values().filter(|servers| servers.contains_key(server)).count();
         let capacity = self.ledgers.get(server).map_or(0, |ledger| ledger.capacity as usize);
-        self.hold(Invariant::Capacity, inside <= capacity, || format!("{inside} inside {server} of {capacity} slots"));
-        self.look_inside(player);
+        self.hold(Invariant::Capacity, inside <= capacity, || {
+            format!("{inside} players are connected to {server}, which has {capacity} slots")
+        });
+        self.check_player(player);
     }
 
-    /// A server has let a player out, and disconnect next.
+    /// Notes that a server has closed a player's connection. Its disconnect call follows.
     pub(super) fn let_out(&mut self, server: &ServerId, player: &PlayerId) {
         if let Some(servers) = self.inside.get_mut(player) {
             servers.remove(server);
@@ -457,7 +469,8 @@ impl Checks {
         self.promises.remove(player);
     }
 
-    fn look_inside(&mut self, player: &PlayerId) {
+    /// Checks that the player is connected to one server at most, and that ledger and seat agree with that.
+    fn check_player(&mut self, player: &PlayerId) {
         let servers = self.inside.get(player).cloned().unwrap_or_default();
         let mut places = 0;
         for (server, placement) in servers {
@@ -470,26 +483,30 @@ impl Checks {
             let seated = matches!(&seat, Some(Seat::Assigned(place)) if place.server == server && place.claim == Claim::Connected(placement));
             let agree = claim == Some(Claim::Connected(placement)) && seated;
             self.hold(Invariant::OnePlace, agree, || {
-                format!("{player} is inside {server} under {placement:?}; the ledger says {claim:?}, the seat {seat:?}")
+                format!(
+                    "{player} is connected to {server} under {placement:?}, but the ledger has {claim:?} and the seat is \
+                     {seat:?}"
+                )
             });
         }
         if places > 0 {
-            self.hold(Invariant::OnePlace, places == 1, || format!("{player} is inside {places} servers"));
+            self.hold(Invariant::OnePlace, places == 1, || format!("{player} is connected to {places} servers"));
         }
     }
 
-    /// Who is inside, by server.
+    /// Returns all connected players with their servers.
     pub(super) fn inside(&self) -> impl Iterator<Item = (&PlayerId, &ServerId)> {
         self.inside.iter().flat_map(|(player, servers)| servers.keys().map(move |server| (player, server)))
     }
 
-    /// Something is called that takes away what the player holds, wherever it is by then.
+    /// Notes a call that frees the player's slot on any server. Promises to the player do not count for a while.
     pub(super) fn gives_up(&mut self, now: Time, player: &PlayerId) {
         self.promises.remove(player);
-        self.giving_up.insert(player.clone(), now + LINGERS);
+        self.freeing.insert(player.clone(), now + LINGERS);
     }
 
-    /// A server disconnects a player. Until it is answered, a slot there may go at any moment.
+    /// Notes that a server sends a disconnect. Until it is answered, the player's slot on that server may be freed at any
+    /// moment.
     pub(super) fn disconnect(&mut self, server: &ServerId, player: &PlayerId) {
         if self.promises.get(player).is_some_and(|promise| promise.server == *server) {
             self.promises.remove(player);
@@ -497,16 +514,16 @@ impl Checks {
         self.leaving.insert((player.clone(), server.clone()));
     }
 
-    /// a disconnect has been answered.
+    /// Notes that a disconnect was answered.
     pub(super) fn gone(&mut self, now: Time, server: &ServerId, player: &PlayerId) {
         self.leaving.remove(&(player.clone(), server.clone()));
         self.known(server).disturbed = Some(now);
     }
 
-    /// A function answers that the player holds a slot. `since` is when the call began.
+    /// Notes that a function's answer promises a slot, and checks that the ledger has it. `since` is the start of the call.
     pub(super) fn promised(&mut self, now: Time, since: Time, player: &PlayerId, server: &ServerId, until: Time) {
         self.now = now;
-        let gives_up = self.giving_up.get(player).is_some_and(|until| now <= *until);
+        let gives_up = self.freeing.get(player).is_some_and(|until| now <= *until);
         let disturbed = self.known(server).disturbed.is_some_and(|at| at >= since) || self.known(server).died;
         let leaves = self.leaving.contains(&(player.clone(), server.clone()));
         if gives_up || disturbed || leaves || until <= now + CLOCKS {
@@ -515,7 +532,7 @@ impl Checks {
         let ledger = self.ledgers.get(server).cloned();
         let held = ledger.as_ref().is_some_and(|ledger| ledger.claims.contains_key(player));
         self.hold(Invariant::KeptWord, held, || {
-            format!("{player} is told of a slot on {server} that the ledger does not hold: {ledger:?}")
+            format!("an answer promises {player} a slot on {server}, but the ledger has no claim: {ledger:?}")
         });
         self.promises.insert(player.clone(), Promise { server: server.clone(), until });
     }

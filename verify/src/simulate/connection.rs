@@ -1,4 +1,4 @@
-//! Where players meet game servers.
+//! Connections between players and game servers.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use tokio::sync::oneshot;
 
 use super::flag::Flag;
 
-/// A game server's process, as players know it.
+/// A game server's process, from the view of a player.
 pub(super) trait Entrance: Send + Sync {
-    /// A player connects.
+    /// Opens a connection for a player with a ticket.
     fn connect(self: Arc<Self>, player: PlayerId, ticket: String) -> Connection;
 }
 
 /// A player's side of a connection.
 pub(super) struct Connection {
-    /// Whether the player is let in; closed when the server dies.
+    /// Receives whether the server admits the player. Closed if the server dies.
     pub(super) admitted: oneshot::Receiver<bool>,
-    /// A polite disconnect, with the seconds that the slot is to be held; dropped without one, the connection is lost.
+    /// Sends a disconnect, with the grace in seconds. Dropping it without a message is a lost connection.
     pub(super) leave: oneshot::Sender<Option<u64>>,
-    /// Set when the server has died.
+    /// Set once the server is dead.
     pub(super) dead: Flag,
 }
 

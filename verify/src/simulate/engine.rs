@@ -1,7 +1,7 @@
-//! The table behind the wire: the embedded engine, called in this thread, and what it held a while ago.
+//! The table behind the wire: the embedded engine, called in this thread, and its items of the last seconds.
 //!
-//! After every write the items that it touched are read back from the engine and handed to whoever looks at them. It must
-//! not know what they mean.
+//! After every write the touched items are read back from the engine and returned to the caller, which checks them. This
+//! module must not know what an item means.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,7 +12,7 @@ use dynoxide::{
 use serde_json::{Value, json};
 use shared::table::keys;
 
-/// How long ago an answer may have been true, in milliseconds.
+/// Maximum age of the data in a stale answer, in milliseconds.
 pub(super) const STALE_MS: u64 = 4_000;
 
 /// An item's `pk` and `sk`.
@@ -21,29 +21,29 @@ pub(super) type Key = (String, String);
 /// An item that a write has changed.
 #[derive(Debug)]
 pub(super) struct Change {
-    /// Which.
+    /// The item's key.
     pub(super) key: Key,
-    /// What it is.
+    /// The item after the write; none if it was deleted.
     pub(super) after: Option<Value>,
 }
 
-/// What a request came to.
+/// The answer to a request, and its effect.
 #[derive(Debug)]
 pub(super) struct Applied {
     /// The status of the answer.
     pub(super) status: u16,
     /// The body of the answer.
     pub(super) body: String,
-    /// The items that are not as they were.
+    /// The items that the request changed.
     pub(super) changes: Vec<Change>,
 }
 
-/// The engine.
+/// The embedded engine, with copies of its items.
 pub(super) struct Engine {
     database: Database,
-    /// Every item, as it was last read back.
+    /// All items, as they were last read back.
     items: BTreeMap<Key, Value>,
-    /// What items were before they changed, oldest change first.
+    /// Time, key and previous value of each recent change, oldest first.
     past: VecDeque<(u64, Key, Option<Value>)>,
 }
 
@@ -59,12 +59,12 @@ fn text(value: &Value, name: &str) -> String {
     value.pointer(&format!("/{name}/S")).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// The key in a key or an item.
+/// Returns the key of an item, or of a request's `Key`.
 pub(super) fn key_of(value: &Value) -> Key {
     (text(value, keys::PK), text(value, keys::SK))
 }
 
-/// The items that a write is about.
+/// Returns the keys of the items that a write may change.
 pub(super) fn written_by(operation: &str, body: &Value) -> Vec<Key> {
     let nothing = Value::Null;
     let get = |value: &Value, name: &str| value.get(name).map(key_of);
@@ -81,7 +81,7 @@ pub(super) fn written_by(operation: &str, body: &Value) -> Vec<Key> {
 }
 
 impl Engine {
-    /// An empty table set.
+    /// Creates an engine without tables.
     pub(super) fn new() -> Result<Self, DynoxideError> {
         Ok(Self { database: Database::memory()?, items: BTreeMap::new(), past: VecDeque::new() })
     }
@@ -101,14 +101,14 @@ impl Engine {
         }
     }
 
-    /// One request.
+    /// Executes one request and returns the answer with all changed items.
     pub(super) fn apply(&mut self, operation: &str, body: &[u8], table: &str, now: u64) -> Applied {
         let answer = self.dispatch(operation, body);
         let mut changes = Vec::new();
         if answer.is_ok() {
             let parsed = serde_json::from_slice::<Value>(body).unwrap_or_default();
             for key in written_by(operation, &parsed) {
-                let after = self.look(table, &key);
+                let after = self.read_back(table, &key);
                 let before = match &after {
                     Some(item) => self.items.insert(key.clone(), item.clone()),
                     None => self.items.remove(&key),
@@ -128,8 +128,8 @@ impl Engine {
         }
     }
 
-    /// An item as the engine has it.
-    fn look(&self, table: &str, (pk, sk): &Key) -> Option<Value> {
+    /// Reads an item from the engine.
+    fn read_back(&self, table: &str, (pk, sk): &Key) -> Option<Value> {
         let key =
             json!({ "TableName": table, "Key": { "pk": { "S": pk }, "sk": { "S": sk } }, "ConsistentRead": true });
         let request = serde_json::from_value::<GetItemRequest>(key).ok()?;
@@ -137,7 +137,7 @@ impl Engine {
         answer.get("Item").cloned()
     }
 
-    /// Every item, as the engine has it now.
+    /// Reads all items from the engine.
     pub(super) fn scan(&self, table: &str) -> Option<BTreeMap<Key, Value>> {
         let request = serde_json::from_value::<ScanRequest>(json!({ "TableName": table })).ok()?;
         let answer = serde_json::to_value(self.database.scan(request).ok()?).ok()?;
@@ -145,12 +145,12 @@ impl Engine {
         Some(items.collect())
     }
 
-    /// Every item, as it was last read back.
+    /// Returns all items as they were last read back.
     pub(super) const fn items(&self) -> &BTreeMap<Key, Value> {
         &self.items
     }
 
-    /// Every item as it was at a time.
+    /// Returns all items as they were at a time.
     fn items_at(&self, at: u64) -> BTreeMap<Key, Value> {
         let mut items = self.items.clone();
         for (_, key, before) in self.past.iter().rev().take_while(|(changed, ..)| *changed > at) {
@@ -162,19 +162,19 @@ impl Engine {
         items
     }
 
-    /// The answer to an eventually consistent read with what was true at a time; `None` for other requests.
+    /// Returns the answer to an eventually consistent read from the items at a past time; `None` for other requests.
     pub(super) fn stale(&self, operation: &str, body: &[u8], table: &str, at: u64) -> Option<String> {
         let request = serde_json::from_slice::<Value>(body).ok()?;
         match operation {
             "Query" if request.get("IndexName").is_some() => {
                 let values = request.get("ExpressionAttributeValues")?.as_object()?;
-                let home = values.values().next()?.get("S")?.as_str()?.to_owned();
+                let index_part = values.values().next()?.get("S")?.as_str()?.to_owned();
                 let rank = |item: &Value| {
                     let digits = item.pointer(&format!("/{}/N", keys::RANK)).and_then(Value::as_str);
                     digits.and_then(|digits| digits.parse::<i64>().ok()).unwrap_or(0)
                 };
                 let items = self.items_at(at).into_values();
-                let mut listed = items.filter(|item| text(item, keys::LISTED) == home).collect::<Vec<_>>();
+                let mut listed = items.filter(|item| text(item, keys::LISTED) == index_part).collect::<Vec<_>>();
                 listed.sort_by_key(|item| std::cmp::Reverse(rank(item)));
                 let projected = listed.iter().map(|item| {
                     let names = [keys::PK, keys::SK, keys::LISTED, keys::RANK];

@@ -1,5 +1,5 @@
-//! What must be true once faults have stopped and time has passed: everything is placed, free or failed, nothing hangs, and
-//! nothing is left behind.
+//! The checks after faults have stopped: every player is served, no launch or call hangs, every slot can be used, and no
+//! server or task is left behind.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,87 +23,90 @@ use super::{
     world::{POOL, TABLE, World, lock},
 };
 
-/// What is still asked for when faults stop is answered by then.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(20 * 60);
-/// Everything has come to rest by then: longer than every launch with its attempts, every hold and lease, and a few looks
-/// at the fleet.
-const RESTS_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// How long a pool's old settings are believed by some process, at the most.
-const BELIEVED: Duration = Duration::from_secs(15);
-/// How long a request that was sent while faults struck may still take effect.
+/// Time within which every player who was waiting when faults stopped must be served.
+const SERVED_WITHIN: Duration = Duration::from_secs(20 * 60);
+/// Time within which the fleet must settle: longer than every launch with all its attempts, every reservation and lease, and
+/// several reconcile runs.
+const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// Longest time that a process caches a pool's old settings.
+const SETTINGS_CACHED: Duration = Duration::from_secs(15);
+/// Longest time after which a request from the part with faults takes effect.
 const LINGERS: Duration = Duration::from_secs(60);
-/// How often somebody looks.
-const LOOK: Duration = Duration::from_secs(5);
+/// Interval of checks while waiting.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// Waits until everybody is served, everything rests, every slot has been used, and nothing is left.
-pub(super) async fn come_to_rest(functions: &Arc<Functions>, world: &Arc<World>, mut actors: JoinSet<()>, seed: u64) {
+/// Waits until all players are served and the fleet has settled, then uses every slot, then waits until no server is left.
+pub(super) async fn settle(functions: &Arc<Functions>, world: &Arc<World>, mut actors: JoinSet<()>, seed: u64) {
     for pool in [POOL, OTHER_POOL] {
         let resumed = others::until_answered(functions, "POST", &format!("/pools/{pool}/resume"), None).await;
-        world.must(Invariant::NothingForgotten, resumed, || format!("{pool} cannot be resumed"));
+        world.must(Invariant::NothingForgotten, resumed, || format!("pool {pool} cannot be resumed"));
     }
     let served = async {
         while let Some(ended) = actors.join_next().await {
-            world.must(Invariant::NothingForgotten, ended.is_ok(), || format!("an actor has failed: {ended:?}"));
+            world.must(Invariant::NothingForgotten, ended.is_ok(), || format!("a player or party panicked: {ended:?}"));
         }
     };
-    let served = timeout(ANSWERED_WITHIN, served).await.is_ok();
-    world.must(Invariant::NothingForgotten, served, || format!("{} actors still wait", actors.len()));
+    let served = timeout(SERVED_WITHIN, served).await.is_ok();
+    world.must(Invariant::NothingForgotten, served, || format!("{} players or parties still wait", actors.len()));
     if !served {
         return;
     }
-    world.tell(format_args!("everybody has been served"));
-    // What was sent before may still take effect, and change what a pool is.
+    world.record(format_args!("all players have been served"));
+    // Requests from the part with faults may still take effect, and change the settings of a pool.
     sleep(LINGERS).await;
-    if !rests(world).await {
+    if !is_settled(world).await {
         return;
     }
-    world.tell(format_args!("everything rests"));
-    // The pool as it is now is in force everywhere.
-    sleep(BELIEVED).await;
-    fill_to_the_brim(functions, world, seed).await;
+    world.record(format_args!("the fleet has settled"));
+    // After this time all processes use the current settings of the pool.
+    sleep(SETTINGS_CACHED).await;
+    use_every_slot(functions, world, seed).await;
     for pool in [POOL, OTHER_POOL] {
         let settings = others::settings(world, 1_000, 0);
         let configured = others::until_answered(functions, "PUT", &format!("/pools/{pool}"), Some(settings)).await;
-        world.must(Invariant::NothingForgotten, configured, || format!("{pool} cannot be configured"));
+        world.must(Invariant::NothingForgotten, configured, || format!("pool {pool} cannot be configured"));
     }
-    let gone = within(RESTS_WITHIN + Duration::from_millis(world.plan.limits.idle.0.unsigned_abs()), || {
+    let empty = within(SETTLED_WITHIN + Duration::from_millis(world.plan.limits.idle.0.unsigned_abs()), || {
         let left = world.check(|checks| checks.roster.len());
         let tasks = tasks(world).len();
         (left + tasks > 0).then(|| (Invariant::NothingForgotten, format!("{left} servers and {tasks} tasks are left")))
     });
-    settled(world, gone.await);
-    let as_seen = {
+    report(world, empty.await);
+    let as_checked = {
         let engine = lock(&world.engine);
         engine.scan(TABLE).as_ref() == Some(engine.items())
     };
-    world.must(Invariant::NothingForgotten, as_seen, || "the table is not what the checks have looked at".to_owned());
+    world.must(Invariant::NothingForgotten, as_checked, || {
+        "the table differs from the items that were checked".to_owned()
+    });
 }
 
-/// Waits until nothing is wrong: the last thing that was, if that takes too long.
-async fn within<T>(span: Duration, wrong: impl Fn() -> Option<T>) -> Option<T> {
+/// Waits until `problem` returns none, at most for `span`. Returns the last problem if the time is up.
+async fn within<T>(span: Duration, problem: impl Fn() -> Option<T>) -> Option<T> {
     let end = Instant::now() + span;
     loop {
-        let seen = wrong();
-        if seen.is_none() || Instant::now() > end {
-            return seen;
+        let found = problem();
+        if found.is_none() || Instant::now() > end {
+            return found;
         }
-        sleep(LOOK).await;
+        sleep(CHECK_EVERY).await;
     }
 }
 
-fn settled(world: &World, wrong: Option<(Invariant, String)>) -> bool {
-    let holds = wrong.is_none();
-    let (invariant, what) = wrong.unwrap_or((Invariant::NothingForgotten, String::new()));
+/// Reports a problem as a violation. Returns whether there is none.
+fn report(world: &World, problem: Option<(Invariant, String)>) -> bool {
+    let holds = problem.is_none();
+    let (invariant, what) = problem.unwrap_or((Invariant::NothingForgotten, String::new()));
     world.must(invariant, holds, || what);
     holds
 }
 
-async fn rests(world: &Arc<World>) -> bool {
-    let wrong = within(RESTS_WITHIN, || unrest(world)).await;
-    settled(world, wrong)
+async fn is_settled(world: &Arc<World>) -> bool {
+    let problem = within(SETTLED_WITHIN, || unsettled(world)).await;
+    report(world, problem)
 }
 
-/// Every task that ECS has not stopped, by what it was started for.
+/// Returns the `startedBy` of every task that ECS has not stopped.
 fn tasks(world: &World) -> Vec<String> {
     const PREFIX: &str = "AmazonEC2ContainerServiceV20141113.";
     let Some(ecs) = world.ecs() else { return Vec::new() };
@@ -117,8 +120,8 @@ fn tasks(world: &World) -> Vec<String> {
     tasks.filter_map(|task| Some(task.get("startedBy")?.as_str()?.to_owned())).collect()
 }
 
-/// What is not at rest.
-fn unrest(world: &World) -> Option<(Invariant, String)> {
+/// Returns the first part of the fleet that has not settled.
+fn unsettled(world: &World) -> Option<(Invariant, String)> {
     let now = world.now();
     let tasks = tasks(world);
     world.check(|checks| {
@@ -132,18 +135,18 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             if checks.pools.get(ledger.pool.as_str()).is_some_and(|pool| !pool.takes(ledger.build)) {
                 return Some((
                     Invariant::NothingForgotten,
-                    format!("{id} is of a build that has been rolled out of the pool"),
+                    format!("{id} has build {}, which the pool has replaced", ledger.build),
                 ));
             }
             for (player, claim) in &ledger.claims {
                 let there = inside.contains(&(player.clone(), id.clone()));
                 if !(claim.is_connected() && there) {
-                    return Some((Invariant::NoLeak, format!("{player} holds {claim:?} on {id} and is not there")));
+                    return Some((Invariant::NoLeak, format!("{player} has {claim:?} on {id} but is not connected")));
                 }
             }
             let room = !ledger.is_full() && ledger.takes_claims(now) && ledger.state == ServerState::Ready;
             if room && ledger.listed.is_none() {
-                return Some((Invariant::NoLeak, format!("{id} has room and is not listed")));
+                return Some((Invariant::NoLeak, format!("{id} has room but the index does not list it")));
             }
         }
         let entries = live.iter().map(|ledger| format!("POOL#{}/SERVER#{}", ledger.pool, ledger.id));
@@ -151,7 +154,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
         if entries != checks.roster {
             return Some((
                 Invariant::NothingForgotten,
-                format!("the roster is {:?}, and {entries:?} live", checks.roster),
+                format!("the roster is {:?}, but the live servers are {entries:?}", checks.roster),
             ));
         }
         for pool in [POOL, OTHER_POOL] {
@@ -160,7 +163,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             if count != counted {
                 return Some((
                     Invariant::NothingForgotten,
-                    format!("{count} servers of {pool} live, and {counted} are counted"),
+                    format!("pool {pool} has {count} live servers, but its status counts {counted}"),
                 ));
             }
         }
@@ -170,7 +173,7 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             if !known {
                 return Some((
                     Invariant::NothingForgotten,
-                    format!("the task of {task} runs, and no server stands for it"),
+                    format!("a task with startedBy {task} runs, but no live server has that attempt"),
                 ));
             }
         }
@@ -179,15 +182,18 @@ fn unrest(world: &World) -> Option<(Invariant, String)> {
             let lives = live.iter().any(|ledger| ledger.id == place.server);
             let there = inside.contains(&(player.clone(), place.server.clone()));
             if matches!(place.claim, Claim::Connected(_)) && lives && !there {
-                return Some((Invariant::OnePlace, format!("{player} is seated on {} and not there", place.server)));
+                return Some((
+                    Invariant::OnePlace,
+                    format!("the seat of {player} is connected to {}, the player is not", place.server),
+                ));
             }
         }
         None
     })
 }
 
-/// As many new players as the pool has slots at all: each gets one.
-async fn fill_to_the_brim(functions: &Arc<Functions>, world: &Arc<World>, seed: u64) {
+/// Lets as many new players join as the pool can have slots. Each must get one.
+async fn use_every_slot(functions: &Arc<Functions>, world: &Arc<World>, seed: u64) {
     let limits = &world.plan.limits;
     let slots = limits.capacity * limits.max_servers;
     let end = Flag::default();
@@ -197,16 +203,16 @@ async fn fill_to_the_brim(functions: &Arc<Functions>, world: &Arc<World>, seed: 
         let (world, functions, chance) = (Arc::clone(world), Arc::clone(functions), Chance::new(seed, 2_000 + number));
         let stay = Stay::Until(end.clone());
         herd.spawn(async move {
-            Player { world, functions, chance, id }.come_in(None, None, stay).await;
+            Player { world, functions, chance, id }.join_and_play(None, None, stay).await;
         });
     }
-    let all_inside = within(RESTS_WITHIN, || {
-        let inside = world.check(|checks| checks.inside().count());
-        (inside < slots as usize).then(|| (Invariant::NoLeak, format!("{inside} of {slots} slots can be used")))
+    let problem = within(SETTLED_WITHIN, || {
+        let connected = world.check(|checks| checks.inside().count());
+        (connected < slots as usize).then(|| (Invariant::NoLeak, format!("{connected} of {slots} slots can be used")))
     });
-    let all_inside = settled(world, all_inside.await);
-    world.tell(format_args!("every slot is used: {all_inside}"));
+    let all_connected = report(world, problem.await);
+    world.record(format_args!("every slot is used: {all_connected}"));
     end.set();
-    let left = timeout(ANSWERED_WITHIN, async { while herd.join_next().await.is_some() {} }).await.is_ok();
-    world.must(Invariant::NothingForgotten, left || !all_inside, || format!("{} of the herd still wait", herd.len()));
+    let left = timeout(SERVED_WITHIN, async { while herd.join_next().await.is_some() {} }).await.is_ok();
+    world.must(Invariant::NothingForgotten, left || !all_connected, || format!("{} players do not leave", herd.len()));
 }

@@ -1,6 +1,6 @@
-//! Something that becomes true once, and those who wait for it.
+//! A condition that becomes true once, and wakes its waiters in a fixed order.
 //!
-//! Not a `tokio::sync::watch`: that wakes its waiters in an order that it draws by lot.
+//! `tokio::sync::watch` would wake its waiters in a random order, which a seed does not determine.
 
 use std::sync::{
     Arc,
@@ -9,22 +9,22 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Clones are of the same flag.
+/// A flag that can be set once. Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flag(Arc<(AtomicBool, Notify)>);
 
 impl Flag {
-    /// It is true from now on.
+    /// Sets the flag and wakes all waiters.
     pub(super) fn set(&self) {
         self.0.0.store(true, Ordering::Relaxed);
         self.0.1.notify_waiters();
     }
 
-    /// Waits until it is.
+    /// Waits until the flag is set.
     pub(super) async fn wait(&self) {
-        let told = self.0.1.notified();
+        let notified = self.0.1.notified();
         if !self.0.0.load(Ordering::Relaxed) {
-            told.await;
+            notified.await;
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The functions: the real handlers, behind the local gateway's router, in several processes with clocks of their own.
+//! The functions: the real handlers behind the local gateway's router, in several processes with clocks of their own.
 //!
-//! A process is killed or stands still at any call that it makes; a request may never arrive, arrive twice, or be answered
-//! into the void.
+//! A process may be killed or frozen at any request that it sends. A call to a function may be lost or delivered twice, and
+//! its answer may be lost.
 
 use std::{
     future::Future,
@@ -40,11 +40,11 @@ use super::{
     world::{POOL, TABLE, VirtualTime, World, lock},
 };
 
-/// The longest that a function runs: API Gateway waits no longer.
+/// Timeout of a function, equal to the integration timeout of API Gateway.
 const LONGEST_RUN: Duration = Duration::from_secs(30);
-/// How long a caller waits for an answer.
+/// Timeout of a caller.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What an operator or a trusted backend sends; the local gateway believes any signature.
+/// Authorization header of an operator or a trusted backend. The local gateway accepts any signature.
 const SIGNED: &str = "AWS4-HMAC-SHA256 Credential=x";
 
 /// A process that runs the functions.
@@ -56,26 +56,26 @@ struct Instance {
 
 /// A request to a function.
 #[derive(Clone, Debug)]
-pub(super) struct Effect {
+pub(super) struct FunctionRequest {
     method: &'static str,
     path: String,
     authorization: String,
     body: Option<Value>,
 }
 
-impl Effect {
-    /// By a bearer of this token, which for a player is the name.
+impl FunctionRequest {
+    /// Creates a request with a bearer token. A player's token is the player's id.
     pub(super) fn bearer(method: &'static str, path: impl Into<String>, token: &str, body: Option<Value>) -> Self {
         Self { method, path: path.into(), authorization: format!("Bearer {token}"), body }
     }
 
-    /// By an operator or a backend.
+    /// Creates a signed request, as operators and trusted backends send it.
     pub(super) fn signed(method: &'static str, path: impl Into<String>, body: Option<Value>) -> Self {
         Self { method, path: path.into(), authorization: SIGNED.to_owned(), body }
     }
 }
 
-/// An answer.
+/// An answer of a function.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -83,19 +83,19 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// A text of the body.
+    /// Returns a string of the body; empty if there is none.
     pub(super) fn text(&self, pointer: &str) -> &str {
         self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 }
 
-/// A time as the functions write it.
+/// Parses a time of an answer.
 pub(super) fn time(text: &str) -> Option<Time> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     Some(Time(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()?))
 }
 
-/// All processes of the functions.
+/// The processes that run the functions.
 pub(super) struct Functions {
     world: Arc<World>,
     instances: Mutex<Vec<Instance>>,
@@ -105,7 +105,7 @@ fn credentials() -> Credentials {
     Credentials::new("simulated", "simulated", None, None, "simulation")
 }
 
-/// The SDK's client of the table, as a process has it whose clock this is.
+/// Creates the table client of a process with this clock.
 pub(super) fn table_client(world: &Arc<World>, time: VirtualTime) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::config::Builder::new()
         .behavior_version(BehaviorVersion::v2026_01_12())
@@ -147,21 +147,21 @@ fn instance(world: &Arc<World>, pool: &PoolName) -> Instance {
 }
 
 impl Functions {
-    /// As many processes as the plan says; `None` if the pool's name is none.
+    /// Creates the number of processes in the plan; `None` if the name of the default pool is invalid.
     pub(super) fn new(world: Arc<World>) -> Option<Self> {
         let pool = PoolName::parse(POOL).ok()?;
         let instances = (0..world.plan.instances).map(|_| instance(&world, &pool)).collect();
         Some(Self { world, instances: Mutex::new(instances) })
     }
 
-    /// One of the processes.
+    /// Picks one of the processes.
     fn any(&self) -> Option<(usize, Instance)> {
         let instances = lock(&self.instances);
         let which = usize::try_from(self.world.chance.below(instances.len() as u64)).ok()?;
         Some((which, instances.get(which)?.clone()))
     }
 
-    /// A process has been killed: another one takes its place, which remembers nothing.
+    /// Replaces a killed process by a new one, which has no hints.
     fn replace(&self, which: usize) {
         if let Some(instance) = lock(&self.instances).get_mut(which) {
             let owmm = instance.owmm.another_copy();
@@ -175,26 +175,26 @@ impl Functions {
         Arc::new(Call::new(number, by, began))
     }
 
-    /// Runs a function; `None` if it was killed, or has run for too long.
+    /// Runs a function; `None` if it was killed or reached its timeout.
     async fn run<T>(&self, which: usize, call: &Arc<Call>, function: impl Future<Output = T>) -> Option<T> {
         let inner = Box::pin(CALL.scope(Arc::clone(call), function));
         let running = pin!(Freezing::new(Arc::clone(call), inner));
         tokio::select! {
             biased;
             () = call.killed.notified() => {
-                self.world.tell(format_args!("c{} is killed", call.number));
+                self.world.record(format_args!("c{} is killed", call.number));
                 self.replace(which);
                 None
             }
             answer = running => Some(answer),
             () = sleep(LONGEST_RUN) => {
-                self.world.tell(format_args!("c{} has run for too long", call.number));
+                self.world.record(format_args!("c{} reaches its timeout", call.number));
                 None
             }
         }
     }
 
-    /// Runs something with the operations of one of the processes.
+    /// Runs `operation` in one of the processes.
     pub(super) async fn operate<T, F: Future<Output = T>>(
         &self,
         by: Caller,
@@ -202,23 +202,24 @@ impl Functions {
     ) -> Option<T> {
         let (which, instance) = self.any()?;
         let call = self.begin(by);
-        self.world.tell(format_args!("c{} {:?} at process {which}", call.number, call.by));
+        self.world.record(format_args!("c{} {:?} at process {which}", call.number, call.by));
         self.run(which, &call, operation(instance.owmm)).await
     }
 
-    /// A call over HTTP; `None` if no answer comes in time.
-    pub(super) async fn call(self: &Arc<Self>, by: Caller, ask: Effect) -> Option<Reply> {
+    /// Calls a function over HTTP; `None` if the caller gets no answer in time.
+    pub(super) async fn call(self: &Arc<Self>, by: Caller, request: FunctionRequest) -> Option<Reply> {
         let world = &self.world;
         if world.strikes(Fault::CallLost) {
-            world.tell(format_args!("lost: {} {} by {by:?}", ask.method, ask.path));
+            world.record(format_args!("lost: {} {} by {by:?}", request.method, request.path));
             sleep(world.chance.ms(10, 10_000)).await;
             return None;
         }
         if world.strikes(Fault::CallRepeated) {
-            let (functions, by, ask, after) = (Arc::clone(self), by.clone(), ask.clone(), world.chance.ms(0, 15_000));
+            let (functions, by, request, after) =
+                (Arc::clone(self), by.clone(), request.clone(), world.chance.ms(0, 15_000));
             tokio::spawn(async move {
                 sleep(after).await;
-                functions.invoke(by, ask).await;
+                functions.invoke(by, request).await;
             });
         }
         let (answers, answer) = oneshot::channel();
@@ -226,22 +227,22 @@ impl Functions {
         let way = (world.chance.ms(1, 10), world.chance.ms(1, 10));
         tokio::spawn(async move {
             sleep(way.0).await;
-            let reply = functions.invoke(by, ask).await;
+            let reply = functions.invoke(by, request).await;
             sleep(way.1).await;
             if !mute {
-                // Nobody may be waiting any more.
+                // A failed send means that the caller has timed out.
                 let _ = answers.send(reply);
             }
         });
         timeout(PATIENCE, answer).await.ok()?.ok()?
     }
 
-    async fn invoke(&self, by: Caller, ask: Effect) -> Option<Reply> {
+    async fn invoke(&self, by: Caller, request: FunctionRequest) -> Option<Reply> {
         let (which, instance) = self.any()?;
         let call = self.begin(by);
-        let Effect { method, path, authorization, body } = ask;
+        let FunctionRequest { method, path, authorization, body } = request;
         let shown = body.as_ref().map(Value::to_string).unwrap_or_default();
-        self.world.tell(format_args!("c{} {:?} {method} {path} {shown} at process {which}", call.number, call.by));
+        self.world.record(format_args!("c{} {:?} {method} {path} {shown} at process {which}", call.number, call.by));
         let request = Request::builder().method(method).uri(&path).header("authorization", authorization);
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = request.body(body).ok()?;
@@ -254,20 +255,21 @@ impl Functions {
         let reply = answered.await.flatten();
         match &reply {
             Some(reply) => self.answered(&call, method, &path, reply),
-            None => self.world.tell(format_args!("c{} does not answer", call.number)),
+            None => self.world.record(format_args!("c{} gives no answer", call.number)),
         }
         reply
     }
 
-    /// What was answered is held against what is.
+    /// Checks an answer against the table.
     fn answered(&self, call: &Call, method: &str, path: &str, reply: &Reply) {
         let (world, number) = (&self.world, call.number);
-        world.tell(format_args!("c{number} answers {} {}", reply.status, reply.body));
-        // Nothing of what is put into a request is wrong, and no fault that passes is a defect of ours.
-        world.must(Invariant::KeptWord, reply.status != 500, || format!("{method} {path} was answered {reply:?}"));
+        world.record(format_args!("c{number} answers {} {}", reply.status, reply.body));
+        // All requests are well formed, and injected faults give a 503. So a 500 is a defect of the function.
+        world.must(Invariant::KeptWord, reply.status != 500, || format!("{method} {path} got the answer {reply:?}"));
         if call.by == Caller::Stranger {
-            world
-                .must(Invariant::Authority, reply.status >= 400, || format!("a stranger's {method} {path}: {reply:?}"));
+            world.must(Invariant::Authority, reply.status >= 400, || {
+                format!("a stranger's {method} {path} got {reply:?}")
+            });
         }
         let joins = method == "POST" && path.ends_with("/join");
         let Some(server) = ServerId::parse(reply.text("/server/id")).ok().filter(|_| joins) else { return };
@@ -275,20 +277,20 @@ impl Functions {
             Caller::Player(player) => vec![(player.clone(), time(reply.text("/expiresAt")))],
             Caller::Backend(players) => match reply.body.get("players").and_then(Value::as_array) {
                 None => players.iter().map(|player| (player.clone(), time(reply.text("/expiresAt")))).collect(),
-                Some(told) => {
+                Some(entries) => {
                     let text =
                         |one: &Value, name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-                    let told = told.iter().filter_map(|one| {
+                    let slots = entries.iter().filter_map(|one| {
                         Some((PlayerId::parse(&text(one, "player")).ok()?, time(&text(one, "expiresAt"))))
                     });
-                    told.collect()
+                    slots.collect()
                 }
             },
             _ => Vec::new(),
         };
         let now = world.now();
         for (player, until) in promised {
-            world.must(Invariant::KeptWord, until.is_some(), || format!("no end in {reply:?}"));
+            world.must(Invariant::KeptWord, until.is_some(), || format!("`expiresAt` is missing in {reply:?}"));
             if let Some(until) = until {
                 world.check(|checks| checks.promised(now, call.began, &player, &server, until));
             }

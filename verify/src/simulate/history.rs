@@ -1,30 +1,30 @@
-//! What happened, line by line.
+//! The history of a run: one line for each event.
 
 use std::fmt::Write as _;
 
-/// The history of a run; without one, nothing is written.
+/// The history of a run. It discards all lines unless it is kept.
 #[derive(Debug, Default)]
 pub(super) struct History {
     text: Option<String>,
 }
 
 impl History {
-    /// Keeps the text.
+    /// Creates a history that keeps its lines.
     pub(super) fn kept() -> Self {
         Self { text: Some(String::new()) }
     }
 
-    /// Nobody reads it.
+    /// Creates a history that discards its lines.
     pub(super) const fn none() -> Self {
         Self { text: None }
     }
 
-    /// Whether anybody reads it.
+    /// Whether the history keeps its lines.
     pub(super) const fn is_kept(&self) -> bool {
         self.text.is_some()
     }
 
-    /// A line.
+    /// Adds a line with its time.
     pub(super) fn line(&mut self, at_ms: u64, line: std::fmt::Arguments<'_>) {
         if let Some(text) = &mut self.text {
             // Writing to a string cannot fail.
@@ -32,7 +32,7 @@ impl History {
         }
     }
 
-    /// All of it.
+    /// Takes the whole text.
     pub(super) fn take(&mut self) -> String {
         self.text.take().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Injected bugs that no conditional write can have: what the functions would do is done here, outside of them.
+//! Injected bugs that are not in a conditional write: the simulation does what a function with the bug would do.
 
 use serde_json::Value;
 use shared::{
@@ -9,8 +9,9 @@ use shared::{
     table::{Table, TableError},
 };
 
-/// With [`Bug::FreshRunTaskToken`], the body of a RunTask whose `clientToken` is `invocation`: the id that the SDK gives to
-/// each call, and repeats when it sends the same call again. `None` without the bug.
+/// Replaces the `clientToken` of a RunTask body by `invocation`, if [`Bug::FreshRunTaskToken`] is injected.
+///
+/// `invocation` is the id that the SDK gives to each call and repeats in retries of that call. `None` without the bug.
 pub(super) fn fresh_client_token(body: &[u8], invocation: Option<&str>) -> Option<Vec<u8>> {
     if !bug::injected(Bug::FreshRunTaskToken) {
         return None;
@@ -20,8 +21,8 @@ pub(super) fn fresh_client_token(body: &[u8], invocation: Option<&str>) -> Optio
     serde_json::to_vec(&body).ok()
 }
 
-/// With [`Bug::LapseStopsPlayers`], stops each server with connected players whose lease ran out long ago. Nothing without
-/// the bug.
+/// Stops each server with connected players whose lease ran out long ago, if [`Bug::LapseStopsPlayers`] is injected. Does
+/// nothing without the bug.
 ///
 /// # Errors
 /// The table gave no answer.

@@ -1,34 +1,34 @@
-//! The simulation: the real functions and the real SDK against the real engine, in one thread, with virtual time, and
-//! everything that is left to chance decided by one number.
+//! The simulation: runs the real functions and the real SDK against the real engine, in one thread and in virtual time. A
+//! seed determines every random decision, so a run can be repeated.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `chance` | a stream of decisions |
-//! | `plan` | what a seed chooses: the pool, the actors, the faults |
-//! | `world` | what everything in a run shares; virtual time |
+//! | `chance` | streams of random decisions |
+//! | `plan` | the plan of a seed: the pool, the actors, the faults |
+//! | `world` | the shared state of a run, and virtual time |
 //! | `call` | one run of a function |
-//! | `connection` | where players meet game servers |
-//! | `engine` | the table behind the wire, and what it held a while ago |
-//! | `wire` | the SDK's HTTP connector, and what goes wrong on it |
-//! | `functions` | processes that run the functions; killed, frozen, their clocks apart |
+//! | `connection` | connections between players and game servers |
+//! | `engine` | the table behind the wire, and its items of the last seconds |
+//! | `wire` | the SDK's HTTP connector, and the faults on it |
+//! | `functions` | processes that run the functions: killed, frozen, with clocks that differ |
 //! | `server` | game servers, by the server protocol |
 //! | `players` | players and parties |
 //! | `others` | schedule, event bus, operators, strangers |
 //! | `checks` | the invariants |
-//! | `injected` | bugs that no conditional write can have |
-//! | `finish` | what must be true once faults have stopped |
-//! | `flag` | waiting for something, in a fixed order |
-//! | `history` | what happened, line by line |
+//! | `injected` | injected bugs outside conditional writes |
+//! | `finish` | the checks after faults have stopped |
+//! | `flag` | a condition to wait for, with a fixed order of wake-ups |
+//! | `history` | the text of all events of a run |
 //! | `run` | one seed, from its plan to its outcome |
-//! | `sweep` | many seeds at once, and what they came to |
+//! | `sweep` | many seeds at once, and the sum of their outcomes |
 //!
-//! What is real: the handlers, the local gateway's events and authorizers in front of them, `shared`, the SDK with its
-//! retries, timeouts and signatures, the embedded engine, the local ECS with its idempotency and its life cycle of a
-//! task. What is simulated: time, sockets, processes, EventBridge, and the people.
+//! Real are the handlers, the local gateway's events and authorizers in front of them, `shared`, the SDK with its
+//! retries, timeouts and signatures, the embedded engine, and the local ECS with its idempotency and its life cycle of a
+//! task. Simulated are time, sockets, processes, EventBridge, players and operators.
 //!
-//! A run has two parts. For a minute or two of virtual time everybody does what they do while faults strike. Then faults
-//! stop, and what is left must come to rest: everybody who wants a slot gets one, every slot can be used, and an empty
-//! fleet goes away.
+//! A run has two parts. In the first, one to seven minutes of virtual time, all actors are active while faults strike.
+//! Then faults stop, and the rest must settle: every player who wants a slot gets one, every slot can be used, and all
+//! servers of an empty fleet are stopped.
 
 mod call;
 mod chance;

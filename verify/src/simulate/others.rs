@@ -1,4 +1,4 @@
-//! Everybody else: the schedule, the event bus, operators, and strangers.
+//! The other actors: the schedule of reconcile, the event bus, an operator, and a stranger.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,20 +19,20 @@ use tokio::{
 use super::{
     chance::Chance,
     checks::Caller,
-    functions::{Effect, Functions},
+    functions::{FunctionRequest, Functions},
     injected::stop_lapsed,
     plan::Fault,
     players::OTHER_POOL,
     world::{POOL, World},
 };
 
-/// How often EventBridge delivers an event to a function that fails.
+/// Deliveries of an event, at most, while the function fails.
 const DELIVERIES: u64 = 3;
 
-/// The fleet is looked after, as often as the plan says, and each minute once faults have stopped.
+/// Runs reconcile at the plan's interval, and each minute once faults have stopped.
 pub(super) async fn schedule(functions: Arc<Functions>, world: Arc<World>) {
     loop {
-        sleep(Duration::from_secs(if world.is_calm() { 60 } else { world.plan.look_seconds })).await;
+        sleep(Duration::from_secs(if world.is_calm() { 60 } else { world.plan.reconcile_seconds })).await;
         if world.strikes(Fault::ReconcileTwice) {
             let (functions, after) = (Arc::clone(&functions), world.chance.ms(0, 3_000));
             tokio::spawn(async move {
@@ -46,7 +46,7 @@ pub(super) async fn schedule(functions: Arc<Functions>, world: Arc<World>) {
 }
 
 async fn reconcile(functions: &Functions) {
-    // What it came to is in the table.
+    // The result is ignored: the checks read the effects from the table.
     let reconcile = |owmm: Owmm| async move {
         let stopped = stop_lapsed(owmm.table(), owmm.time()).await;
         stopped.is_ok() && reconcile::handle(&owmm).await.is_ok()
@@ -54,7 +54,7 @@ async fn reconcile(functions: &Functions) {
     let _ = functions.operate(Caller::Schedule, reconcile).await;
 }
 
-/// ECS's events find their way to the function: late, twice, or not at all.
+/// Delivers ECS's events to the function: late, twice, or not at all.
 pub(super) async fn deliver(functions: Arc<Functions>, world: Arc<World>, mut events: Receiver<Value>) {
     loop {
         let event = match events.recv().await {
@@ -88,7 +88,7 @@ pub(super) async fn deliver(functions: Arc<Functions>, world: Arc<World>, mut ev
     }
 }
 
-/// A pool's settings, with the build of that revision.
+/// Returns a pool's settings with the task definition `game-server:<revision>`.
 pub(super) fn settings(world: &World, revision: u64, headroom: u32) -> Value {
     let limits = &world.plan.limits;
     json!({
@@ -110,7 +110,7 @@ pub(super) fn settings(world: &World, revision: u64, headroom: u32) -> Value {
     })
 }
 
-/// An operator's call, repeated until it is done; false if it is not.
+/// Repeats an operator's call until it is answered 200. Returns false if it never is.
 pub(super) async fn until_answered(
     functions: &Arc<Functions>,
     method: &'static str,
@@ -118,7 +118,7 @@ pub(super) async fn until_answered(
     body: Option<Value>,
 ) -> bool {
     for _ in 0..50 {
-        let reply = functions.call(Caller::Operator, Effect::signed(method, path, body.clone())).await;
+        let reply = functions.call(Caller::Operator, FunctionRequest::signed(method, path, body.clone())).await;
         if reply.is_some_and(|reply| reply.status == 200) {
             return true;
         }
@@ -127,7 +127,7 @@ pub(super) async fn until_answered(
     false
 }
 
-/// An operator who drains servers, rolls builds out, releases players, pauses, resumes and starts servers.
+/// Runs an operator who drains servers, rolls out builds, releases players, pauses and resumes launches, and starts servers.
 pub(super) async fn operator(functions: Arc<Functions>, world: Arc<World>, chance: Chance) {
     let every = world.plan.operator_seconds * 1_000;
     let mut revision = 1;
@@ -160,14 +160,14 @@ pub(super) async fn operator(functions: Arc<Functions>, world: Arc<World>, chanc
                 ("POST", format!("/pools/{POOL}/launch"), Some(json!({ "atLeast": chance.within(1, most) })))
             }
         };
-        // An operator looks and does it again, or does not.
-        let _ = functions.call(Caller::Operator, Effect::signed(method, path, body)).await;
+        // The answer is ignored: this operator does not repeat a call.
+        let _ = functions.call(Caller::Operator, FunctionRequest::signed(method, path, body)).await;
     }
 }
 
-/// Somebody who calls with what is not theirs: another server's token, or none that was ever made.
+/// Runs a stranger who calls with another server's token, or with a token that no server has.
 pub(super) async fn stranger(functions: Arc<Functions>, world: Arc<World>, chance: Chance, tokens: Arc<Tokens>) {
-    let every = world.plan.intruder_seconds * 1_000;
+    let every = world.plan.stranger_seconds * 1_000;
     while every > 0 && !world.is_calm() {
         sleep(chance.ms(every / 2, every * 3 / 2)).await;
         let servers = world.check(|checks| checks.ledgers.keys().cloned().collect::<Vec<ServerId>>());
@@ -185,10 +185,10 @@ pub(super) async fn stranger(functions: Arc<Functions>, world: Arc<World>, chanc
             4 => ("POST", format!("/pools/{OTHER_POOL}/launch"), None),
             _ => ("DELETE", format!("/servers/{server}/players/{player}"), None),
         };
-        let ask = Effect::bearer(method, path, &token, body);
-        let _ = functions.call(Caller::Stranger, ask).await;
+        let request = FunctionRequest::bearer(method, path, &token, body);
+        let _ = functions.call(Caller::Stranger, request).await;
     }
 }
 
-/// The tokens that servers were started with.
+/// The tokens of all servers that were started.
 pub(super) type Tokens = Turn<BTreeMap<String, ServerId>>;

@@ -1,7 +1,7 @@
-//! What a seed chooses: the pool, who plays, and which faults come how often.
+//! The plan of a seed: the pool, the actors, and the rate of each fault.
 //!
-//! Not every fault is in every run: a run in which everything goes wrong all the time never gets anywhere near the
-//! interesting states.
+//! A run has only some of the faults, because a run in which everything fails all the time never reaches the interesting
+//! states.
 
 use std::fmt;
 
@@ -9,34 +9,34 @@ use shared::domain::{PoolLimits, Rollout, Span};
 
 use super::chance::Chance;
 
-/// Something that goes wrong.
+/// A fault that the simulation injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Fault {
     /// A request to DynamoDB or ECS never arrives.
     RequestLost,
-    /// It takes effect, and its answer never arrives.
+    /// A request to DynamoDB or ECS takes effect, and its answer never arrives.
     AnswerLost,
-    /// It takes effect twice, the second time later.
+    /// A request to DynamoDB or ECS takes effect twice, the second time later.
     Repeated,
-    /// It takes effect long after the caller has given up.
+    /// A request to DynamoDB or ECS takes effect long after the caller has given up.
     Late,
-    /// It is slow, so that later ones overtake it.
+    /// A request to DynamoDB or ECS is slow, so that later requests overtake it.
     Slow,
-    /// It is throttled.
+    /// A request to DynamoDB or ECS is throttled.
     Throttled,
-    /// It takes effect, and the answer is a 500.
+    /// A request to DynamoDB or ECS takes effect, and the answer is a 500.
     ErrorAfterEffect,
-    /// The answer is a 500 or 503, and nothing has happened.
+    /// A request to DynamoDB or ECS has no effect, and the answer is a 500 or 503.
     Error,
-    /// A write meets a transaction.
+    /// A write conflicts with a transaction.
     Conflict,
-    /// The index, or a read that does not ask for consistency, answers with what was true a while ago.
+    /// A query of the index, or a read without strong consistency, returns data of a few seconds ago.
     Stale,
     /// RunTask answers 200 with `failures`.
     NoCapacity,
-    /// A function is killed between two calls.
+    /// A function is killed before, during or after a request.
     FunctionKilled,
-    /// A function stands still before a call or after one, and goes on with old variables.
+    /// A function freezes before or after a request, and continues later with the old values of its variables.
     FunctionFrozen,
     /// A request to a function never arrives.
     CallLost,
@@ -46,24 +46,24 @@ pub(super) enum Fault {
     CallRepeated,
     /// A game server dies.
     TaskDies,
-    /// A game server's start fails, or hangs.
+    /// A game server exits at its start, or hangs.
     TaskFailsToStart,
-    /// A game server takes longer to start than the launch may, so that two tasks run for one id.
+    /// A game server needs more than the launch time to start, so that two tasks run for one id.
     TaskStartsLate,
-    /// A game server reaches nobody for a while, and plays on.
+    /// A game server cannot reach OWMM for a while, and keeps its players.
     ServerCutOff,
-    /// A task event is late, so that others overtake it.
+    /// A task event is late, so that other events overtake it.
     EventLate,
-    /// A task event comes again.
+    /// A task event is delivered twice.
     EventRepeated,
-    /// A task event never comes.
+    /// A task event is lost.
     EventLost,
-    /// The fleet is looked after by two at once.
+    /// Two reconcile runs are active at once.
     ReconcileTwice,
 }
 
 impl Fault {
-    /// Every one.
+    /// All faults.
     pub(super) const ALL: [Self; 24] = [
         Self::RequestLost,
         Self::AnswerLost,
@@ -91,7 +91,7 @@ impl Fault {
         Self::ReconcileTwice,
     ];
 
-    /// In words.
+    /// Returns the description of the fault.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::RequestLost => "request to AWS lost",
@@ -103,25 +103,25 @@ impl Fault {
             Self::ErrorAfterEffect => "500 after the effect",
             Self::Error => "500 or 503 without effect",
             Self::Conflict => "transaction conflict",
-            Self::Stale => "read that is out of date",
+            Self::Stale => "outdated read",
             Self::NoCapacity => "RunTask: `failures` in a 200",
-            Self::FunctionKilled => "function killed between two calls",
-            Self::FunctionFrozen => "function frozen before or between two calls",
+            Self::FunctionKilled => "function killed",
+            Self::FunctionFrozen => "function frozen",
             Self::CallLost => "request to a function lost",
-            Self::CallAnswerLost => "function's answer lost",
+            Self::CallAnswerLost => "answer of a function lost",
             Self::CallRepeated => "request to a function delivered twice",
             Self::TaskDies => "game server dies",
             Self::TaskFailsToStart => "game server fails to start",
-            Self::TaskStartsLate => "game server starts too late: two tasks for one id",
-            Self::ServerCutOff => "game server cut off",
+            Self::TaskStartsLate => "game server starts too late, so two tasks run for one id",
+            Self::ServerCutOff => "game server cut off from OWMM",
             Self::EventLate => "task event late",
             Self::EventRepeated => "task event repeated",
             Self::EventLost => "task event lost",
-            Self::ReconcileTwice => "two reconciles at once",
+            Self::ReconcileTwice => "two reconcile runs at once",
         }
     }
 
-    /// How often it may come at the most, in a thousand chances.
+    /// Returns the highest rate of the fault, in strikes per thousand occasions.
     const fn at_most(self) -> u64 {
         match self {
             Self::FunctionKilled | Self::FunctionFrozen | Self::Late => 30,
@@ -133,85 +133,85 @@ impl Fault {
     }
 }
 
-/// How often each fault comes, in a thousand chances.
+/// The rate of each fault, in strikes per thousand occasions.
 #[derive(Clone, Debug)]
 pub(super) struct Faults([u64; Fault::ALL.len()]);
 
 impl Faults {
     fn of(chance: &Chance, theme: Theme) -> Self {
         let quiet = chance.hit(60);
-        // A run has a temper: the same faults rarely or often.
-        let temper = chance.within(1, 10);
+        // Scales all rates of a run, so that some runs have few faults and others many.
+        let tenths = chance.within(1, 10);
         Self(Fault::ALL.map(|fault| {
             let on = !quiet && chance.hit(500);
             match (theme, fault) {
                 (Theme::Silence, Fault::ServerCutOff) => 2 * fault.at_most(),
-                _ if on => (fault.at_most() * temper / 10).max(1),
+                _ if on => (fault.at_most() * tenths / 10).max(1),
                 _ => 0,
             }
         }))
     }
 
-    /// How often this one comes.
+    /// Returns the rate of a fault, in strikes per thousand occasions.
     pub(super) fn rate(&self, fault: Fault) -> u64 {
         self.0.get(fault as usize).copied().unwrap_or(0)
     }
 }
 
-/// What a run is about: some states are hardly ever reached unless everything works towards them.
+/// The theme of a run. Some states are rarely reached unless the whole plan favours them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Theme {
-    /// Nothing in particular.
+    /// No theme.
     Anything,
-    /// Players come right when the fleet is looked after, and stay away otherwise: servers fall idle.
+    /// Players join right when reconcile runs and are away otherwise, so that servers are idle in between.
     OnTheMinute,
-    /// Game servers with players inside reach nobody for longer than their leases last, and the fleet is looked after often.
+    /// Game servers with connected players are cut off for longer than their leases, and reconcile runs often.
     Silence,
 }
 
-/// A run.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// What it is about.
+    /// The theme.
     pub(super) theme: Theme,
     /// The pool's limits.
     pub(super) limits: PoolLimits,
-    /// The pool's roll-outs.
+    /// The pool's rollout setting.
     pub(super) rollout: Rollout,
-    /// Players who come and go.
+    /// Number of single players.
     pub(super) players: u64,
-    /// Parties that come and go.
+    /// Number of parties.
     pub(super) parties: u64,
-    /// Processes that run the functions.
+    /// Number of processes that run the functions.
     pub(super) instances: u64,
-    /// How far their clocks are ahead of the slowest at the most, in milliseconds.
+    /// Largest difference between the clocks of two processes, in milliseconds.
     pub(super) skew_ms: u64,
-    /// How long faults come, in seconds.
+    /// Duration of the part with faults, in seconds.
     pub(super) chaos_seconds: u64,
-    /// How long a game server takes to start at the most, in milliseconds.
+    /// Longest start of a game server, in milliseconds.
     pub(super) start_ms: u64,
-    /// How long players stay at the most, in milliseconds.
+    /// Longest stay of a player, in milliseconds.
     pub(super) stay_ms: u64,
-    /// How long players wait between two visits at the most, in milliseconds.
+    /// Longest pause between two visits of a player, in milliseconds.
     pub(super) away_ms: u64,
-    /// How often the fleet is looked after while faults come, in seconds.
-    pub(super) look_seconds: u64,
-    /// How often an operator does something, in seconds; 0 for never.
+    /// Interval of reconcile runs in the part with faults, in seconds.
+    pub(super) reconcile_seconds: u64,
+    /// Mean interval of an operator's calls, in seconds; 0 for no operator.
     pub(super) operator_seconds: u64,
-    /// How often somebody calls with a token that is not theirs, in seconds; 0 for never.
-    pub(super) intruder_seconds: u64,
-    /// The faults.
+    /// Mean interval of a stranger's calls, in seconds; 0 for no stranger.
+    pub(super) stranger_seconds: u64,
+    /// The rate of each fault.
     pub(super) faults: Faults,
 }
 
 impl Plan {
-    /// What the seed chooses.
+    /// Draws the plan of a run.
     pub(super) fn of(chance: &Chance) -> Self {
         let seconds = |least: u64, most: u64| Span::seconds(u32::try_from(chance.within(least, most)).unwrap_or(1));
         let number = |least: u64, most: u64| u32::try_from(chance.within(least, most)).unwrap_or(1);
         let capacity = number(1, 5);
         let max_servers = number(1, 5);
-        let short_holds = chance.hit(500);
+        let short_reservations = chance.hit(500);
         let headroom = if chance.hit(300) { number(1, capacity.into()) } else { 0 };
         let slots = u64::from(capacity * max_servers);
         let theme = match chance.below(10) {
@@ -233,7 +233,7 @@ impl Plan {
                 concurrent_launches: if chance.hit(700) { 1 } else { number(2, 3) },
                 headroom,
                 idle: if on_the_minute { seconds(5, 20) } else { seconds(10, 90) },
-                reservation: if short_holds { seconds(2, 8) } else { seconds(10, 40) },
+                reservation: if short_reservations { seconds(2, 8) } else { seconds(10, 40) },
                 launch: seconds(8, 40),
                 lease: if silence || chance.hit(300) { seconds(4, 9) } else { seconds(12, 45) },
             },
@@ -254,9 +254,9 @@ impl Plan {
                 Theme::Silence => chance.within(20_000, 60_000),
             },
             away_ms: chance.within(100, 20_000),
-            look_seconds: if silence { chance.within(8, 20) } else { 60 },
+            reconcile_seconds: if silence { chance.within(8, 20) } else { 60 },
             operator_seconds: if chance.hit(500) { chance.within(5, 40) } else { 0 },
-            intruder_seconds: if chance.hit(300) { chance.within(5, 20) } else { 0 },
+            stranger_seconds: if chance.hit(300) { chance.within(5, 20) } else { 0 },
             faults: Faults::of(chance, theme),
         }
     }
@@ -267,8 +267,8 @@ impl fmt::Display for Plan {
         let limits = &self.limits;
         write!(
             f,
-            "{:?}: capacity {} max {} frontiers {} headroom {} idle {} s hold {} s launch {} s lease {} s {}, {} players {} \
-             parties, {} instances skew {} ms, faults:",
+            "{:?}: capacity {}, max servers {}, concurrent launches {}, headroom {}, idle {} s, reservation {} s, launch \
+             {} s, lease {} s, rollout {}, {} players, {} parties, {} instances, skew {} ms, faults:",
             self.theme,
             limits.capacity,
             limits.max_servers,

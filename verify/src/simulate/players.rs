@@ -1,4 +1,5 @@
-//! Players, and the backends that place parties: they join, wait, connect, stay, leave, drop, come back and give up.
+//! Players, and the backends that place parties. They join, wait, connect, stay, disconnect, lose their connection,
+//! reconnect and cancel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,15 +11,15 @@ use super::{
     chance::Chance,
     checks::Caller,
     flag::Flag,
-    functions::{Effect, Functions, Reply},
+    functions::{FunctionRequest, Functions, Reply},
     plan::Theme,
     world::{POOL, World, lock},
 };
 
-/// The pool besides the default one.
+/// Name of the second pool.
 pub(super) const OTHER_POOL: &str = "other";
 
-/// A player.
+/// A simulated player.
 pub(super) struct Player {
     pub(super) world: Arc<World>,
     pub(super) functions: Arc<Functions>,
@@ -26,7 +27,7 @@ pub(super) struct Player {
     pub(super) id: PlayerId,
 }
 
-/// A slot on a server that is up.
+/// A slot on a ready server.
 struct Ready {
     port: u16,
     ticket: String,
@@ -39,12 +40,12 @@ impl Ready {
     }
 }
 
-/// How a visit is to end.
+/// The end of a visit.
 #[derive(Clone, Debug)]
 pub(super) enum Stay {
-    /// After a while.
+    /// After a duration.
     For(Duration),
-    /// Once this is true.
+    /// Once the flag is set.
     Until(Flag),
 }
 
@@ -52,7 +53,7 @@ impl Stay {
     async fn over(self) {
         match self {
             Self::For(span) => sleep(span).await,
-            Self::Until(said) => said.wait().await,
+            Self::Until(flag) => flag.wait().await,
         }
     }
 }
@@ -61,12 +62,12 @@ impl Player {
     fn ask(&self, method: &'static str, body: Option<Value>) -> impl Future<Output = Option<Reply>> + use<> {
         let (functions, id) = (Arc::clone(&self.functions), self.id.clone());
         async move {
-            let ask = Effect::bearer(method, "/join", id.as_str(), body);
-            functions.call(Caller::Player(id), ask).await
+            let request = FunctionRequest::bearer(method, "/join", id.as_str(), body);
+            functions.call(Caller::Player(id), request).await
         }
     }
 
-    /// Comes and goes until faults are over.
+    /// Visits servers until faults have stopped.
     pub(super) async fn live(self) {
         while !self.world.is_calm() {
             sleep(self.away()).await;
@@ -81,7 +82,7 @@ impl Player {
         if self.world.plan.theme != Theme::OnTheMinute {
             return self.chance.ms(50, self.world.plan.away_ms);
         }
-        // Some minute but not the next one, so that servers fall idle meanwhile.
+        // The visit is shortly before a reconcile run, but not the next one, so that servers are idle in between.
         let minutes = self.world.ms() / 60_000 + self.chance.within(2, 3);
         let at = minutes * 60_000 + self.chance.within(0, 4_000);
         Duration::from_millis(at.saturating_sub(2_000 + self.world.ms()))
@@ -94,16 +95,16 @@ impl Player {
             _ => None,
         };
         if pool.is_some() {
-            // What is held in another pool is given up for it.
+            // A join that names a pool frees the slot that the player has in another pool.
             self.world.check(|checks| checks.gives_up(self.world.now(), &self.id));
         }
         let patience = self.chance.hit(200).then(|| Instant::now() + self.chance.ms(500, 20_000));
         let stay = Stay::For(self.chance.ms(10, self.world.plan.stay_ms));
-        self.come_in(pool, patience, stay).await;
+        self.join_and_play(pool, patience, stay).await;
     }
 
-    /// Joins until there is a slot, connects, stays and leaves. True if it was inside.
-    pub(super) async fn come_in(&self, pool: Option<&str>, patience: Option<Instant>, stay: Stay) -> bool {
+    /// Joins until there is a slot, connects, stays and disconnects. Returns whether the player was connected.
+    pub(super) async fn join_and_play(&self, pool: Option<&str>, patience: Option<Instant>, stay: Stay) -> bool {
         let body = pool.map(|pool| json!({ "pool": pool }));
         let mut connections_lost = 0;
         loop {
@@ -122,7 +123,7 @@ impl Player {
                         continue;
                     };
                     if !self.world.is_calm() && self.chance.hit(100) {
-                        // Never comes.
+                        // The player never connects.
                         return false;
                     }
                     if !self.world.is_calm() {
@@ -137,7 +138,8 @@ impl Player {
                     }
                 }
                 202 => sleep(self.chance.ms(500, 1_500)).await,
-                // Connected elsewhere, as far as OWMM knows: that is over as soon as the server finds out.
+                // The player is connected to another server according to OWMM. That lasts until the server notices the lost
+                // connection.
                 409 => sleep(self.chance.ms(1_000, 3_000)).await,
                 _ => sleep(self.chance.ms(500, 4_000)).await,
             }
@@ -165,12 +167,12 @@ impl Player {
             () = stay.over() => {}
         }
         if !self.world.is_calm() && self.chance.hit(300) {
-            // The line breaks. Some come back at once, before the server has noticed.
+            // The connection is lost. Some players join again at once, before the server notices.
             drop(connection.leave);
             return if self.chance.hit(600) { Played::Dropped } else { Played::Left };
         }
         let grace = (!self.world.is_calm() && self.chance.hit(200)).then(|| self.chance.within(1, 15));
-        // The server may have died this very moment.
+        // A failed send means that the server died at the same time.
         let _ = connection.leave.send(grace);
         Played::Left
     }
@@ -183,7 +185,7 @@ enum Played {
     ServerDied,
 }
 
-/// A party and the backend that places it.
+/// A simulated party and the backend that places it.
 pub(super) struct Party {
     pub(super) world: Arc<World>,
     pub(super) functions: Arc<Functions>,
@@ -192,7 +194,7 @@ pub(super) struct Party {
 }
 
 impl Party {
-    /// Comes and goes until faults are over.
+    /// Visits servers until faults have stopped.
     pub(super) async fn live(self) {
         while !self.world.is_calm() {
             sleep(self.chance.ms(50, self.world.plan.away_ms)).await;
@@ -207,17 +209,17 @@ impl Party {
         let names = members.iter().map(PlayerId::as_str).collect::<Vec<_>>();
         let path = format!("/pools/{POOL}/join");
         for _ in 0..self.chance.within(1, 12) {
-            let ask = Effect::signed("POST", &path, Some(json!({ "players": names })));
-            let reply = self.functions.call(Caller::Backend(members.to_vec()), ask).await;
+            let request = FunctionRequest::signed("POST", &path, Some(json!({ "players": names })));
+            let reply = self.functions.call(Caller::Backend(members.to_vec()), request).await;
             let Some(reply) = reply else { continue };
             if reply.status != 200 {
                 sleep(self.chance.ms(500, 2_000)).await;
                 continue;
             }
             let mut visits = Vec::new();
-            for told in reply.body.get("players").and_then(Value::as_array).into_iter().flatten() {
-                let name = told.get("player").and_then(Value::as_str).and_then(|id| PlayerId::parse(id).ok());
-                let ready = told.get("ticket").and_then(|ticket| Ready::read(&reply, ticket));
+            for slot in reply.body.get("players").and_then(Value::as_array).into_iter().flatten() {
+                let name = slot.get("player").and_then(Value::as_str).and_then(|id| PlayerId::parse(id).ok());
+                let ready = slot.get("ticket").and_then(|ticket| Ready::read(&reply, ticket));
                 let (Some(id), Some(ready)) = (name, ready) else { continue };
                 let (world, functions) = (Arc::clone(&self.world), Arc::clone(&self.functions));
                 let player = Player { world, functions, chance: Chance::new(self.chance.seed(), 3), id };
@@ -227,7 +229,7 @@ impl Party {
                 }));
             }
             for visit in visits {
-                // A panic there is found by its own check.
+                // A panic in a visit is found by other checks.
                 let _ = visit.await;
             }
             return;

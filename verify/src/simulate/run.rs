@@ -29,28 +29,28 @@ use super::{
     world::{self, POOL, TABLE, VirtualTime, World},
 };
 
-/// What a run came to.
+/// The outcome of one seed.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
-    /// What it chose, in words.
+    /// The plan of the seed, as text.
     pub plan: String,
-    /// What did not hold.
+    /// Violated invariants.
     pub violations: Vec<Violation>,
-    /// How often each invariant was looked at.
+    /// Number of checks of each invariant.
     pub checked: BTreeMap<Invariant, u64>,
-    /// Calls of functions.
+    /// Number of function calls.
     pub calls: u64,
-    /// Requests to AWS, and other things that have a number.
+    /// Number of requests to AWS, function calls, visits and processes, which are numbered together.
     pub requests: u64,
-    /// Faults that struck, in words.
+    /// Number of faults that struck, by description.
     pub faults: BTreeMap<&'static str, u64>,
-    /// What happened, if that was asked for.
+    /// The history of the run; empty if it was not kept.
     pub history: String,
 }
 
-/// Runs a seed, with a bug injected or none.
+/// Runs a seed, with one injected bug or none.
 ///
 /// # Errors
 /// The simulation itself cannot run: no runtime, or no engine.
@@ -66,13 +66,13 @@ pub fn run(seed: u64, bug: Option<Bug>, keep_history: bool) -> Result<Outcome, S
 
 async fn simulate(seed: u64, history: History) -> Result<Outcome, String> {
     let plan = Plan::of(&Chance::new(seed, 0));
-    let told = plan.to_string();
+    let described = plan.to_string();
     let world = World::new(plan, seed, history).map_err(|error| error.to_string())?;
     let world = Arc::new(world);
-    world.tell(format_args!("seed {seed}: {told}"));
+    world.record(format_args!("seed {seed}: {described}"));
     let client = table_client(&world, VirtualTime::new(world.begun, 0));
     create_table(&client, TABLE).await.map_err(|error| error.to_string())?;
-    let functions = Functions::new(Arc::clone(&world)).ok_or("the pool's name is none")?;
+    let functions = Functions::new(Arc::clone(&world)).ok_or("the name of the default pool is invalid")?;
     let functions = Arc::new(functions);
 
     let (starts, started) = mpsc::unbounded_channel();
@@ -107,9 +107,9 @@ async fn simulate(seed: u64, history: History) -> Result<Outcome, String> {
         actors.spawn(Party { world, functions, chance, number }.live());
     }
     sleep(Duration::from_secs(world.plan.chaos_seconds)).await;
-    world.tell(format_args!("faults stop"));
+    world.record(format_args!("faults stop"));
     world.calm(true);
-    finish::come_to_rest(&functions, &world, actors, seed).await;
+    finish::settle(&functions, &world, actors, seed).await;
 
     background.shutdown().await;
     world::lock(&world.servers).clear();
@@ -118,7 +118,7 @@ async fn simulate(seed: u64, history: History) -> Result<Outcome, String> {
     let faults = world.faults().into_iter().map(|(fault, count)| (fault.as_str(), count));
     Ok(Outcome {
         seed,
-        plan: told,
+        plan: described,
         violations,
         checked: std::mem::take(&mut checks.checked),
         calls: world.calls.load(Ordering::Relaxed),
@@ -133,7 +133,7 @@ fn local_ecs(world: &World, seed: u64, starts: mpsc::UnboundedSender<ecs::Simula
     let simulation = Simulation {
         now_ms: Arc::new(move || VirtualTime::new(begun, 0).ms()),
         random: Arc::new(move || bits.bits()),
-        // Once the run is over nothing starts any more.
+        // A failed send means that the run is over, and no further task is needed.
         start: Arc::new(move |task| drop(starts.send(task))),
     };
     let nothing: [&str; 0] = [];

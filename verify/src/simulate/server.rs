@@ -1,8 +1,8 @@
 //! Simulated game servers: the processes behind the tasks of the local ECS.
 //!
-//! They follow the server protocol to the letter: register, beat with a list of who is inside, one call after the other
-//! about one player, each repeated until it is answered, a disconnect for everybody who leaves, and an end when OWMM has no
-//! use for them. And they die at any moment.
+//! They follow the server protocol: they register, send heartbeats with the connected players, make the calls about one
+//! player one after the other, repeat each call until it is answered, disconnect every player who leaves, and deregister
+//! once they are draining and empty. They may die at any moment.
 
 use std::{
     collections::BTreeMap,
@@ -24,23 +24,23 @@ use super::{
     checks::{Caller, Invariant, LONGEST_GRACE_SECONDS},
     connection::{Connection, Entrance},
     flag::Flag,
-    functions::{Effect, Functions, Reply},
+    functions::{FunctionRequest, Functions, Reply},
     others::Tokens,
     plan::Fault,
     world::{World, lock},
 };
 
-/// An empty server that nobody has answered for so long ends.
+/// An empty server ends if OWMM has not answered it for this time.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// The disconnect of a server that was told to stop.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(3);
-/// Where the ports begin.
+/// Time for the deregistration of a server whose task is being stopped.
+const DEREGISTER_WITHIN: Duration = Duration::from_secs(3);
+/// Lowest port of a server.
 const FIRST_PORT: u64 = 10_000;
 
 #[derive(Debug, Default)]
 struct Roster {
     turns: BTreeMap<PlayerId, Arc<Turn<()>>>,
-    inside: BTreeMap<PlayerId, (u64, Placement)>,
+    connected: BTreeMap<PlayerId, (u64, Placement)>,
 }
 
 /// A game server's process.
@@ -51,9 +51,9 @@ pub(super) struct GameServer {
     id: ServerId,
     token: String,
     port: u16,
-    /// For how long the slot of a player whose connection is lost is held, in seconds.
+    /// Grace in the disconnect of a player whose connection is lost, in seconds.
     grace: Option<u64>,
-    /// While it reaches nobody, in milliseconds since the start.
+    /// Period in which the server cannot reach OWMM, in milliseconds since the start of the run.
     cut_off: Range<u64>,
     roster: Mutex<Roster>,
     dead: Flag,
@@ -80,13 +80,13 @@ fn variable(task: &SimulatedTask, name: &str) -> Option<String> {
     task.environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
 }
 
-/// How it goes with a process.
+/// The behaviour of a process after its start.
 enum Fate {
-    /// As it should.
+    /// It serves players.
     Lives,
-    /// It ends at once.
+    /// It exits at once.
     Fails,
-    /// It does nothing.
+    /// It hangs.
     Hangs,
 }
 
@@ -128,7 +128,7 @@ async fn process(functions: Arc<Functions>, world: Arc<World>, task: SimulatedTa
         id: id.clone(),
         world: Arc::clone(&world),
     });
-    world.tell(format_args!("a process of {id} begins, port {port}"));
+    world.record(format_args!("a process of {id} starts on port {port}"));
     let life = async {
         sleep(starts_in).await;
         match fate {
@@ -140,22 +140,23 @@ async fn process(functions: Arc<Functions>, world: Arc<World>, task: SimulatedTa
     let mut terminated = orders.clone();
     let code = tokio::select! {
         biased;
-        () = told(&mut orders, |order| order == Order::Kill) => 137,
+        () = ordered(&mut orders, |order| order == Order::Kill) => 137,
         () = sleep(dies_in) => 137,
-        () = told(&mut terminated, |order| order != Order::Run) => {
-            server.told_to_stop().await;
+        () = ordered(&mut terminated, |order| order != Order::Run) => {
+            server.stop_by_order().await;
             0
         }
         code = life => code,
     };
-    world.tell(format_args!("the process of {id} on port {port} ends with {code}"));
-    server.end();
-    // ECS may be gone.
+    world.record(format_args!("the process of {id} on port {port} ends with {code}"));
+    server.close();
+    // A failed send means that the run is over.
     let _ = ended.send(code);
 }
 
-async fn told(orders: &mut watch::Receiver<Order>, what: impl Fn(Order) -> bool) {
-    // Nobody left to give orders is no order.
+/// Waits for an order of ECS that satisfies `what`.
+async fn ordered(orders: &mut watch::Receiver<Order>, what: impl Fn(Order) -> bool) {
+    // A closed channel means that no order will come.
     if orders.wait_for(|order| what(*order)).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -171,11 +172,11 @@ impl GameServer {
             sleep(self.chance.ms(100, 5_000)).await;
             return None;
         }
-        let ask = Effect::bearer(method, format!("/servers/{}{rest}", self.id), &self.token, body);
-        self.functions.call(self.caller(), ask).await
+        let request = FunctionRequest::bearer(method, format!("/servers/{}{rest}", self.id), &self.token, body);
+        self.functions.call(self.caller(), request).await
     }
 
-    /// A call that is repeated until it is answered.
+    /// Repeats a call until it has an answer below 500.
     async fn until_answered(&self, method: &'static str, rest: &str, body: Option<Value>) -> Reply {
         let mut pause = 200;
         loop {
@@ -187,11 +188,11 @@ impl GameServer {
         }
     }
 
-    /// From its registration to its end: the exit code.
+    /// Registers the server and sends heartbeats until the server ends. Returns the exit code.
     async fn live(self: &Arc<Self>) -> i32 {
         lock(&self.world.servers).insert(self.port, Arc::<Self>::clone(self));
-        let hello = json!({ "address": "192.0.2.1", "port": self.port });
-        let registered = self.until_answered("PUT", "", Some(hello)).await;
+        let registration = json!({ "address": "192.0.2.1", "port": self.port });
+        let registered = self.until_answered("PUT", "", Some(registration)).await;
         if registered.status != 200 {
             return 1;
         }
@@ -200,20 +201,20 @@ impl GameServer {
         let mut answered = Instant::now();
         loop {
             sleep(every).await;
-            let inside = lock(&self.roster).inside.keys().map(ToString::to_string).collect::<Vec<_>>();
-            let nobody = inside.is_empty();
-            match self.call("POST", "/heartbeat", Some(json!({ "players": inside }))).await {
-                Some(beat) if beat.status == 200 => {
+            let connected = lock(&self.roster).connected.keys().map(ToString::to_string).collect::<Vec<_>>();
+            let empty = connected.is_empty();
+            match self.call("POST", "/heartbeat", Some(json!({ "players": connected }))).await {
+                Some(heartbeat) if heartbeat.status == 200 => {
                     answered = Instant::now();
-                    self.release(&beat);
-                    let reserved = beat.body.get("reserved").and_then(Value::as_u64).unwrap_or(0);
-                    if beat.text("/state") == "draining" && reserved == 0 && self.is_idle() {
+                    self.disconnect_unknown(&heartbeat);
+                    let reserved = heartbeat.body.get("reserved").and_then(Value::as_u64).unwrap_or(0);
+                    if heartbeat.text("/state") == "draining" && reserved == 0 && self.is_idle() {
                         self.until_answered("DELETE", "", None).await;
                         return 0;
                     }
                 }
                 Some(refused) if (400..500).contains(&refused.status) => return 1,
-                _ if nobody && answered.elapsed() > ABANDONED_AFTER => return 1,
+                _ if empty && answered.elapsed() > ABANDONED_AFTER => return 1,
                 _ => {}
             }
         }
@@ -221,35 +222,31 @@ impl GameServer {
 
     fn is_idle(&self) -> bool {
         let roster = lock(&self.roster);
-        roster.inside.is_empty() && roster.turns.values().all(|turn| Arc::strong_count(turn) == 1)
+        roster.connected.is_empty() && roster.turns.values().all(|turn| Arc::strong_count(turn) == 1)
     }
 
-    async fn told_to_stop(&self) {
+    async fn stop_by_order(&self) {
         let current = self.world.check(|checks| {
             let ledger = checks.ledgers.get(&self.id)?;
             let current = ledger.token_hash == TokenHash::of(&self.token);
             (current && ledger.state != ServerState::Stopped).then(|| ledger.clone())
         });
         self.world.must(Invariant::KeptWord, current.is_none(), || {
-            format!("the task of {} is told to stop, and the ledger is {current:?}", self.id)
+            format!("the task of {} is being stopped, but its ledger is not: {current:?}", self.id)
         });
-        self.out_of_the_world();
-        // Whoever stops it kills it soon after.
-        let _ = timeout(GOODBYE_WITHIN, self.until_answered("DELETE", "", None)).await;
+        self.close();
+        // ECS kills the task soon after.
+        let _ = timeout(DEREGISTER_WITHIN, self.until_answered("DELETE", "", None)).await;
     }
 
-    /// Nobody is inside any more.
-    fn out_of_the_world(&self) {
+    /// Closes the port and all connections.
+    fn close(&self) {
         lock(&self.world.servers).remove(&self.port);
         self.dead.set();
         self.world.check(|checks| checks.died(&self.id, &TokenHash::of(&self.token)));
     }
 
-    fn end(&self) {
-        self.out_of_the_world();
-    }
-
-    /// Does something for as long as the process lives.
+    /// Runs a future until it ends or the process dies.
     fn spawn(self: &Arc<Self>, something: impl Future<Output = ()> + Send + 'static) {
         let dead = self.dead.clone();
         tokio::spawn(async move {
@@ -269,17 +266,17 @@ impl GameServer {
         self.turn_of(player).lock_owned().await
     }
 
-    /// Says disconnect to those whom OWMM believes inside and who are not.
-    fn release(self: &Arc<Self>, beat: &Reply) {
-        for one in beat.body.get("unknown").and_then(Value::as_array).into_iter().flatten() {
+    /// Disconnects the players that the heartbeat's answer lists as `unknown`: connected in the ledger but not here.
+    fn disconnect_unknown(self: &Arc<Self>, heartbeat: &Reply) {
+        for one in heartbeat.body.get("unknown").and_then(Value::as_array).into_iter().flatten() {
             let player = one.get("player").and_then(Value::as_str).and_then(|id| PlayerId::parse(id).ok());
             let placement = one.get("placement").and_then(Value::as_i64).and_then(Placement::new);
             let (Some(player), Some(placement)) = (player, placement) else { continue };
             let server = Arc::clone(self);
             self.spawn(async move {
-                // Whoever has the turn will see to the player.
+                // The call that has the player's turn updates the ledger itself.
                 let Ok(_turn) = server.turn_of(&player).try_lock_owned() else { return };
-                if !lock(&server.roster).inside.contains_key(&player) {
+                if !lock(&server.roster).connected.contains_key(&player) {
                     server.disconnect(&player, placement, None).await;
                 }
             });
@@ -306,28 +303,28 @@ impl GameServer {
         let reply = self.until_answered("PUT", &format!("/players/{player}"), body).await;
         let placement = reply.body.get("placement").and_then(Value::as_i64).and_then(Placement::new);
         let Some(placement) = placement.filter(|_| reply.status == 200) else {
-            // The player may be gone.
+            // A failed send means that the player no longer waits.
             let _ = admit.send(false);
             return;
         };
-        lock(&self.roster).inside.insert(player.clone(), (visit, placement));
-        self.world.tell(format_args!("{player} is inside {}", self.id));
+        lock(&self.roster).connected.insert(player.clone(), (visit, placement));
+        self.world.record(format_args!("{player} is connected to {}", self.id));
         self.world.check(|checks| checks.let_in(self.world.now(), &self.id, &player, placement));
         let _ = admit.send(true);
         drop(turn);
         let grace = match left.await {
             Ok(grace) => grace,
             Err(_) => {
-                // A lost connection is not noticed at once.
+                // The server notices a lost connection after a while.
                 sleep(self.chance.ms(0, 5_000)).await;
                 self.grace
             }
         };
         let _turn = self.turn(&player).await;
-        let mine = lock(&self.roster).inside.get(&player).is_some_and(|(of, _)| *of == visit);
+        let mine = lock(&self.roster).connected.get(&player).is_some_and(|(of, _)| *of == visit);
         if mine {
-            lock(&self.roster).inside.remove(&player);
-            self.world.tell(format_args!("{player} is no longer inside {}", self.id));
+            lock(&self.roster).connected.remove(&player);
+            self.world.record(format_args!("{player} is no longer connected to {}", self.id));
             self.world.check(|checks| checks.let_out(&self.id, &player));
             self.disconnect(&player, placement, grace).await;
         }

@@ -1,4 +1,4 @@
-//! Many seeds, one thread a core, and what they came to.
+//! Runs many seeds, one thread per core, and sums up their outcomes.
 
 use std::{
     collections::BTreeMap,
@@ -18,26 +18,25 @@ use super::{
 };
 use crate::report::{Progress, Table, Verdict, grouped, print};
 
-/// Failing seeds that are told of one by one.
-const TOLD_AT_MOST: usize = 10;
+/// Failing seeds that are printed at most; the others are only counted.
+const SHOWN: usize = 10;
 
-/// What many seeds came to.
+/// The sum of the outcomes of many seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Sweep {
-    /// Seeds that were run.
+    /// Number of seeds that ran.
     pub seeds: u64,
-    /// Calls of functions.
+    /// Number of function calls.
     pub calls: u64,
-    /// Requests to AWS.
+    /// Number of requests to AWS and of function calls.
     pub requests: u64,
-    /// Faults by kind.
+    /// Number of faults, by description.
     pub faults: BTreeMap<&'static str, u64>,
-    /// How often each invariant was looked at.
+    /// Number of checks of each invariant.
     pub checked: BTreeMap<Invariant, u64>,
-    /// How often each did not hold.
+    /// Number of violations of each invariant.
     pub violated: BTreeMap<Invariant, u64>,
-    /// Seeds in which something did not hold, with the first thing that did not, and what went wrong with the simulation
-    /// itself.
+    /// Failing seeds, each with its first violation or with the error of the simulation itself.
     pub failing: Vec<(u64, String)>,
 }
 
@@ -66,8 +65,8 @@ impl Sweep {
     }
 }
 
-/// Runs `seeds` seeds from `first` on.
-pub fn sweep(first: u64, seeds: u64, bug: Option<Bug>, told: &mut Progress) -> Sweep {
+/// Runs `seeds` seeds from `first` on, with one injected bug or none.
+pub fn sweep(first: u64, seeds: u64, bug: Option<Bug>, progress: &mut Progress) -> Sweep {
     let (next, sum) = (AtomicU64::new(first), Mutex::new(Sweep::default()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
@@ -84,9 +83,9 @@ pub fn sweep(first: u64, seeds: u64, bug: Option<Bug>, told: &mut Progress) -> S
         let workers = (0..threads).map(|_| scope.spawn(work)).collect::<Vec<_>>();
         while workers.iter().any(|worker| !worker.is_finished()) {
             std::thread::park_timeout(Duration::from_millis(100));
-            told.say(|| {
+            progress.say(|| {
                 let sum = lock(&sum);
-                let last = sum.failing.last().map(|(seed, _)| format!(", seed {seed} the last")).unwrap_or_default();
+                let last = sum.failing.last().map(|(seed, _)| format!(", last in seed {seed}")).unwrap_or_default();
                 let (done, calls, failing) = (sum.seeds, grouped(sum.calls), sum.failing.len());
                 format!("{done} of {seeds} seeds, {calls} calls, {failing} failing{last}")
             });
@@ -97,12 +96,12 @@ pub fn sweep(first: u64, seeds: u64, bug: Option<Bug>, told: &mut Progress) -> S
     sum
 }
 
-/// The command that replays a seed.
+/// Returns the command that replays a seed.
 fn replay(seed: u64) -> String {
     format!("cargo run --release -p verify -- simulate --seed {seed} --history")
 }
 
-/// Runs seeds and says what they came to.
+/// Runs many seeds and prints a table and the first failing seeds.
 pub fn many(first: u64, seeds: u64) -> Verdict {
     let mut progress = Progress::default();
     let sum = sweep(first, seeds, None, &mut progress);
@@ -124,7 +123,7 @@ pub fn many(first: u64, seeds: u64) -> Verdict {
     }
     table.row(["seeds with a violation".to_owned(), grouped(sum.failing.len() as u64)]);
     print(&table);
-    for (seed, what) in sum.failing.iter().take(TOLD_AT_MOST) {
+    for (seed, what) in sum.failing.iter().take(SHOWN) {
         print(&format!("seed {seed}: {what}\n  replay: {}", replay(*seed)));
     }
     Verdict::of(sum.failing.is_empty())

@@ -1,4 +1,4 @@
-//! The SDK's HTTP connector: what lies between the functions and AWS, and what goes wrong there.
+//! The SDK's HTTP connector: carries the requests of the functions to the engine and the local ECS, with faults.
 
 use std::{
     fmt,
@@ -29,7 +29,7 @@ use super::{
     world::{TABLE, World, lock, plain},
 };
 
-/// The wire of one process of the functions.
+/// The HTTP connector of one process of the functions.
 #[derive(Clone)]
 pub(super) struct Wire(Weak<World>);
 
@@ -92,10 +92,10 @@ impl Sent {
         matches!(self.operation(), "UpdateItem" | "PutItem" | "TransactWriteItems")
     }
 
-    /// It takes effect.
+    /// Applies the request and returns the answer.
     fn apply(&self, world: &World, by: &Caller, number: u64) -> Answer {
         if self.is_to_ecs() {
-            let Some(ecs) = world.ecs() else { return error(500, "ServerException", "there is no ECS") };
+            let Some(ecs) = world.ecs() else { return error(500, "ServerException", "the simulation has no ECS") };
             if self.operation() == "RunTask" && world.strikes(Fault::NoCapacity) {
                 ecs.inject(EcsFault::NoCapacity, 1);
             }
@@ -106,8 +106,8 @@ impl Sent {
         (applied.status, applied.body)
     }
 
-    /// What it says, for the history.
-    fn told(&self) -> String {
+    /// Describes the request for the history.
+    fn described(&self) -> String {
         let body = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
         let keys = engine::written_by(self.operation(), &body);
         let about = keys.iter().map(|(pk, sk)| format!("{pk} {sk}")).collect::<Vec<_>>().join(", ");
@@ -126,7 +126,7 @@ fn response((status, body): Answer) -> Result<HttpResponse, ConnectorError> {
     Ok(HttpResponse::new(status, SdkBody::from(body)))
 }
 
-/// The connection breaks, or nothing is heard any more.
+/// Resets the connection, or leaves the request without an answer.
 async fn silence(world: &World) -> Result<HttpResponse, ConnectorError> {
     if world.chance.hit(500) {
         sleep(world.chance.ms(1, 400)).await;
@@ -138,15 +138,15 @@ async fn silence(world: &World) -> Result<HttpResponse, ConnectorError> {
 async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result<HttpResponse, ConnectorError> {
     let number = world.number();
     let by = call.as_ref().map_or(Caller::Setup, |call| call.by.clone());
-    let told = world.is_told();
-    if told {
+    let recorded = world.is_recorded();
+    if recorded {
         let of = call.as_ref().map_or(0, |call| call.number);
-        world.tell(format_args!("  w{number} of c{of}: {}", sent.told()));
+        world.record(format_args!("  w{number} of c{of}: {}", sent.described()));
     }
     if let Some(call) = &call
         && world.strikes(Fault::FunctionKilled)
     {
-        // Before the request goes out, or right after.
+        // The process dies before it sends the request, or right after.
         if world.chance.hit(500) {
             sent.apply(&world, &by, number);
         }
@@ -157,10 +157,10 @@ async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result
     {
         call.freeze(world.chance.ms(500, 25_000)).await;
     }
-    let answer = match struck(&world, &sent) {
+    let answer = match fault_for(&world, &sent) {
         Some(fault) => {
-            world.tell(format_args!("  w{number}: {}", fault.as_str()));
-            match suffer(&world, fault, &sent, &by, number).await {
+            world.record(format_args!("  w{number}: {}", fault.as_str()));
+            match apply_with_fault(&world, fault, &sent, &by, number).await {
                 Some(answer) => answer,
                 None => return silence(&world).await,
             }
@@ -171,10 +171,10 @@ async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result
         }
     };
     sleep(world.chance.ms(1, 6)).await;
-    if told {
+    if recorded {
         let body = serde_json::from_str::<Value>(&answer.1).unwrap_or_default();
         let code = body.get("__type").and_then(Value::as_str).and_then(|code| code.rsplit('#').next());
-        world.tell(format_args!("  w{number} answers {} {}", answer.0, code.unwrap_or_default()));
+        world.record(format_args!("  w{number} answers {} {}", answer.0, code.unwrap_or_default()));
     }
     if let Some(call) = &call {
         if world.strikes(Fault::FunctionKilled) {
@@ -187,8 +187,8 @@ async fn carry(world: Arc<World>, call: Option<Arc<Call>>, sent: Sent) -> Result
     response(answer)
 }
 
-/// The fault that this request meets, if any.
-fn struck(world: &World, sent: &Sent) -> Option<Fault> {
+/// Draws the fault that strikes this request, if any.
+fn fault_for(world: &World, sent: &Sent) -> Option<Fault> {
     const ANY: [Fault; 7] = [
         Fault::RequestLost,
         Fault::AnswerLost,
@@ -204,7 +204,7 @@ fn struck(world: &World, sent: &Sent) -> Option<Fault> {
     if (sent.is_write() || sent.operation() == "RunTask") && world.strikes(Fault::Repeated) {
         return Some(Fault::Repeated);
     }
-    // What does not ask for a consistent read may get an old answer; of an index nobody can ask for one.
+    // An eventually consistent read may get a stale answer. A query of the index is always eventually consistent.
     let reads = matches!(sent.operation(), "GetItem" | "Query" | "BatchGetItem");
     let lags = reads && !String::from_utf8_lossy(&sent.body).contains("\"ConsistentRead\":true");
     if lags && world.strikes(Fault::Stale) {
@@ -213,13 +213,13 @@ fn struck(world: &World, sent: &Sent) -> Option<Fault> {
     ANY.into_iter().find(|fault| world.strikes(*fault))
 }
 
-/// What comes of it; `None` if there is no answer.
-async fn suffer(world: &Arc<World>, fault: Fault, sent: &Sent, by: &Caller, number: u64) -> Option<Answer> {
+/// Applies the request with a fault; `None` if the caller gets no answer.
+async fn apply_with_fault(world: &Arc<World>, fault: Fault, sent: &Sent, by: &Caller, number: u64) -> Option<Answer> {
     let later = |after: Duration| {
         let (world, sent, by) = (Arc::clone(world), sent.clone(), by.clone());
         tokio::spawn(async move {
             sleep(after).await;
-            world.tell(format_args!("  w{number} takes effect now"));
+            world.record(format_args!("  w{number} takes effect now"));
             sent.apply(&world, &by, number);
         });
     };
@@ -285,7 +285,7 @@ fn conflict(sent: &Sent) -> Answer {
     (400, body.to_string())
 }
 
-/// The wire of a world.
+/// Creates the connector of a process.
 pub(super) fn wire(world: &Arc<World>) -> Wire {
     Wire(Arc::downgrade(world))
 }

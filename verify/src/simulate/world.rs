@@ -1,4 +1,4 @@
-//! What everything in a run shares: the time, the table, ECS, chance, the checks and the history.
+//! The shared state of a run: time, table, ECS, random decisions, checks and history.
 
 use std::{
     collections::BTreeMap,
@@ -25,19 +25,19 @@ use super::{
     plan::{Fault, Plan},
 };
 
-/// The table.
+/// Name of the table.
 pub(super) const TABLE: &str = "owmm";
-/// The pool that a join goes to which names none.
+/// The default pool, for joins that name no pool.
 pub(super) const POOL: &str = "default";
-/// When every run begins: any time will do, as long as it is always the same.
+/// Start of virtual time, in milliseconds since 1970. The value is arbitrary but fixed, so that runs can be repeated.
 const BEGUN_MS: u64 = 1_800_000_000_000;
 
-/// Locks; nothing in a run panics while it holds one, and what does is a violation anyway.
+/// Locks a mutex, also a poisoned one: a panic in a run is reported as a violation of its own.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The time that one process of the functions believes in.
+/// The clock of one process of the functions: virtual time plus a constant skew.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VirtualTime {
     begun: Instant,
@@ -64,15 +64,15 @@ fn since(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A run.
+/// The shared state of a run.
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) begun: Instant,
-    /// What the wire and the functions decide by; actors have streams of their own.
+    /// Decisions of the wire and the functions. Each actor has a stream of its own.
     pub(super) chance: Chance,
     pub(super) engine: Mutex<Engine>,
     pub(super) checks: Mutex<Checks>,
-    /// Every game server whose process runs, by its port.
+    /// All game servers whose process accepts connections, by port.
     pub(super) servers: Mutex<BTreeMap<u16, Arc<dyn Entrance>>>,
     ecs: OnceLock<LocalEcs>,
     history: Mutex<History>,
@@ -103,23 +103,23 @@ impl World {
         })
     }
 
-    /// The true time.
+    /// Returns the virtual time, without skew.
     pub(super) fn now(&self) -> Time {
         Time(i64::try_from(VirtualTime::new(self.begun, 0).ms()).unwrap_or(i64::MAX))
     }
 
-    /// The true time in milliseconds since 1970.
+    /// Returns the virtual time without skew, in milliseconds since 1970.
     pub(super) fn now_ms(&self) -> u64 {
         VirtualTime::new(self.begun, 0).ms()
     }
 
-    /// Milliseconds since the start.
+    /// Returns the milliseconds since the start of the run.
     pub(super) fn ms(&self) -> u64 {
         since(self.begun)
     }
 
     pub(super) fn with_ecs(&self, ecs: LocalEcs) {
-        // There is one.
+        // Called once per run, so the cell is empty.
         let _ = self.ecs.set(ecs);
     }
 
@@ -127,22 +127,22 @@ impl World {
         self.ecs.get()
     }
 
-    /// A number that nothing else in this run has.
+    /// Returns a number that is unique in this run.
     pub(super) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether faults are over.
+    /// Whether faults have stopped.
     pub(super) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::Relaxed)
     }
 
-    /// Faults from now on, or none any more.
+    /// Stops faults, or starts them with `false`.
     pub(super) fn calm(&self, calm: bool) {
         self.calm.store(calm, Ordering::Relaxed);
     }
 
-    /// Whether this goes wrong now. Counted.
+    /// Decides whether a fault strikes now, and counts it.
     pub(super) fn strikes(&self, fault: Fault) -> bool {
         if self.is_calm() || !self.chance.hit(self.plan.faults.rate(fault)) {
             return false;
@@ -155,13 +155,13 @@ impl World {
         lock(&self.faults).clone()
     }
 
-    /// A line of the history.
-    pub(super) fn tell(&self, line: std::fmt::Arguments<'_>) {
+    /// Adds a line to the history.
+    pub(super) fn record(&self, line: std::fmt::Arguments<'_>) {
         lock(&self.history).line(since(self.begun), line);
     }
 
-    /// Whether anybody reads the history.
-    pub(super) fn is_told(&self) -> bool {
+    /// Whether the history is kept.
+    pub(super) fn is_recorded(&self) -> bool {
         lock(&self.history).is_kept()
     }
 
@@ -169,13 +169,13 @@ impl World {
         lock(&self.history).take()
     }
 
-    /// One request to the table takes effect, and the invariants are looked at.
+    /// Applies one request to the table and checks the invariants.
     pub(super) fn apply(&self, by: &Caller, number: u64, operation: &str, body: &[u8]) -> Applied {
         let applied = lock(&self.engine).apply(operation, body, TABLE, self.now_ms());
-        if self.is_told() {
+        if self.is_recorded() {
             let changes = applied.changes.iter().map(|change| (&change.key, &change.after));
             for ((pk, sk), after) in changes {
-                self.tell(format_args!("  w{number} {pk} {sk} = {}", after.as_ref().map_or_else(String::new, plain)));
+                self.record(format_args!("  w{number} {pk} {sk} = {}", after.as_ref().map_or_else(String::new, plain)));
             }
         }
         if !applied.changes.is_empty() {
@@ -184,34 +184,34 @@ impl World {
             let mut checks = lock(&self.checks);
             let known = checks.violations.len();
             checks.wrote(self.now(), by, update, &applied.changes);
-            self.tell_violations(&checks, known);
+            self.record_violations(&checks, known);
         }
         applied
     }
 
-    fn tell_violations(&self, checks: &Checks, known: usize) {
+    fn record_violations(&self, checks: &Checks, known: usize) {
         for violation in checks.violations.iter().skip(known) {
-            self.tell(format_args!("!! {}: {}", violation.invariant.as_str(), violation.what));
+            self.record(format_args!("!! {}: {}", violation.invariant.as_str(), violation.what));
         }
     }
 
-    /// Looks at something, and tells what was violated.
-    pub(super) fn check<T>(&self, look: impl FnOnce(&mut Checks) -> T) -> T {
+    /// Runs a check, and records its violations in the history.
+    pub(super) fn check<T>(&self, check: impl FnOnce(&mut Checks) -> T) -> T {
         let mut checks = lock(&self.checks);
         let known = checks.violations.len();
-        let looked = look(&mut checks);
-        self.tell_violations(&checks, known);
-        looked
+        let result = check(&mut checks);
+        self.record_violations(&checks, known);
+        result
     }
 
-    /// Something that must hold at the end.
+    /// Checks that something holds now, under the name of an invariant.
     pub(super) fn must(&self, invariant: Invariant, holds: bool, what: impl FnOnce() -> String) {
         let now = self.now();
         self.check(|checks| checks.end(now, invariant, holds, what));
     }
 }
 
-/// A value of the table, short and always in the same order.
+/// Formats a value of the table, shortly and with its fields in a fixed order.
 pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::Object(fields) => {

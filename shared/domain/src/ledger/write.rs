@@ -258,7 +258,7 @@ impl LedgerWrite {
             Self::Free { by, player, claim, ready } => {
                 let held = old.claims.get(player).is_some_and(|held| {
                     let same = held == claim || (claim.is_connected() && held.placement() == claim.placement());
-                    same || bug::injected(Bug::ReleaseAnyStamp)
+                    same || bug::injected(Bug::FreeAnyPlacement)
                 });
                 let as_said = (old.state == ServerState::Ready) == *ready;
                 (by.as_ref().is_none_or(knows) && as_said && held).then(|| {

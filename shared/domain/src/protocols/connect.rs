@@ -19,7 +19,7 @@ pub struct PresentedTicket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Connected {
     /// The player is connected, under this placement, which the server names when it deregisters the player.
-    Inside(Placement),
+    Admitted(Placement),
     /// The player holds no live claim on this server.
     NoClaim,
     /// The player's seat names another server.
@@ -122,7 +122,7 @@ impl Protocol for Connect {
                 Step::Done(self.why_not(image.as_ref()))
             }
             (Stage::OnSeat(placement), Reply::SeatWritten(Answer::Written(_))) => {
-                Step::Done(Connected::Inside(placement))
+                Step::Done(Connected::Admitted(placement))
             }
             (Stage::OnSeat(placement), Reply::SeatWritten(Answer::Refused(seat))) => {
                 let elsewhere = matches!(seat, Some(Seat::Assigned(place)) if place.server != self.server);
@@ -176,7 +176,7 @@ mod tests {
             Step::Effect(Effect::WriteSeat(player("a"), on_seat))
         );
         let written = Answer::Written(seat("s", connected(1_000)));
-        assert_eq!(connect.next(NOW, Reply::SeatWritten(written)), Step::Done(Connected::Inside(placement(1_000))));
+        assert_eq!(connect.next(NOW, Reply::SeatWritten(written)), Step::Done(Connected::Admitted(placement(1_000))));
     }
 
     #[test]

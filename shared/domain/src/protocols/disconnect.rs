@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Disconnected {
     /// The placement has ended, or there was none.
-    Gone,
+    Ended,
     /// The slot is held for a reconnect until this time.
     KeptUntil(Time),
     /// The token is not this server's.
@@ -111,7 +111,7 @@ impl Disconnect {
             // The ledger does not have this placement any more, but the seat may.
             (None, _) => match self.placement {
                 Some(placement) => self.vacate(placement),
-                None => Step::Done(Disconnected::Gone),
+                None => Step::Done(Disconnected::Ended),
             },
         }
     }
@@ -141,7 +141,7 @@ impl Protocol for Disconnect {
                     _ => self.vacate(placement),
                 }
             }
-            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Disconnected::Gone),
+            (Stage::Voiding, Reply::SeatWritten(_)) => Step::Done(Disconnected::Ended),
             (Stage::KeepingSeat { from, reservation, ready }, Reply::SeatWritten(answer)) => {
                 let seat = match answer {
                     Answer::Written(seat) | Answer::Refused(Some(seat)) => seat,
@@ -198,7 +198,7 @@ mod tests {
         let mut disconnect = disconnect(Some(1_000), None);
         assert_eq!(disconnect.next(NOW, Reply::Start), release(1_000, true));
         assert_eq!(disconnect.next(NOW, Reply::LedgerWritten(Answer::Written(ready(&[])))), vacate(1_000));
-        assert_eq!(disconnect.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Disconnected::Gone));
+        assert_eq!(disconnect.next(NOW, Reply::SeatWritten(Answer::Refused(None))), Step::Done(Disconnected::Ended));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
             ("another token", Some(not_ours()), Step::Done(Disconnected::WrongToken)),
             ("ready with a connection", Some(ready(&[("a", connected(1_000))])), release(1_000, true)),
             ("draining with a reservation", Some(draining(&[("a", reserved(1_000))])), release(1_000, false)),
-            ("ready without a claim", Some(ready(&[])), Step::Done(Disconnected::Gone)),
+            ("ready without a claim", Some(ready(&[])), Step::Done(Disconnected::Ended)),
         ];
         for (case, image, next) in cases {
             let mut disconnect = disconnect(None, None);

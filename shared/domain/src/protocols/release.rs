@@ -21,7 +21,7 @@ pub enum Released {
     /// The player has never been placed.
     Unknown,
     /// The player is connected to this server, and only the server can disconnect the player.
-    Inside(ServerId),
+    StillConnected(ServerId),
     /// Other calls changed the player's seat at the same time; the operator repeats the release.
     Busy,
 }
@@ -117,7 +117,7 @@ impl Protocol for Release {
             (Stage::Reading | Stage::ReadingAgain { .. }, Reply::SeatRead(_)) => Step::Done(Released::Free),
             (Stage::Looking(place), Reply::LedgerRead(ledger)) => {
                 if place.is_connected_on(ledger.as_ref(), &self.player) {
-                    return Step::Done(Released::Inside(place.server));
+                    return Step::Done(Released::StillConnected(place.server));
                 }
                 let write = SeatWrite::Vacate { server: place.server.clone(), claim: place.claim };
                 self.stage = Stage::Voiding(place);
@@ -189,7 +189,7 @@ mod tests {
         let (mut releasing, next) = begun(Some(seat("s", connected(1_000))));
         assert_eq!(next, Step::Effect(Effect::ReadLedger(server("s"))));
         let next = releasing.next(NOW, Reply::LedgerRead(Some(ready(&[("a", connected(1_000))]))));
-        assert_eq!(next, Step::Done(Released::Inside(server("s"))));
+        assert_eq!(next, Step::Done(Released::StillConnected(server("s"))));
     }
 
     #[test]
