@@ -174,7 +174,8 @@ impl Api {
         } else if error.is_timeout() {
             let seconds = self.timeout.as_secs();
             format!(
-                "{base} has not answered within {seconds} s. Whether the call took effect is unknown. It may be repeated."
+                "{base} has not answered within {seconds} s. Whether the call took effect is unknown. It may be \
+                 repeated."
             )
         } else {
             format!(

@@ -119,7 +119,8 @@ impl Call {
         Self::Disconnect { server, player, placement, grace, awaited: true, disconnect }
     }
 
-    /// Returns the same call from its start, if its caller will repeat it: a server that waits for the answer and is `up`.
+    /// Returns the same call from its start, if its caller will repeat it: a server that waits for the answer and is
+    /// `up`.
     pub fn again(&self, up: impl Fn(u8) -> bool) -> Option<Self> {
         match self {
             Self::Connect { server, player, ticket, awaited: true, .. } if up(*server) => {

@@ -34,7 +34,8 @@ fn capacity(_: &Scope, world: &World) -> bool {
     })
 }
 
-/// Checks that a player is connected to one server at most, and that ledger and seat are connected under that placement.
+/// Checks that a player is connected to one server at most, and that ledger and seat are connected under that
+/// placement.
 fn one_place(_: &Scope, world: &World) -> bool {
     world.inside.iter().all(|inside| {
         let once = world.inside.iter().filter(|other| other.player == inside.player).count() == 1;
@@ -51,7 +52,8 @@ fn one_place(_: &Scope, world: &World) -> bool {
 
 /// Checks that a ready server with room is in the index.
 ///
-/// Two exceptions last until the server's next heartbeat: its lease ran out, or an eviction freed more slots than it filled.
+/// Two exceptions last until the server's next heartbeat: its lease ran out, or an eviction freed more slots than it
+/// filled.
 fn listed(scope: &Scope, world: &World) -> bool {
     let lapses = scope.pool.limits.lease < TICK.times(10);
     lapses
@@ -63,7 +65,8 @@ fn listed(scope: &Scope, world: &World) -> bool {
 
 /// Checks that no slot is stuck, from every state without a call in flight, once faults stop and time passes.
 ///
-/// Then every slot is free or has its player, every server with room is listed, and every player gets a slot if there is one.
+/// Then every slot is free or has its player, every server with room is listed, and every player gets a slot if there
+/// is one.
 fn no_stuck_slot(scope: &Scope, world: &World) -> bool {
     if !world.flights.is_empty() || !world.late.is_empty() {
         return true;
@@ -92,7 +95,8 @@ fn has(rest: &World, server: u8, player: u8) -> bool {
             && rest.promises.get(usize::from(player)).is_some_and(|it| it.is_some_and(|it| it.server == server))
 }
 
-/// Checks that a server is started only if the one before has no slots left, and that live servers are within the limit.
+/// Checks that a server is started only if the one before has no slots left, and that live servers are within the
+/// limit.
 ///
 /// So every slot of every started server has been handed out or is at the frontier.
 fn no_over_launch(scope: &Scope, world: &World) -> bool {
@@ -115,9 +119,11 @@ fn kept_word(_: &Scope, world: &World) -> bool {
     })
 }
 
-/// Checks that no running server is stopped with connected players, and that scale-in drains only servers without claims.
+/// Checks that no running server is stopped with connected players, and that scale-in drains only servers without
+/// claims.
 ///
-/// Operators' deadlines, which may stop a server with players, are not in the model. A new build may drain servers in use.
+/// Operators' deadlines, which may stop a server with players, are not in the model. A new build may drain servers in
+/// use.
 fn no_server_in_use_ends(_: &Scope, world: &World) -> bool {
     (0..).zip(&world.ledgers).all(|(n, ledger)| {
         let runs = world.process(n) == Process::Up;

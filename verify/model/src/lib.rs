@@ -1,8 +1,9 @@
 //! The model: explores every reachable state of small worlds, with the domain's own code.
 //!
-//! `stateright` explores the protocols ([`domain::Protocol`]) and writes (`apply`) that the functions run. The model adds
-//! only their surroundings: items, calls in flight, servers, an index that lags, time, and faults. A world has a budget
-//! of each kind of event (`scope::Left`), so it is finite, and every order of events within that budget is explored.
+//! `stateright` explores the protocols ([`domain::Protocol`]) and writes (`apply`) that the functions run. The model
+//! adds only their surroundings: items, calls in flight, servers, an index that lags, time, and faults. A world has a
+//! budget of each kind of event (`scope::Left`), so it is finite, and every order of events within that budget is
+//! explored.
 
 mod call;
 mod injected;
@@ -60,8 +61,8 @@ impl Model for Scope {
     }
 }
 
-/// Explores a world to its end, or to the first violated law. Calls `progress` with the number of states and the depth every
-/// 20 ms.
+/// Explores a world to its end, or to the first violated law. Calls `progress` with the number of states and the depth
+/// every 20 ms.
 pub fn explore(scope: &Scope, threads: usize, mut progress: impl FnMut(usize, usize)) -> Explored {
     let checker = scope.clone().checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_bfs();
     while !checker.is_done() {

@@ -1,5 +1,5 @@
-//! A state of a world: the items of the table, the calls in flight, the servers, and the promises to players. This module
-//! takes every possible step from a state, with the domain's own code.
+//! A state of a world: the items of the table, the calls in flight, the servers, and the promises to players. This
+//! module takes every possible step from a state, with the domain's own code.
 
 use std::collections::BTreeMap;
 
