@@ -1,4 +1,4 @@
-//! Any bytes as the body of any route: the first byte names the route.
+//! Sends any bytes as the body of any route. The first byte selects the route.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

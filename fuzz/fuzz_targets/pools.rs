@@ -1,4 +1,4 @@
-//! Any bytes as a pool's configuration.
+//! Sends any bytes as the settings of a pool.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,5 @@
-//! Any text as a ticket, and any claims signed with the right key: none is read as a ticket of another player or server.
+//! Reads any text as a ticket, and any claims that are signed with the right key. No text is accepted, and no signed
+//! claims are accepted for another player or server.
 #![no_main]
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -11,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let key = TokenHash::of(fuzz::TOKEN);
     let (server, player) = (ServerId::parse("s1").expect("an id"), PlayerId::parse("p1").expect("an id"));
     if let Ok(text) = std::str::from_utf8(data) {
-        // Nobody guesses a signature.
+        // The fuzzer cannot guess a valid signature.
         assert!(ticket::read(&key, &server, &player, text).is_err());
     }
     let Ok(claims) = serde_json::from_slice::<serde_json::Value>(data) else { return };

@@ -1,5 +1,5 @@
-//! The functions' real handlers over a table and an ECS that never answer: whatever a caller sends comes to a refusal or to
-//! `busy`, and never to a panic.
+//! The real handlers of the functions, with a table and an ECS that never answer. Every request must be refused or
+//! answered `busy`, and none may panic.
 
 use std::sync::OnceLock;
 
@@ -19,12 +19,13 @@ use shared::{
     http::{Body, Request},
 };
 
+/// An HTTP connector that fails every request to AWS.
 #[derive(Debug)]
-struct Nobody;
+struct Unreachable;
 
-impl HttpConnector for Nobody {
+impl HttpConnector for Unreachable {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
-        HttpConnectorFuture::ready(Err(ConnectorError::io("nobody is there".into())))
+        HttpConnectorFuture::ready(Err(ConnectorError::io("the fuzz target has no AWS".into())))
     }
 }
 
@@ -39,7 +40,7 @@ fn owmm() -> &'static Owmm {
                     .region($sdk::config::Region::from_static("any"))
                     .credentials_provider(credentials)
                     .retry_config($sdk::config::retry::RetryConfig::disabled())
-                    .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Nobody)));
+                    .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Unreachable)));
                 $sdk::Client::from_conf(config.build())
             }};
         }
@@ -50,7 +51,7 @@ fn owmm() -> &'static Owmm {
     })
 }
 
-/// What calls a route with a body.
+/// Methods and paths of all routes that take a body.
 pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/join"),
     ("POST", "/pools/default/join"),
@@ -63,10 +64,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("PUT", "/servers/s1/players/p1"),
 ];
 
-/// The server's token in [`call`].
+/// The bearer token that [`call`] sends as a game server.
 pub const TOKEN: &str = "token";
 
-/// Calls a route and asserts that the answer is one that a caller can expect. Its status.
+/// Calls a route with a body, asserts that the status is one of those in the contract for a refusal, and returns it.
 pub fn call((method, path): (&str, &str), body: &[u8]) -> u16 {
     let body = match std::str::from_utf8(body) {
         Ok(text) => Body::Text(text.to_owned()),

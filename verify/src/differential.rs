@@ -1,10 +1,10 @@
 //! The differential test: applies the same write to the same image in memory, by `apply`, and on a real engine, by the
 //! expression.
 //!
-//! Images and writes are random, and most writes match their image, so that both outcomes are frequent. On each engine the
-//! outcome, the resulting item and the image in a refusal must equal those of `apply`. The engines are the embedded one and,
-//! with `OWMM_TEST_DYNAMODB=URL`, a second one. The test shows that the model, which runs `apply`, has the same writes as the
-//! functions, which send expressions.
+//! Images and writes are random, and most writes match their image, so that both outcomes are frequent. On each engine
+//! the outcome, the resulting item and the image in a refusal must equal those of `apply`. The engines are the embedded
+//! one and, with `OWMM_TEST_DYNAMODB=URL`, a second one. The test shows that the model, which runs `apply`, has the
+//! same writes as the functions, which send expressions.
 
 mod any;
 

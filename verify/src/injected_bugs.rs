@@ -135,7 +135,8 @@ mod placement {
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
     }
 
-    /// Returns path and text of every file below `folder` whose name ends in `suffix`. Paths start at the repository's root.
+    /// Returns path and text of every file below `folder` whose name ends in `suffix`. Paths start at the repository's
+    /// root.
     fn files(folder: &Path, suffix: &str) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder).unwrap() {

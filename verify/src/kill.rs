@@ -258,8 +258,8 @@ async fn check_acknowledged(table: &Table, promised: BTreeMap<PlayerId, Slot>, k
     for (player, slot) in promised {
         // A reservation that expires soon may be freed, so it is not checked.
         let now = Clock::system().now();
-        let (old, too_old) = (Span(RESERVATION.0 / 2), Span(RESERVATION.0 * 3 / 4));
-        if !slot.connected && (killed_at - slot.at > old || now - slot.at > too_old) {
+        let expires_soon = killed_at - slot.at > Span(RESERVATION.0 / 2) || now - slot.at > Span(RESERVATION.0 * 3 / 4);
+        if !slot.connected && expires_soon {
             continue;
         }
         match table.ledger(&slot.server).await {

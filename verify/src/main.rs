@@ -48,8 +48,8 @@ enum Check {
     },
     /// Compares random writes in memory with the embedded engine, and with the engine at OWMM_TEST_DYNAMODB=URL if set.
     Differential {
-        /// Number of seeds, each an image and a write of each kind of item. 1500 seeds are enough to see every write both
-        /// applied and refused [default: 5000, or 1 with --seed].
+        /// Number of seeds, each an image and a write of each kind of item. 1500 seeds are enough to see every write
+        /// both applied and refused [default: 5000, or 1 with --seed].
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seeds: Option<u64>,
         /// Only this seed; with --seeds, the first seed.

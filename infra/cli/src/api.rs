@@ -174,7 +174,8 @@ impl Api {
         } else if error.is_timeout() {
             let seconds = self.timeout.as_secs();
             format!(
-                "{base} has not answered within {seconds} s. Whether the call took effect is unknown. It may be repeated."
+                "{base} has not answered within {seconds} s. Whether the call took effect is unknown. It may be \
+                 repeated."
             )
         } else {
             format!(
@@ -219,15 +220,15 @@ fn not_owmm(why: &str) -> Failure {
 }
 
 /// Parses and validates the API's URL.
-fn base(said: Option<&str>) -> Result<Url, Failure> {
-    let said = said.filter(|said| !said.is_empty()).ok_or_else(|| {
+fn base(given: Option<&str>) -> Result<Url, Failure> {
+    let given = given.filter(|given| !given.is_empty()).ok_or_else(|| {
         let why = "the API's URL is missing.\n  hint: give it with `--url` or in OWMM_URL: on AWS the URL of the HTTP \
                    API, https://ID.execute-api.REGION.amazonaws.com; for the local stack the URL that it prints after \
                    `ready`, by default http://127.0.0.1:9000";
         Failure::Usage(why.to_owned())
     })?;
-    let wrong = |why: &str| Failure::Usage(format!("the API's URL `{said}` cannot be used: {why}"));
-    let url = Url::parse(said).map_err(|error| wrong(&error.to_string()))?;
+    let wrong = |why: &str| Failure::Usage(format!("the API's URL `{given}` cannot be used: {why}"));
+    let url = Url::parse(given).map_err(|error| wrong(&error.to_string()))?;
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("it may only have a scheme, a host, a port and a stage"));
     }

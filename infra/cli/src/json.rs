@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn the_error_for_invalid_json_has_a_reason_and_a_position() {
-        for (text, says) in [
+        for (text, expected) in [
             ("", "expected a value, found the end of the text, at line 1, column 0"),
             ("{", "expected the rest of an object and its `}`, found the end of the text, at line 1, column 1"),
             (
@@ -46,7 +46,7 @@ mod tests {
             ("{} x", "expected nothing after the object, at line 1, column 4"),
         ] {
             let error = serde_json::from_str::<Value>(text).unwrap_err();
-            assert_eq!(in_words(&error), format!("it is not valid JSON: {says}"), "{text}");
+            assert_eq!(in_words(&error), format!("it is not valid JSON: {expected}"), "{text}");
         }
     }
 }

@@ -24,11 +24,11 @@ struct Setting {
     kind: Kind,
     /// The API's default; empty if there is none.
     default: &'static str,
-    says: &'static str,
+    about: &'static str,
 }
 
-const fn setting(key: &'static str, kind: Kind, default: &'static str, says: &'static str) -> Setting {
-    Setting { key, kind, default, says }
+const fn setting(key: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Setting {
+    Setting { key, kind, default, about }
 }
 
 /// All settings of the contract. A test compares them with openapi.yaml.
@@ -57,9 +57,9 @@ pub(crate) fn help() -> String {
     let mut help =
         "Keys (a new pool needs all keys of `task` without a default, except subnets, securityGroups and launchType):\n"
             .to_owned();
-    for Setting { key, default, says, .. } in SETTINGS {
+    for Setting { key, default, about, .. } in SETTINGS {
         let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
-        let _ = writeln!(help, "  {key:20}  {says}{default}");
+        let _ = writeln!(help, "  {key:20}  {about}{default}");
     }
     help
 }
@@ -126,15 +126,15 @@ fn set(of: &mut Map<String, Value>, key: &str, value: Option<Value>) {
 /// Returns every setting with its value as text, in the order of `SETTINGS`. A missing setting has its default, and
 /// settings that the contract does not have come last.
 pub(crate) fn all(settings: &Map<String, Value>) -> Vec<(String, String)> {
-    let mut said = Map::new();
-    flatten("", settings, &mut said);
+    let mut given = Map::new();
+    flatten("", settings, &mut given);
     let mut rows = Vec::new();
     for Setting { key, default, .. } in SETTINGS {
         let default = if default.is_empty() { NOTHING } else { default };
-        let value = said.remove(*key).map_or_else(|| default.to_owned(), |value| text(&value));
+        let value = given.remove(*key).map_or_else(|| default.to_owned(), |value| text(&value));
         rows.push(((*key).to_owned(), value));
     }
-    rows.extend(said.iter().map(|(key, value)| (text(&key.as_str().into()), text(value))));
+    rows.extend(given.iter().map(|(key, value)| (text(&key.as_str().into()), text(value))));
     rows
 }
 
@@ -236,9 +236,9 @@ mod tests {
                 };
                 let default = if value["default"].is_null() { String::new() } else { text(&value["default"]) };
                 due.push((format!("{prefix}{key}"), format!("{kind:?}"), default));
-                let says = SETTINGS.iter().find(|setting| setting.key == format!("{prefix}{key}")).unwrap().says;
+                let about = SETTINGS.iter().find(|setting| setting.key == format!("{prefix}{key}")).unwrap().about;
                 if kind == Kind::Number {
-                    assert!(says.ends_with(&format!(", {}-{}", value["minimum"], value["maximum"])), "{key}: {says}");
+                    assert!(about.ends_with(&format!(", {}-{}", value["minimum"], value["maximum"])), "{key}: {about}");
                 }
             }
         }

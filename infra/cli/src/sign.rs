@@ -37,13 +37,13 @@ impl Signer {
     /// Creates a signer with the credentials and the region of the command line, the URL and the AWS configuration.
     pub(crate) async fn new(global: &Global, url: &Url) -> Result<Self, Failure> {
         let by_url = url.host_str().and_then(region_of);
-        let said = global.region.as_deref().or(by_url);
+        let given = global.region.as_deref().or(by_url);
         let on_loopback = is_loopback(url);
         if on_loopback && global.profile.is_none() && variable("AWS_ACCESS_KEY_ID").is_none() {
             // The whole credential chain would query the network for an instance's credentials, which takes seconds,
             // and would use real credentials where none are needed.
             let placeholder = Credentials::new(PLACEHOLDER, PLACEHOLDER, None, None, "placeholder");
-            let region = said.map(str::to_owned).or_else(|| variable("AWS_REGION"));
+            let region = given.map(str::to_owned).or_else(|| variable("AWS_REGION"));
             return Ok(Self::of(
                 SharedCredentialsProvider::new(placeholder),
                 region.unwrap_or_else(|| PLACEHOLDER.into()),
@@ -53,7 +53,7 @@ impl Signer {
         if let Some(profile) = &global.profile {
             loader = loader.profile_name(profile);
         }
-        if let Some(region) = said {
+        if let Some(region) = given {
             loader = loader.region(Region::new(region.to_owned()));
         }
         let sdk = loader.load().await;

@@ -1,4 +1,4 @@
-//! The calls of players, servers and operators: the domain's protocols, and what their callers make of the outcome.
+//! The calls of players, servers and operators: the domain's protocols, and the effect of an outcome on the caller.
 
 use domain::{
     CancelReservation, Claim, Connect, Connected, Disconnect, Effect, Join, Joined, Ledger, LedgerWrite, Party,
@@ -8,7 +8,7 @@ use domain::{
 
 use super::scope::{Scope, player_of, server_of, small};
 
-/// A player is inside a server: both writes have been answered.
+/// A player who is connected to a server: both writes of register-player have been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Inside {
     pub server: u8,
@@ -16,14 +16,14 @@ pub struct Inside {
     pub placement: Placement,
 }
 
-/// What a player was told last.
+/// The slot in a player's last answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Promise {
     pub server: u8,
     pub placement: Placement,
-    /// Until when the slot is held.
+    /// Time at which the promise ends.
     pub until: Time,
-    /// Whether there was an address to go to, and a ticket.
+    /// Whether the answer had an address and a ticket.
     pub ready: bool,
 }
 
@@ -58,30 +58,30 @@ pub enum Call {
         player: u8,
         release: Release,
     },
-    /// One write, and nothing follows.
+    /// A single write without further steps.
     Write,
 }
 
-/// A request that has been sent twice, and lands again some time.
+/// The second copy of a write, which takes effect at some later time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Late {
     Ledger(ServerId, LedgerWrite),
     Seat(PlayerId, SeatWrite),
 }
 
-/// What a call comes to next.
+/// The next step of a call.
 pub enum To {
-    /// It asks.
+    /// The call has an effect and waits for its reply.
     Effect(Effect),
-    /// Players have been told of their slots.
+    /// The call ends, and its answer gives players their slots.
     Slots(Vec<(u8, Promise)>),
-    /// A server lets a player in.
+    /// The call ends, and the server admits a player.
     Inside(Inside),
-    /// It is over.
+    /// The call ends without an effect on its caller.
     Nothing,
 }
 
-/// The token's hash of every server: whether another one is refused is not the model's to find out.
+/// Returns the token hash of every server. All servers share it, because the model does not check authority.
 pub(super) fn token() -> TokenHash {
     TokenHash::of("token")
 }
@@ -106,20 +106,21 @@ fn step<P: Protocol>(protocol: &mut P, now: Time, reply: Reply, done: impl FnOnc
 }
 
 impl Call {
-    /// A server's registration of a player.
+    /// Creates a server's register-player call.
     pub fn connect(server: u8, player: u8, ticket: PresentedTicket) -> Self {
         let connect = Connect::new(token(), Scope::server(server), Scope::player(player), Some(ticket));
         Self::Connect { server, player, ticket, awaited: true, connect }
     }
 
-    /// A server's disconnect to a player.
+    /// Creates a server's disconnect call for a player.
     pub fn disconnect(server: u8, player: u8, placement: Placement, grace: Option<Span>) -> Self {
         let (id, about) = (Scope::server(server), Scope::player(player));
         let disconnect = Disconnect::new(token(), id, about, Some(placement), grace);
         Self::Disconnect { server, player, placement, grace, awaited: true, disconnect }
     }
 
-    /// The same call from its start, if somebody waits for its answer and will repeat it: a server whose process is `up`.
+    /// Returns the same call from its start, if its caller will repeat it: a server that waits for the answer and is
+    /// `up`.
     pub fn again(&self, up: impl Fn(u8) -> bool) -> Option<Self> {
         match self {
             Self::Connect { server, player, ticket, awaited: true, .. } if up(*server) => {
@@ -132,14 +133,14 @@ impl Call {
         }
     }
 
-    /// Nobody waits for this one any more: it has been repeated.
+    /// Notes that the caller has repeated this call and no longer waits for it.
     pub const fn forget(&mut self) {
         if let Self::Connect { awaited, .. } | Self::Disconnect { awaited, .. } = self {
             *awaited = false;
         }
     }
 
-    /// Whose call it is, for whoever reads a path.
+    /// Returns the name of the call in the description of a path.
     pub fn name(&self) -> String {
         match self {
             Self::Join { player, .. } => format!("p{player} joins"),
@@ -152,7 +153,7 @@ impl Call {
         }
     }
 
-    /// Takes an answer.
+    /// Passes a reply to the protocol and returns the next step.
     pub fn next(&mut self, now: Time, reply: Reply) -> To {
         match self {
             Self::Join { player, join } => step(join.as_mut(), now, reply, |joined| match joined {
@@ -185,7 +186,7 @@ impl Call {
 }
 
 impl Late {
-    /// The write that a question is, if it is one.
+    /// Returns the write of an effect; none if the effect is no write of one ledger or seat.
     pub fn of(effect: &Effect) -> Option<Self> {
         match effect {
             Effect::WriteLedger(server, write) => Some(Self::Ledger(server.clone(), write.clone())),

@@ -1,4 +1,4 @@
-//! [`Bug::LapseStopsPlayers`], which no conditional write can have: it is in what reconcile decides.
+//! The injected bug [`Bug::LapseStopsPlayers`], which is in a decision of reconcile and not in a conditional write.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use domain::{
     bug::{self, Bug},
 };
 
-/// What reconcile decides about a server: the domain's decision, unless the bug is injected and wins.
+/// Returns reconcile's decision about a server: the domain's, or the injected bug's if that stops the server.
 pub(super) fn repair(ledger: &Ledger, pool: PoolBuild, task: TaskStatus, now: Time) -> Repair {
     match stops_although_connected(ledger, pool, task, now) {
         Some(_) => Repair::Stop(StopReason::Silent),
@@ -15,8 +15,9 @@ pub(super) fn repair(ledger: &Ledger, pool: PoolBuild, task: TaskStatus, now: Ti
     }
 }
 
-/// With [`Bug::LapseStopsPlayers`] injected, the write that stops a server with connected players because its lease ran out
-/// long ago: the decision is made as if the ledger had no claims. `None` for every other server, and without the bug.
+/// Returns the write of [`Bug::LapseStopsPlayers`], which stops a server with connected players after a long lapse.
+///
+/// The bug decides as if the ledger had no claims. `None` for every other server, and without the bug.
 pub fn stops_although_connected(ledger: &Ledger, pool: PoolBuild, task: TaskStatus, now: Time) -> Option<LedgerWrite> {
     if !bug::injected(Bug::LapseStopsPlayers) || !ledger.has_players() {
         return None;

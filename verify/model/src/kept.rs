@@ -1,4 +1,4 @@
-//! A value that is copied and hashed often and changed seldom: shared, with its hash worked out once.
+//! A shared value with a cached hash, for values that are copied and hashed often and changed rarely.
 
 use std::{
     hash::{BuildHasher, Hash, Hasher},
@@ -16,11 +16,11 @@ pub struct Kept<T> {
 
 impl<T: Hash> Kept<T> {
     pub fn new(value: T) -> Self {
-        // Always with the same keys, so that a run can be repeated.
+        // A fixed key, so that a run can be repeated.
         Self { hash: FixedState::default().hash_one(&value), value: Arc::new(value) }
     }
 
-    /// An order that only serves to make equal sets look equal.
+    /// Returns a sort key. Sorting by it gives equal sets of values the same order.
     pub const fn order(&self) -> u64 {
         self.hash
     }

@@ -1,4 +1,4 @@
-//! The invariants, as far as one state can break them.
+//! The invariants as laws: each is a property of a single state.
 
 use domain::{Assignment, Claim, Ledger, Seat, ServerState, bug};
 
@@ -10,23 +10,23 @@ use super::{
 /// A law: its name, and whether a state keeps it.
 pub(super) type Law = (&'static str, fn(&Scope, &World) -> bool);
 
-/// All of them.
+/// All laws.
 pub(super) const LAWS: [Law; 7] = [
     ("I1 capacity", capacity),
     ("I2 one place", one_place),
     ("I3 no leak: a freed slot is listed", listed),
-    ("I3 no leak: in the end all is free or used", nothing_stays),
+    ("I3 no leak: in the end every slot is free or used", no_stuck_slot),
     ("I4 no over-launch", no_over_launch),
-    ("I6 kept word: a slot that was promised is held", kept_word),
-    ("I6 kept word: nobody's server is ended under them", not_under_them),
+    ("I6 kept word: a promised slot is in the ledger", kept_word),
+    ("I6 kept word: no running server in use is stopped or scaled in", no_server_in_use_ends),
 ];
 
-/// The names of all laws.
+/// Returns the names of all laws.
 pub fn laws() -> [&'static str; LAWS.len()] {
     LAWS.map(|(name, _)| name)
 }
 
-/// Claims, and players inside, never exceed the capacity.
+/// Checks that neither claims nor connected players exceed the capacity.
 fn capacity(_: &Scope, world: &World) -> bool {
     (0..).zip(&world.ledgers).all(|(n, ledger)| {
         let slots = ledger.capacity as usize;
@@ -34,7 +34,8 @@ fn capacity(_: &Scope, world: &World) -> bool {
     })
 }
 
-/// A player is inside one server at the most, and there both items say so.
+/// Checks that a player is connected to one server at most, and that ledger and seat are connected under that
+/// placement.
 fn one_place(_: &Scope, world: &World) -> bool {
     world.inside.iter().all(|inside| {
         let once = world.inside.iter().filter(|other| other.player == inside.player).count() == 1;
@@ -49,8 +50,10 @@ fn one_place(_: &Scope, world: &World) -> bool {
     })
 }
 
-/// A ready server with room is in the index. Where leases run out it may be taken out of it until its next heartbeat,
-/// and an eviction may free more slots than it fills.
+/// Checks that a ready server with room is in the index.
+///
+/// Two exceptions last until the server's next heartbeat: its lease ran out, or an eviction freed more slots than it
+/// filled.
 fn listed(scope: &Scope, world: &World) -> bool {
     let lapses = scope.pool.limits.lease < TICK.times(10);
     lapses
@@ -60,9 +63,11 @@ fn listed(scope: &Scope, world: &World) -> bool {
         })
 }
 
-/// From every state in which no call is on its way, once faults stop and time passes: every slot is free or has its
-/// player, every server with room is listed, and every player gets a slot if there is one.
-fn nothing_stays(scope: &Scope, world: &World) -> bool {
+/// Checks that no slot is stuck, from every state without a call in flight, once faults stop and time passes.
+///
+/// Then every slot is free or has its player, every server with room is listed, and every player gets a slot if there
+/// is one.
+fn no_stuck_slot(scope: &Scope, world: &World) -> bool {
     if !world.flights.is_empty() || !world.late.is_empty() {
         return true;
     }
@@ -77,21 +82,23 @@ fn nothing_stays(scope: &Scope, world: &World) -> bool {
     let may_start = rest.status.live < scope.pool.limits.max_servers;
     let placed = (0..scope.players).all(|player| {
         let inside = rest.inside.iter().any(|inside| inside.player == player);
-        inside || rest.was_told(player) || !room && !may_start
+        inside || rest.has_promise(player) || !room && !may_start
     });
     slots && placed
 }
 
-/// Whether the player is inside there, or has been placed there by the last join.
+/// Whether the player is connected to the server, or was placed on it by the last join.
 fn has(rest: &World, server: u8, player: u8) -> bool {
     let inside = rest.inside.iter().any(|inside| inside.server == server && inside.player == player);
     inside
-        || rest.was_told(player)
+        || rest.has_promise(player)
             && rest.promises.get(usize::from(player)).is_some_and(|it| it.is_some_and(|it| it.server == server))
 }
 
-/// A server is started only once the one before has no slots left: every slot of every server that was started has been
-/// handed out or is at the frontier. And never more live than may.
+/// Checks that a server is started only if the one before has no slots left, and that live servers are within the
+/// limit.
+///
+/// So every slot of every started server has been handed out or is at the frontier.
 fn no_over_launch(scope: &Scope, world: &World) -> bool {
     let started = world.ledgers.len().saturating_sub(scope.ready.into());
     let limits = &scope.pool.limits;
@@ -99,7 +106,7 @@ fn no_over_launch(scope: &Scope, world: &World) -> bool {
     world.status.live <= limits.max_servers && started * limits.capacity as usize <= accounted as usize
 }
 
-/// As long as nothing newer has been done about the player's seat, the slot that they were told of is theirs.
+/// Checks that a promised slot is in the ledger as long as the player's seat still names its placement.
 fn kept_word(_: &Scope, world: &World) -> bool {
     (0..).zip(&world.promises).all(|(player, promise)| {
         let Some(promise) = promise.filter(|promise| world.now() < promise.until) else { return true };
@@ -112,9 +119,12 @@ fn kept_word(_: &Scope, world: &World) -> bool {
     })
 }
 
-/// No server that runs is stopped with players inside, and scale-in takes only servers on which nobody has a slot.
-/// (Operators' deadlines, which may do the first, are not in the model; a new build drains servers that are in use.)
-fn not_under_them(_: &Scope, world: &World) -> bool {
+/// Checks that no running server is stopped with connected players, and that scale-in drains only servers without
+/// claims.
+///
+/// Operators' deadlines, which may stop a server with players, are not in the model. A new build may drain servers in
+/// use.
+fn no_server_in_use_ends(_: &Scope, world: &World) -> bool {
     (0..).zip(&world.ledgers).all(|(n, ledger)| {
         let runs = world.process(n) == Process::Up;
         let ended = ledger.state == ServerState::Stopped && runs && world.inside.iter().any(|it| it.server == n);

@@ -1,9 +1,9 @@
-//! Model checking: every order of events, to the end, over the domain's own code.
+//! The model: explores every reachable state of small worlds, with the domain's own code.
 //!
-//! `stateright` explores the very protocols ([`domain::Protocol`]) and writes (`apply`) that the functions run; the
-//! model adds only what is around them: items, calls on their way, servers, an index that lags, time, and faults. A
-//! world has a budget of each kind of event (`scope::Left`), which is what makes it finite; within that budget nothing is
-//! left out.
+//! `stateright` explores the protocols ([`domain::Protocol`]) and writes (`apply`) that the functions run. The model
+//! adds only their surroundings: items, calls in flight, servers, an index that lags, time, and faults. A world has a
+//! budget of each kind of event (`scope::Left`), so it is finite, and every order of events within that budget is
+//! explored.
 
 mod call;
 mod injected;
@@ -26,16 +26,16 @@ pub use injected::stops_although_connected;
 pub use laws::laws;
 pub use scope::{Scope, Size, scopes};
 
-/// What one world came to.
+/// The result of one world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explored {
     /// Distinct states.
     pub states: u64,
-    /// Steps between them.
+    /// Steps between states.
     pub steps: u64,
-    /// The longest way.
+    /// Length of the longest path.
     pub depth: u64,
-    /// The law that is broken, and how it came to that, one event a line.
+    /// The violated law, and the path to the violation, one event per line.
     pub broken: Option<(&'static str, String)>,
 }
 
@@ -61,7 +61,8 @@ impl Model for Scope {
     }
 }
 
-/// Explores a world to its end, or to the first broken law. `progress` is told states and depth now and then.
+/// Explores a world to its end, or to the first violated law. Calls `progress` with the number of states and the depth
+/// every 20 ms.
 pub fn explore(scope: &Scope, threads: usize, mut progress: impl FnMut(usize, usize)) -> Explored {
     let checker = scope.clone().checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_bfs();
     while !checker.is_done() {
@@ -75,16 +76,16 @@ pub fn explore(scope: &Scope, threads: usize, mut progress: impl FnMut(usize, us
         states: checker.unique_state_count() as u64,
         steps: checker.state_count() as u64,
         depth: checker.max_depth() as u64,
-        broken: broken.map(|(law, path)| (law, tell(path))),
+        broken: broken.map(|(law, path)| (law, describe(path))),
     }
 }
 
-/// A path as one event a line, with what each call was about to do.
-fn tell(path: Path<World, Step>) -> String {
+/// Formats a path as one event per line, with the next effect of each call.
+fn describe(path: Path<World, Step>) -> String {
     let mut lines = Vec::new();
     for (world, step) in path.into_vec() {
         if let Some(step) = step {
-            lines.push(format!("{:>3}. {}", lines.len() + 1, world.tell(&step)));
+            lines.push(format!("{:>3}. {}", lines.len() + 1, world.describe(&step)));
         } else {
             lines.push(format!("     {}", world.summary()));
         }
@@ -97,23 +98,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_order_of_events_in_the_small_worlds_breaks_a_law() {
-        // Digits are grouped there.
-        let reply = include_str!("../../README.md").replace(',', "");
+    fn no_order_of_events_in_the_small_worlds_violates_a_law() {
+        // README.md groups digits by commas.
+        let readme = include_str!("../../README.md").replace(',', "");
         for scope in scopes(Size::Small) {
             let explored = explore(&scope, 2, |_, _| {});
             assert_eq!(explored.broken, None, "{}", scope.name);
             let row = format!("\n| {} | {} | ", scope.name, explored.states);
-            assert!(reply.contains(&row), "README.md says something else than {row:?}");
+            assert!(readme.contains(&row), "verify/README.md must have the row {row:?}: correct its table");
         }
     }
 
     #[test]
-    fn a_world_has_the_same_states_each_time_however_many_look() {
+    fn a_world_has_the_same_states_in_every_run_and_with_two_threads() {
         let scope = scopes(Size::Small).swap_remove(0);
         let explored = explore(&scope, 1, |_, _| {});
         assert_eq!(explore(&scope, 1, |_, _| {}), explored);
-        let together = explore(&scope, 2, |_, _| {});
-        assert_eq!((together.states, together.steps), (explored.states, explored.steps));
+        let parallel = explore(&scope, 2, |_, _| {});
+        assert_eq!((parallel.states, parallel.steps), (explored.states, explored.steps));
     }
 }

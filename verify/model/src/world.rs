@@ -1,5 +1,5 @@
-//! The world as the model sees it: the items of the table, the calls that are on their way, the servers that run, and
-//! what each side believes. Every step that it can take is taken here, by the domain's own code.
+//! A state of a world: the items of the table, the calls in flight, the servers, and the promises to players. This
+//! module takes every possible step from a state, with the domain's own code.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,22 @@ use super::{
     scope::{BEGIN, Left, PLAYERS, SERVERS, Scope, TICK, player_of, server_of, small},
 };
 
-/// Turns that one question to the frontier takes at the most, as in the functions.
+/// Attempts to take slots of the frontier in one effect, at most, as in the functions.
 const FRONTIER_TURNS: u8 = 4;
 
-/// The tick at which everything that ends by itself has ended.
+/// A tick by which all reservations, leases and deadlines have passed.
 const FAR: u8 = 200;
 
-/// Looks after which reconcile finds nothing more to do on one server.
-const LOOKS_ALONE: usize = 8;
+/// Reconcile's writes on one server, at most, until there is nothing to repair.
+const RECONCILES_ALONE: usize = 8;
 
-/// Steps of calls without company after which they do not end.
+/// Steps of calls, at most, until none is in flight.
 const CALLS_ALONE: usize = 200;
 
-/// How long a slot is held for a player who has dropped.
+/// Grace of a disconnect after a lost connection.
 const GRACE: Span = Span(1_500);
 
-/// Where a server's process is in its life.
+/// State of a server's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Process {
     Starting,
@@ -39,23 +39,20 @@ pub enum Process {
     Dead,
 }
 
-/// Where a call stands.
+/// The pending effect of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum At {
+    /// A single effect.
     Asked(Effect),
-    /// Seats that are read one after the other.
+    /// A read of several seats, one after the other.
     Reading(Vec<PlayerId>, Vec<Option<Seat>>),
-    /// Seats that are written in any order.
+    /// A write of several seats, in any order.
     Writing(Vec<(PlayerId, SeatWrite)>, Vec<Option<Answer<Seat>>>),
-    /// The frontier was seen used up, and a server is about to be started.
-    Rolling {
-        slots: u32,
-        seen: Option<Frontier>,
-        turn: u8,
-    },
+    /// A launch: the frontier had too few slots, and a server is about to be started.
+    Rolling { slots: u32, seen: Option<Frontier>, turn: u8 },
 }
 
-/// A call on its way.
+/// A call in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Flight {
     pub call: Call,
@@ -69,12 +66,12 @@ pub struct World {
     pub build: u32,
     pub ledgers: Vec<Kept<Ledger>>,
     pub processes: [Process; SERVERS],
-    /// Ready servers with room that the index does not list because of an eviction: their next heartbeat mends it.
+    /// Ready servers with room that the index does not list because of an eviction: their next heartbeat lists them.
     pub hidden: [bool; SERVERS],
     pub seats: [Option<Kept<Seat>>; PLAYERS],
     pub frontier: Option<Frontier>,
     pub status: PoolStatus,
-    /// Slots that the frontier has handed out, or lost with a server that took nobody.
+    /// Slots that the frontier has handed out, or lost with a server that it left behind.
     pub handed: u32,
     pub inside: Vec<Inside>,
     pub promises: [Option<Promise>; PLAYERS],
@@ -83,7 +80,7 @@ pub struct World {
     pub left: Left,
 }
 
-/// Something that happens.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Tick,
@@ -92,12 +89,12 @@ pub enum What {
     PlayerArrives { player: u8 },
     PlayerLeaves { player: u8, server: u8 },
     PlayerDrops { player: u8, server: u8 },
-    GiveUpBegins { player: u8 },
-    DismissalBegins { player: u8 },
-    ReconcileLooks { server: u8 },
-    ScaleInLooks { server: u8 },
+    CancelBegins { player: u8 },
+    ReleaseBegins { player: u8 },
+    ReconcileReads { server: u8 },
+    ScaleInReads { server: u8 },
     ServerRegisters { server: u8 },
-    ServerBeats { server: u8 },
+    ServerSendsHeartbeat { server: u8 },
     ServerDies { server: u8 },
     NewBuild,
     Goes { flight: u8 },
@@ -108,14 +105,14 @@ pub enum What {
     LateWriteLands { late: u8 },
 }
 
-/// What happens, and what the world is then.
+/// An event, and the state after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub what: What,
     pub to: World,
 }
 
-/// The one more of something that is counted; `None` if it may not happen any more.
+/// Returns the state with one event less in its budget; `None` if the budget is used up.
 fn spend(left: &World, of: fn(&mut Left) -> &mut u8) -> Option<World> {
     let mut world = left.clone();
     let count = of(&mut world.left);
@@ -124,7 +121,7 @@ fn spend(left: &World, of: fn(&mut Left) -> &mut u8) -> Option<World> {
 }
 
 impl World {
-    /// How a scope begins.
+    /// Returns the initial state of a scope.
     pub fn new(scope: &Scope) -> Self {
         let ready = usize::from(scope.ready);
         Self {
@@ -145,22 +142,22 @@ impl World {
         }
     }
 
-    /// The time.
+    /// Returns the time.
     pub fn now(&self) -> Time {
         BEGIN + TICK.times(self.tick.into())
     }
 
-    /// A server's ledger.
+    /// Returns a server's ledger.
     pub fn ledger(&self, server: u8) -> Option<&Ledger> {
         self.ledgers.get(usize::from(server)).map(|ledger| &**ledger)
     }
 
-    /// Where its process is.
+    /// Returns the state of a server's process.
     pub fn process(&self, server: u8) -> Process {
         self.processes.get(usize::from(server)).copied().unwrap_or(Process::Dead)
     }
 
-    /// The pool's current build, whose servers alone take players.
+    /// Returns the pool's current build. Servers of older builds take no players.
     const fn current(&self) -> PoolBuild {
         PoolBuild { number: self.build, rollout: Rollout::Drain }
     }
@@ -185,7 +182,7 @@ impl World {
         let Some(old) = self.ledgers.get_mut(n) else { return Answer::Refused(None) };
         let Some(new) = write.apply(Some(old)) else { return Answer::Refused(Some(Ledger::clone(old))) };
         if new.state == ServerState::Stopped && old.state != ServerState::Stopped {
-            // In a transaction of its own, which whoever meets a stopped server repeats until it has taken once.
+            // The functions count the server out in a separate transaction, and repeat it until it takes effect once.
             self.status = PoolStatusWrite::Ended.apply(Some(&self.status)).unwrap_or_default();
         }
         let evicts = matches!(write, LedgerWrite::ClaimExactly { evict, .. } if !evict.is_empty());
@@ -205,7 +202,7 @@ impl World {
                 self.handed += before.saturating_sub(new.remaining);
             }
             FrontierWrite::GiveBack { slots, .. } => self.handed = self.handed.saturating_sub(*slots),
-            // Its free slots had been handed out; what is left of the server before is left behind.
+            // The freed slots had been handed out before. The remaining slots of the previous server are left behind.
             FrontierWrite::Return { remaining, .. } => {
                 self.handed = (self.handed + before).saturating_sub(*remaining);
             }
@@ -231,7 +228,7 @@ impl World {
         let _ = self.write_frontier(&write);
     }
 
-    /// The frontier goes back to a server that it has left, if there is room and nobody else has moved it.
+    /// Returns the frontier to a freed server with room, unless another call has moved the frontier.
     fn go_back(&mut self, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
         let seen = seen?;
         for server in &seen.freed {
@@ -250,7 +247,7 @@ impl World {
         None
     }
 
-    /// The transaction that starts a server; `None` if somebody else moved the frontier.
+    /// Runs the transaction that starts a server; `None` if another call has moved the frontier.
     fn advance(&mut self, scope: &Scope, seen: Option<&Frontier>, slots: u32) -> Option<TakenSlots> {
         let n = self.ledgers.len();
         let ledger = scope.starting(small(n), self.build);
@@ -259,7 +256,7 @@ impl World {
         advance.apply(self.frontier.as_ref())?;
         let started = PoolStatusWrite::Started { max_servers: scope.pool.limits.max_servers, now: self.now() };
         let Some(status) = started.apply(Some(&self.status)) else { return Some(TakenSlots::No(NoSlot::PoolFull)) };
-        // A party may leave slots behind that are too few for it.
+        // A party leaves slots behind if they are too few for it.
         let left_behind = seen.map_or(0, |seen| if seen.remaining < slots { seen.remaining } else { 0 });
         self.handed += slots.min(ledger.capacity) + left_behind;
         self.status = status;
@@ -272,7 +269,7 @@ impl World {
         Some(slot)
     }
 
-    /// Where there may be room: every answer that the index and a warm function could give.
+    /// Returns every hint that the index and the memory of a warm function could give.
     fn hints(&self, tried: &[ServerId], listed: bool, fresh: bool) -> Vec<(Hint, bool)> {
         let mut hints = Vec::new();
         let stale = self.left.stales > 0;
@@ -298,7 +295,7 @@ impl World {
         hints
     }
 
-    /// Everything that can happen next.
+    /// Adds every possible next step.
     pub fn steps(&self, scope: &Scope, steps: &mut Vec<Step>) {
         self.beginnings(scope, steps);
         self.servers(scope, steps);
@@ -327,7 +324,7 @@ impl World {
         })
     }
 
-    /// Whether a call is on its way that ends what this player has.
+    /// Whether a call in flight frees this player's slot.
     fn ends(&self, about: u8) -> bool {
         self.flights.iter().any(|flight| match flight.call {
             Call::Disconnect { player, .. } | Call::CancelReservation { player, .. } | Call::Release { player, .. } => {
@@ -357,14 +354,14 @@ impl World {
     }
 
     fn forget_promise(&mut self, player: u8) {
-        // Who has left has no slot that was promised; the ticket is still in their hands.
+        // The promise ends with the disconnect. The player keeps the ticket.
         if let Some(Some(promise)) = self.promises.get_mut(usize::from(player)) {
             promise.until = Time(0);
         }
     }
 
     fn beginnings(&self, scope: &Scope, steps: &mut Vec<Step>) {
-        // The players are alike, so the first to do anything is the first.
+        // The players are interchangeable, so the first player always acts first.
         let untouched = self.seats.iter().all(Option::is_none) && self.flights.is_empty();
         for player in 0..if untouched { 1 } else { scope.players } {
             if let Some(world) = spend(self, |left| &mut left.joins) {
@@ -373,12 +370,12 @@ impl World {
             if let Some(mut world) = spend(self, |left| &mut left.cancels) {
                 world.forget_promise(player);
                 let call = Call::CancelReservation { player, cancel: CancelReservation::new(Scope::player(player)) };
-                world.begin(call, What::GiveUpBegins { player }, steps);
+                world.begin(call, What::CancelBegins { player }, steps);
             }
             if let Some(mut world) = spend(self, |left| &mut left.releases) {
                 world.forget_promise(player);
                 let call = Call::Release { player, release: Release::new(Scope::player(player)) };
-                world.begin(call, What::DismissalBegins { player }, steps);
+                world.begin(call, What::ReleaseBegins { player }, steps);
             }
             if let Some(Some(promise)) = self.promises.get(usize::from(player)) {
                 let Promise { server, placement, ready, .. } = *promise;
@@ -430,14 +427,14 @@ impl World {
                 steps.push(Step { what: What::ServerDies { server }, to: world });
             }
             if process == Process::Up
-                && let Some(mut world) = spend(self, |left| &mut left.beats)
-                && let Answer::Written(beaten) =
+                && let Some(mut world) = spend(self, |left| &mut left.heartbeats)
+                && let Answer::Written(written) =
                     world.write_ledger(&ledger.id, &LedgerWrite::Heartbeat { by: token(), now })
             {
-                world.mend(&beaten);
-                steps.push(Step { what: What::ServerBeats { server }, to: world });
+                world.after_heartbeat(&written);
+                steps.push(Step { what: What::ServerSendsHeartbeat { server }, to: world });
             }
-            if let Some(world) = spend(self, |left| &mut left.looks) {
+            if let Some(world) = spend(self, |left| &mut left.reconciles) {
                 let current = self.current();
                 let task_status = if process == Process::Dead { TaskStatus::Stopped } else { TaskStatus::Alive };
                 let write = match repair(ledger, current, task_status, now) {
@@ -445,9 +442,9 @@ impl World {
                     Repair::Stop(reason) => Some(ledger.stop_for(reason, now)),
                     Repair::None | Repair::CountOut | Repair::Launch | Repair::NextAttempt => None,
                 };
-                let write = write.map(|write| (write, What::ReconcileLooks { server }));
+                let write = write.map(|write| (write, What::ReconcileReads { server }));
                 let idle =
-                    ledger.scale_in(scope.pool.limits.idle, now).map(|write| (write, What::ScaleInLooks { server }));
+                    ledger.scale_in(scope.pool.limits.idle, now).map(|write| (write, What::ScaleInReads { server }));
                 for (write, what) in write.into_iter().chain(idle) {
                     let mut world = world.clone();
                     world.send(ledger.id.clone(), write);
@@ -464,7 +461,7 @@ impl World {
         }
     }
 
-    /// A server's process registers its server.
+    /// Registers a server, by its process.
     fn register(&mut self, ledger: &Ledger, n: usize) {
         let registration = Registration { endpoint: Scope::endpoint(), capacity: None, metadata: BTreeMap::new() };
         let write = LedgerWrite::Register { by: token(), registration, now: self.now() };
@@ -481,13 +478,13 @@ impl World {
         self.inside.retain(|inside| usize::from(inside.server) != n);
     }
 
-    /// What follows a heartbeat: the index is put right, and the server disconnect those it does not have.
-    fn mend(&mut self, beaten: &Ledger) {
-        let server = small(server_of(&beaten.id));
-        if let Some(write) = beaten.listing_fix(self.now()) {
-            self.send(beaten.id.clone(), write);
+    /// Begins the calls that follow a heartbeat: one corrects the index, others disconnect players who are not here.
+    fn after_heartbeat(&mut self, ledger: &Ledger) {
+        let server = small(server_of(&ledger.id));
+        if let Some(write) = ledger.listing_fix(self.now()) {
+            self.send(ledger.id.clone(), write);
         }
-        for (id, placement) in beaten.connected_but_not(&[]) {
+        for (id, placement) in ledger.connected_but_not(&[]) {
             let player = small(player_of(id));
             if !self.is_inside(server, player) && !self.awaits(server, player) {
                 self.forget_promise(player);
@@ -505,7 +502,7 @@ impl World {
         self.flights.sort_by_key(Kept::order);
     }
 
-    /// A write on its way that nothing follows.
+    /// Sends a single write.
     fn send(&mut self, server: ServerId, write: LedgerWrite) {
         self.fly(Call::Write, At::Asked(Effect::WriteLedger(server, write)));
     }
@@ -514,7 +511,7 @@ impl World {
         self.proceed(call, Reply::Start, what, steps);
     }
 
-    /// Recorded a call its answer. One step for each thing that it may be told about the index on the way.
+    /// Passes a reply to a call, and adds one step for each hint that the call may get about the index.
     fn proceed(mut self, mut call: Call, reply: Reply, what: What, steps: &mut Vec<Step>) {
         match call.next(self.now(), reply) {
             To::Effect(Effect::Find { tried, listed, fresh, .. }) => {
@@ -532,12 +529,12 @@ impl World {
             }
             To::Effect(effect) => self.fly(call, At::Asked(effect)),
             To::Slots(placed) => {
-                // Whoever leaves while another of their calls is on its way is told of what they have just ended.
+                // An answer that arrives while another call frees the same slot is no promise.
                 for (player, promise) in placed {
                     if !self.ends(player)
-                        && let Some(reply) = self.promises.get_mut(usize::from(player))
+                        && let Some(last) = self.promises.get_mut(usize::from(player))
                     {
-                        *reply = Some(promise);
+                        *last = Some(promise);
                     }
                 }
             }
@@ -552,7 +549,7 @@ impl World {
         steps.push(Step { what, to: self });
     }
 
-    /// What can become of a call that is on its way.
+    /// Adds every possible next step of a call in flight.
     fn flight(&self, scope: &Scope, n: usize, steps: &mut Vec<Step>) {
         let Some(flight) = self.flights.get(n) else { return };
         let n8 = small(n);
@@ -562,7 +559,7 @@ impl World {
             world.flights.remove(n);
             world
         };
-        // Killed: a server repeats its call until it has an answer; nobody repeats the others.
+        // A kill: a server repeats its call until it is answered; other callers do not.
         if let Some(world) = spend(self, |left| &mut left.crashes) {
             let what = What::IsKilled { flight: n8 };
             let world = landed(&world);
@@ -575,9 +572,9 @@ impl World {
             && let Some(world) = spend(self, |left| &mut left.repeats)
         {
             let mut world = landed(&world);
-            let mut zombie = flight.call.clone();
-            zombie.forget();
-            world.fly(zombie, flight.at.clone());
+            let mut first = flight.call.clone();
+            first.forget();
+            world.fly(first, flight.at.clone());
             world.begin(again, What::IsRepeatedWhileItRuns { flight: n8 }, steps);
         }
         let goes = What::Goes { flight: n8 };
@@ -639,7 +636,7 @@ impl World {
         }
     }
 
-    /// Takes slots of the frontier, or goes on to start a server.
+    /// Takes slots of the frontier, or continues with a launch.
     fn take(mut self, call: Call, slots: u32, turn: u8, what: What, steps: &mut Vec<Step>) {
         match self.write_frontier(&FrontierWrite::Take { slots }) {
             Ok(frontier) => self.proceed(call, Reply::SlotsTaken(TakenSlots::On(frontier.server)), what, steps),
@@ -650,7 +647,7 @@ impl World {
         }
     }
 
-    /// The question is answered.
+    /// Applies an effect and passes the reply to its call.
     fn asked(mut self, call: Call, effect: &Effect, what: What, steps: &mut Vec<Step>) {
         let reply = match effect {
             Effect::WriteLedger(server, write) => Reply::LedgerWritten(self.write_ledger(server, write)),
@@ -674,7 +671,7 @@ impl World {
                     Err(_) => Reply::SlotsTaken(TakenSlots::UsedUp),
                 }
             }
-            // These have a place of their own.
+            // `proceed` handles these effects.
             Effect::Find { .. } | Effect::ReadSeats(_) | Effect::WriteSeats(_) => return,
         };
         self.proceed(call, reply, what, steps);
@@ -687,8 +684,10 @@ impl World {
         }
     }
 
-    /// What becomes of the world once faults stop and time passes: every server beats or is seen dead, and reconcile looks
-    /// until there is nothing to do. Then every player who is inside nowhere joins.
+    /// Returns the state once faults stop and time passes.
+    ///
+    /// Every server sends a heartbeat or is found dead, and reconcile runs until there is nothing to repair. Then every
+    /// player who is not connected joins.
     pub fn settle(&self, scope: &Scope) -> Self {
         let mut world = self.clone();
         world.left = Left::default();
@@ -701,13 +700,13 @@ impl World {
         let (now, current) = (world.now(), world.current());
         for (n, ledger) in (0..).zip(&self.ledgers) {
             if world.process(n) == Process::Up
-                && let Answer::Written(beaten) =
+                && let Answer::Written(written) =
                     world.write_ledger(&ledger.id, &LedgerWrite::Heartbeat { by: token(), now })
             {
-                world.mend(&beaten);
+                world.after_heartbeat(&written);
             }
             world = world.alone(scope);
-            for _ in 0..LOOKS_ALONE {
+            for _ in 0..RECONCILES_ALONE {
                 let dead = world.process(n) == Process::Dead;
                 let task_status = if dead { TaskStatus::Stopped } else { TaskStatus::Alive };
                 let Some(image) = world.ledger(n) else { break };
@@ -732,7 +731,7 @@ impl World {
         world
     }
 
-    /// Lets every call end that is on its way, one after the other, without faults.
+    /// Completes every call in flight, one after the other, without faults.
     fn alone(mut self, scope: &Scope) -> Self {
         for _ in 0..CALLS_ALONE {
             let mut steps = Vec::new();
@@ -745,14 +744,14 @@ impl World {
         self
     }
 
-    /// Whether the player has been told of a slot that is held now.
-    pub fn was_told(&self, player: u8) -> bool {
+    /// Whether the player has a promise that has not ended.
+    pub fn has_promise(&self, player: u8) -> bool {
         let promise = self.promises.get(usize::from(player)).copied().flatten();
         promise.is_some_and(|promise| self.now() < promise.until)
     }
 
-    /// What happens, in words, with what the call was about to do.
-    pub fn tell(&self, step: &Step) -> String {
+    /// Describes an event, with the pending effect of its call.
+    pub fn describe(&self, step: &Step) -> String {
         let flight = |n: u8| match self.flights.get(usize::from(n)).map(|flight| &**flight) {
             Some(Flight { call, at }) => format!("{}: {at:?}", call.name()),
             None => String::new(),
@@ -760,7 +759,7 @@ impl World {
         match step.what {
             What::Goes { flight: n } => flight(n),
             What::GoesAndAnswerIsLost { flight: n } => format!("(answer lost) {}", flight(n)),
-            What::IsSentTwice { flight: n } => format!("(a second copy is on its way) {}", flight(n)),
+            What::IsSentTwice { flight: n } => format!("(a second copy arrives later) {}", flight(n)),
             What::IsKilled { flight: n } => format!("(killed) {}", flight(n)),
             What::IsRepeatedWhileItRuns { flight: n } => format!("(repeated while it runs) {}", flight(n)),
             What::LateWriteLands { late } => format!("(late) {:?}", self.late.get(usize::from(late))),
@@ -768,7 +767,7 @@ impl World {
         }
     }
 
-    /// The table, and what each side believes.
+    /// Describes the items, the connected players and the promises.
     pub fn summary(&self) -> String {
         let ledgers = self.ledgers.iter().zip(&self.processes).map(|(ledger, process)| {
             format!(
@@ -778,7 +777,7 @@ impl World {
         });
         let ledgers = ledgers.collect::<Vec<_>>().join("; ");
         format!(
-            "{ledgers}; seats {:?}; frontier {:?}; inside {:?}; told {:?}; now {:?}",
+            "{ledgers}; seats {:?}; frontier {:?}; connected {:?}; promised {:?}; now {:?}",
             self.seats,
             self.frontier,
             self.inside,

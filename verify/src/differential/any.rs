@@ -1,5 +1,5 @@
-//! Random images and writes. Each kind of value has few variants, and most writes name values of the image, so that every
-//! condition holds about as often as it fails.
+//! Random images and writes. Each kind of value has few variants, and most writes name values of the image, so that
+//! every condition holds about as often as it fails.
 
 use std::collections::BTreeMap;
 

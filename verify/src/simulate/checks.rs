@@ -1,12 +1,13 @@
 //! The invariants, checked after every write and every answer.
 //!
-//! The items come from the engine, which reads them back after each write; the connected players come from the simulated
-//! game servers. An invariant is checked when an event could break it: a write on a ledger, an admitted player, an answer.
+//! The items come from the engine, which reads them back after each write; the connected players come from the
+//! simulated game servers. An invariant is checked when an event could break it: a write on a ledger, an admitted
+//! player, an answer.
 //!
 //! | name | checked |
 //! |---|---|
 //! | I1 capacity | after each write on a ledger, and when a server admits a player |
-//! | I2 one place | for each player whom a write concerns: a connected player has that claim and that seat, both connected |
+//! | I2 one place | for each player whom a write concerns: a connected player has a claim and a seat, both connected |
 //! | I3 no leak | a stopped server has no claims; a write that only frees slots leaves a ready server listed |
 //! | | a reservation lasts no longer than the pool's setting; at the end, every slot can be used |
 //! | I4 no over-launch | a frontier advances only if it has too few slots left, and is used up only by a full server |
@@ -382,7 +383,8 @@ impl Checks {
             let starting = before.is_some_and(|before| before.state == ServerState::Starting);
             self.known(&after.id).died || silent || overdue || starting
         };
-        // A concurrent call of the same player has moved the seat to a newer placement, so its answer is the newer promise.
+        // A concurrent call of the same player has moved the seat to a newer placement, so its answer is the newer
+        // promise.
         let held = before.and_then(|before| before.claims.get(player)).map(|claim| claim.placement());
         let moved = self.seats.get(player).map(Seat::placement) > held;
         let kept = over || gives_up || died || moved;
@@ -484,8 +486,8 @@ impl Checks {
             let agree = claim == Some(Claim::Connected(placement)) && seated;
             self.hold(Invariant::OnePlace, agree, || {
                 format!(
-                    "{player} is connected to {server} under {placement:?}, but the ledger has {claim:?} and the seat is \
-                     {seat:?}"
+                    "{player} is connected to {server} under {placement:?}, but the ledger has {claim:?} and the seat \
+                     is {seat:?}"
                 )
             });
         }
@@ -505,8 +507,8 @@ impl Checks {
         self.freeing.insert(player.clone(), now + LINGERS);
     }
 
-    /// Notes that a server sends a disconnect. Until it is answered, the player's slot on that server may be freed at any
-    /// moment.
+    /// Notes that a server sends a disconnect. Until it is answered, the player's slot on that server may be freed at
+    /// any moment.
     pub(super) fn disconnect(&mut self, server: &ServerId, player: &PlayerId) {
         if self.promises.get(player).is_some_and(|promise| promise.server == *server) {
             self.promises.remove(player);
@@ -520,7 +522,8 @@ impl Checks {
         self.known(server).disturbed = Some(now);
     }
 
-    /// Notes that a function's answer promises a slot, and checks that the ledger has it. `since` is the start of the call.
+    /// Notes that a function's answer promises a slot, and checks that the ledger has it. `since` is the start of the
+    /// call.
     pub(super) fn promised(&mut self, now: Time, since: Time, player: &PlayerId, server: &ServerId, until: Time) {
         self.now = now;
         let gives_up = self.freeing.get(player).is_some_and(|until| now <= *until);

@@ -1,7 +1,7 @@
 //! The table behind the wire: the embedded engine, called in this thread, and its items of the last seconds.
 //!
-//! After every write the touched items are read back from the engine and returned to the caller, which checks them. This
-//! module must not know what an item means.
+//! After every write the touched items are read back from the engine and returned to the caller, which checks them.
+//! This module must not know what an item means.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,5 +1,5 @@
-//! The checks after faults have stopped: every player is served, no launch or call hangs, every slot can be used, and no
-//! server or task is left behind.
+//! The checks after faults have stopped: every player is served, no launch or call hangs, every slot can be used, and
+//! no server or task is left behind.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -25,8 +25,8 @@ use super::{
 
 /// Time within which every player who was waiting when faults stopped must be served.
 const SERVED_WITHIN: Duration = Duration::from_secs(20 * 60);
-/// Time within which the fleet must settle: longer than every launch with all its attempts, every reservation and lease, and
-/// several reconcile runs.
+/// Time within which the fleet must settle: longer than every launch with all its attempts, every reservation and
+/// lease, and several reconcile runs.
 const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// Longest time that a process caches a pool's old settings.
 const SETTINGS_CACHED: Duration = Duration::from_secs(15);
@@ -35,7 +35,8 @@ const LINGERS: Duration = Duration::from_secs(60);
 /// Interval of checks while waiting.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// Waits until all players are served and the fleet has settled, then uses every slot, then waits until no server is left.
+/// Waits until all players are served and the fleet has settled, then uses every slot, then waits until no server is
+/// left.
 pub(super) async fn settle(functions: &Arc<Functions>, world: &Arc<World>, mut actors: JoinSet<()>, seed: u64) {
     for pool in [POOL, OTHER_POOL] {
         let resumed = others::until_answered(functions, "POST", &format!("/pools/{pool}/resume"), None).await;

@@ -1,7 +1,7 @@
 //! The functions: the real handlers behind the local gateway's router, in several processes with clocks of their own.
 //!
-//! A process may be killed or frozen at any request that it sends. A call to a function may be lost or delivered twice, and
-//! its answer may be lost.
+//! A process may be killed or frozen at any request that it sends. A call to a function may be lost or delivered twice,
+//! and its answer may be lost.
 
 use std::{
     future::Future,

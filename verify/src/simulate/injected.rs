@@ -21,8 +21,8 @@ pub(super) fn fresh_client_token(body: &[u8], invocation: Option<&str>) -> Optio
     serde_json::to_vec(&body).ok()
 }
 
-/// Stops each server with connected players whose lease ran out long ago, if [`Bug::LapseStopsPlayers`] is injected. Does
-/// nothing without the bug.
+/// Stops each server with connected players whose lease ran out long ago, if [`Bug::LapseStopsPlayers`] is injected.
+/// Does nothing without the bug.
 ///
 /// # Errors
 /// The table gave no answer.

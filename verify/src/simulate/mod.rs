@@ -1,5 +1,5 @@
-//! The simulation: runs the real functions and the real SDK against the real engine, in one thread and in virtual time. A
-//! seed determines every random decision, so a run can be repeated.
+//! The simulation: runs the real functions and the real SDK against the real engine, in one thread and in virtual time.
+//! A seed determines every random decision, so a run can be repeated.
 //!
 //! | module | owns |
 //! |---|---|
@@ -23,8 +23,8 @@
 //! | `sweep` | many seeds at once, and the sum of their outcomes |
 //!
 //! Real are the handlers, the local gateway's events and authorizers in front of them, `shared`, the SDK with its
-//! retries, timeouts and signatures, the embedded engine, and the local ECS with its idempotency and its life cycle of a
-//! task. Simulated are time, sockets, processes, EventBridge, players and operators.
+//! retries, timeouts and signatures, the embedded engine, and the local ECS with its idempotency and its life cycle of
+//! a task. Simulated are time, sockets, processes, EventBridge, players and operators.
 //!
 //! A run has two parts. In the first, one to seven minutes of virtual time, all actors are active while faults strike.
 //! Then faults stop, and the rest must settle: every player who wants a slot gets one, every slot can be used, and all

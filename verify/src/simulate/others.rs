@@ -127,7 +127,8 @@ pub(super) async fn until_answered(
     false
 }
 
-/// Runs an operator who drains servers, rolls out builds, releases players, pauses and resumes launches, and starts servers.
+/// Runs an operator who drains servers, rolls out builds, releases players, pauses and resumes launches, and starts
+/// servers.
 pub(super) async fn operator(functions: Arc<Functions>, world: Arc<World>, chance: Chance) {
     let every = world.plan.operator_seconds * 1_000;
     let mut revision = 1;

@@ -1,7 +1,7 @@
 //! The plan of a seed: the pool, the actors, and the rate of each fault.
 //!
-//! A run has only some of the faults, because a run in which everything fails all the time never reaches the interesting
-//! states.
+//! A run has only some of the faults, because a run in which everything fails all the time never reaches the
+//! interesting states.
 
 use std::fmt;
 
@@ -267,8 +267,8 @@ impl fmt::Display for Plan {
         let limits = &self.limits;
         write!(
             f,
-            "{:?}: capacity {}, max servers {}, concurrent launches {}, headroom {}, idle {} s, reservation {} s, launch \
-             {} s, lease {} s, rollout {}, {} players, {} parties, {} instances, skew {} ms, faults:",
+            "{:?}: capacity {}, max servers {}, concurrent launches {}, headroom {}, idle {} s, reservation {} s, \
+             launch {} s, lease {} s, rollout {}, {} players, {} parties, {} instances, skew {} ms, faults:",
             self.theme,
             limits.capacity,
             limits.max_servers,

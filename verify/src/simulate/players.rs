@@ -138,8 +138,8 @@ impl Player {
                     }
                 }
                 202 => sleep(self.chance.ms(500, 1_500)).await,
-                // The player is connected to another server according to OWMM. That lasts until the server notices the lost
-                // connection.
+                // The player is connected to another server according to OWMM. That lasts until the server notices the
+                // lost connection.
                 409 => sleep(self.chance.ms(1_000, 3_000)).await,
                 _ => sleep(self.chance.ms(500, 4_000)).await,
             }

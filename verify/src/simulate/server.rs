@@ -1,8 +1,8 @@
 //! Simulated game servers: the processes behind the tasks of the local ECS.
 //!
 //! They follow the server protocol: they register, send heartbeats with the connected players, make the calls about one
-//! player one after the other, repeat each call until it is answered, disconnect every player who leaves, and deregister
-//! once they are draining and empty. They may die at any moment.
+//! player one after the other, repeat each call until it is answered, disconnect every player who leaves, and
+//! deregister once they are draining and empty. They may die at any moment.
 
 use std::{
     collections::BTreeMap,
