@@ -133,14 +133,15 @@ pub async fn run(function: &'static Function) -> Result<(), Error> {
     let (owmm, calls) = connect(function.name, Config::from_env()?, &sdk().await);
     let (owmm, calls) = (&owmm, &calls);
     match function.handler {
-        Handler::Http(handle) => lambda_http::run(service_fn(|request| calls.told(handle(owmm, request)))).await,
+        Handler::Http(handle) => lambda_http::run(service_fn(|request| calls.recorded(handle(owmm, request)))).await,
         Handler::Schedule(handle) => {
-            let answer = async |_: LambdaEvent<reconcile::Tick>| calls.told(handle(owmm)).await.map_err(Error::from);
+            let answer =
+                async |_: LambdaEvent<reconcile::Tick>| calls.recorded(handle(owmm)).await.map_err(Error::from);
             lambda_runtime::run(service_fn(answer)).await
         }
         Handler::TaskStateChange(handle) => {
             let answer =
-                async |event: LambdaEvent<_>| calls.told(handle(owmm, event.payload)).await.map_err(Error::from);
+                async |event: LambdaEvent<_>| calls.recorded(handle(owmm, event.payload)).await.map_err(Error::from);
             lambda_runtime::run(service_fn(answer)).await
         }
     }

@@ -1,7 +1,7 @@
-"""What the deployed resources must be, read back from the services and held against what else says so.
+"""Reads the deployed resources from the services and compares them with their specification.
 
-The other side is never the template: it is the OpenAPI document, the table of the local stack, the list of functions,
-and what AWS's events look like.
+The specification is never the template: it is the OpenAPI document, the table of the local stack, the list of functions,
+and the format of AWS's events.
 """
 
 import base64
@@ -19,11 +19,11 @@ HTTP_METHODS = {"get", "put", "post", "delete", "patch"}
 
 
 def same(what, found, meant):
-    assert found == meant, f"{what}: found {json.dumps(found, default=str)}, meant {json.dumps(meant, default=str)}"
+    assert found == meant, f"{what}: found {json.dumps(found, default=str)}, expected {json.dumps(meant, default=str)}"
 
 
 def operations():
-    """Route → (function, who may call), as openapi.yaml has them."""
+    """Route → (function, kind of caller), from openapi.yaml."""
     with open(os.path.join(ROOT, "openapi.yaml"), encoding="utf-8") as file:
         document = yaml.safe_load(file)
     return {
@@ -33,12 +33,12 @@ def operations():
 
 
 def function_names():
-    """Names of all functions: each has a program of its own, to which the tests hold the list of `functions/src/lib.rs`."""
+    """Names of all functions, from functions/src/bin, which a test compares with the list in functions/src/lib.rs."""
     return {name.removesuffix(".rs") for name in os.listdir(os.path.join(ROOT, "functions", "src", "bin"))}
 
 
 def parameters(deployed):
-    """What an operator sets arrives where it belongs, and what nobody sets is as described."""
+    """Checks that each parameter, given or by default, has its effect on the resources."""
     described = deployed.clients("dynamodb").describe_table(TableName=deployed.outputs["TableName"])["Table"]
     own_key = deployed.parameters["Encryption"] == "aws-managed"
     same("the table's own key", described.get("SSEDescription", {}).get("Status") == "ENABLED", own_key)
@@ -51,13 +51,13 @@ def parameters(deployed):
     set_aside = {"join": "PlayerConcurrency"} | dict.fromkeys(servers, "ServerConcurrency")
     groups = deployed.clients("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/owmm-")["logGroups"]
     kept = {group["logGroupName"].removeprefix("/aws/lambda/owmm-"): group["retentionInDays"] for group in groups}
-    same("how long logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(function_names()), int(deployed.parameters["LogDays"])))
+    same("days for which logs are kept", dict(sorted(kept.items())), dict.fromkeys(sorted(function_names()), int(deployed.parameters["LogDays"])))
     meant = {name: int(deployed.parameters[set_aside[name]]) if name in set_aside else 0 for name in function_names()}
-    same("concurrency that is set aside", dict(sorted(reserved.items())), dict(sorted(meant.items())))
+    same("reserved concurrency", dict(sorted(reserved.items())), dict(sorted(meant.items())))
 
 
 def table(deployed, local, name):
-    """The table against the local stack's, and what only AWS has."""
+    """Compares the table with the local stack's, and checks the settings that only AWS has."""
     def shape(described):
         ordered = lambda items, key: sorted(items, key=lambda item: item[key])
         return {
@@ -71,8 +71,8 @@ def table(deployed, local, name):
         }
 
     def ttl(client, table_name):
-        told = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]
-        return told["TimeToLiveStatus"], told["AttributeName"]
+        described = client.describe_time_to_live(TableName=table_name)["TimeToLiveDescription"]
+        return described["TimeToLiveStatus"], described["AttributeName"]
     client = deployed.clients("dynamodb")
     own = deployed.outputs["TableName"]
     described = client.describe_table(TableName=own)["Table"]
@@ -85,20 +85,20 @@ def table(deployed, local, name):
 
 
 def functions(deployed):
-    """One for each in the list, each with its handler and its table, under API Gateway's 30 s where it has a route."""
-    listed = [one for page in deployed.clients("lambda").get_paginator("list_functions").paginate() for one in page["Functions"]]
-    names = {one["FunctionName"].removeprefix("owmm-"): one for one in listed}
+    """Checks that every function has its handler and table, and a timeout below 30 s if it has a route."""
+    pages = deployed.clients("lambda").get_paginator("list_functions").paginate()
+    names = {one["FunctionName"].removeprefix("owmm-"): one for page in pages for one in page["Functions"]}
     same("functions", sorted(names), sorted(function_names()))
     routed = {function for function, *_ in operations().values()}
     for name, one in names.items():
         same(f"{name}'s runtime", (one["Runtime"], one["Handler"]), ("provided.al2023", name))
         same(f"{name}'s table", one["Environment"]["Variables"]["OWMM_TABLE"], deployed.outputs["TableName"])
-        assert name not in routed or one["Timeout"] < 30, f"{name} may take longer than API Gateway waits"
+        assert name not in routed or one["Timeout"] < 30, f"the timeout of {name} is not below API Gateway's 30 s"
     return {one["FunctionArn"]: name for name, one in names.items()}
 
 
 def routes(deployed, by_arn):
-    """Each operation of openapi.yaml is a route to its function behind the right authorizer, and there is no other."""
+    """Checks that the routes are exactly the operations of openapi.yaml, each with its function and authorizer."""
     client = deployed.clients("apigatewayv2")
     (api,) = client.get_apis()["Items"]
     integrations = {one["IntegrationId"]: one for one in client.get_integrations(ApiId=api["ApiId"])["Items"]}
@@ -124,7 +124,7 @@ def routes(deployed, by_arn):
 
 
 def allowed(deployed, by_arn, name, service, source):
-    """Whether the service may call the function on behalf of this source; path parameters are any text there."""
+    """Checks that the service may call the function for this source ARN, in which a path parameter is `*`."""
     arn = next(arn for arn, one in by_arn.items() if one == name)
     statements = json.loads(deployed.clients("lambda").get_policy(FunctionName=arn)["Policy"])["Statement"]
 
@@ -138,7 +138,7 @@ def allowed(deployed, by_arn, name, service, source):
 
 
 def rules(deployed, by_arn):
-    """reconcile each minute; task-stopped for each stopped task of this table and nothing else."""
+    """Checks that reconcile runs every minute, and task-stopped for each stopped task of this table only."""
     client = deployed.clients("events")
     found = {}
     for rule in client.list_rules()["Rules"]:
@@ -153,17 +153,17 @@ def rules(deployed, by_arn):
     event = {"id": "1", "version": "0", "account": "123456789012", "time": "2026-01-01T00:00:00Z", "region": "eu-central-1",
              "resources": [], "source": "aws.ecs", "detail-type": "ECS Task State Change"}
 
-    # The emulator's matching itself: its call TestEventPattern answers nothing.
+    # Uses the emulator's own matching, because its TestEventPattern returns nothing.
     pattern = EventPattern(None, json.loads(found["task-stopped"]["EventPattern"]))
 
     def matches(**differs):
         return pattern.matches_event(event | {"detail": detail | differs})
-    same("a stopped task is told", matches(), True)
+    same("the rule matches a stopped task", matches(), True)
     for differs in ({"lastStatus": "RUNNING"}, {"group": "owmm:another"}, {"clusterArn": f"{cluster}-2"}):
-        same(f"a task with {differs} is told", matches(**differs), False)
+        same(f"the rule matches a task with {differs}", matches(**differs), False)
 
 
-# Alarm → what it watches. What each means is in its description.
+# Alarm → its metric. The alarm's description in template.yaml says what it means.
 ALARMS = {
     "MassLapse": ("OWMM", "MassLapses", "Function", "owmm-reconcile"),
     "LaunchPaused": ("OWMM", "LaunchPaused", "Function", "owmm-reconcile"),
@@ -181,7 +181,7 @@ ALARMS = {
 
 
 def alarms(deployed):
-    """Each watches a metric of a resource that is there; only silence of what must never be silent is alarming."""
+    """Checks that each alarm watches its metric; missing data is breaching for ReconcileSilent only."""
     client = deployed.clients("cloudwatch")
     found = {one["AlarmName"].removeprefix("owmm-"): one for one in client.describe_alarms()["MetricAlarms"]}
     same("alarms", sorted(found), sorted(ALARMS))
@@ -190,14 +190,14 @@ def alarms(deployed):
     there = {"ApiId": api, "TableName": deployed.outputs["TableName"], "QueueName": lost.rsplit("/", 1)[1]}
     for name, (namespace, metric, dimension, value) in ALARMS.items():
         one = found[name]
-        same(f"what {name} watches", (one["Namespace"], one["MetricName"], one["Dimensions"]),
+        same(f"the metric of {name}", (one["Namespace"], one["MetricName"], one["Dimensions"]),
              (namespace, metric, [{"Name": dimension, "Value": value or there[dimension]}]))
         missing = "breaching" if name == "ReconcileSilent" else "notBreaching"
-        same(f"{name} on silence", one["TreatMissingData"], missing)
+        same(f"{name} on missing data", one["TreatMissingData"], missing)
 
 
 def game_server(deployed, url):
-    """The cluster is there, the task definition is one that Fargate takes, and the pool's settings fit to OWMM."""
+    """Checks the cluster, the task definition, and that OWMM accepts the output PoolSettings."""
     ecs = deployed.clients("ecs")
     (cluster,) = ecs.describe_clusters(clusters=[deployed.outputs["Cluster"]])["clusters"]
     same("the cluster", cluster["status"], "ACTIVE")
@@ -222,7 +222,7 @@ def game_server(deployed, url):
     subnets = [one["SubnetId"] for one in deployed.clients("ec2").describe_subnets()["Subnets"]]
     assert set(settings["task"].get("subnets", [])) <= set(subnets), (settings, subnets)
     network(deployed)
-    # OWMM itself takes them, and gives them back.
+    # OWMM accepts the settings and returns them.
     request = urllib.request.Request(f"{url}/pools/deployed", deployed.outputs["PoolSettings"].encode(), method="PUT",
                                      headers={"Authorization": "AWS4-HMAC-SHA256 any"})
     with urllib.request.urlopen(request) as answer:
@@ -232,7 +232,7 @@ def game_server(deployed, url):
 
 
 def network(deployed):
-    """The two subnets of the network that was made share its whole block: each server takes an address."""
+    """Checks that the two subnets share the whole block of the created network."""
     ec2, block = deployed.clients("ec2"), ipaddress.ip_network(deployed.parameters["NetworkCidr"])
     (vpc,) = (one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"] if one["CidrBlock"] == str(block))
     subnets = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
@@ -240,14 +240,14 @@ def network(deployed):
 
 
 def ec2_hosts(deployed, cluster):
-    """Hosts join this cluster, ECS alone grows and shrinks their group, and none with a task on it is taken away."""
+    """Checks that hosts join the cluster, that ECS scales their group, and that hosts with tasks are protected."""
     (strategy,) = cluster["defaultCapacityProviderStrategy"]
     ecs = deployed.clients("ecs")
     (provider,) = ecs.describe_capacity_providers(capacityProviders=[strategy["capacityProvider"]])["capacityProviders"]
-    told = provider["autoScalingGroupProvider"]
-    same("scaling", (told["managedScaling"]["status"], told["managedTerminationProtection"]), ("ENABLED", "ENABLED"))
+    settings = provider["autoScalingGroupProvider"]
+    same("scaling", (settings["managedScaling"]["status"], settings["managedTerminationProtection"]), ("ENABLED", "ENABLED"))
     (group,) = deployed.clients("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
-    same("the provider's group", told["autoScalingGroupArn"], group["AutoScalingGroupARN"])
+    same("the provider's group", settings["autoScalingGroupArn"], group["AutoScalingGroupARN"])
     same("its hosts", (group["MinSize"], group["MaxSize"], group["NewInstancesProtectedFromScaleIn"]),
          (0, int(deployed.parameters["MaxHosts"]), True))
     (version,) = deployed.clients("ec2").describe_launch_template_versions(

@@ -1,9 +1,8 @@
-"""A template of CloudFormation, deployed resource by resource through the services' own APIs.
+"""Deploys a CloudFormation template resource by resource through the services' APIs, at an emulator's endpoint.
 
-Stands where CloudFormation stands, for the resources that OWMM has, against an emulator's endpoint: the emulators' own
-CloudFormation passes over HTTP APIs, rules and alarms and says that all is well. Properties become parameters by the
-services' own models (botocore's), which refuse what AWS would refuse: a name that does not exist, a value of a wrong
-kind. Must not know what OWMM means by its resources.
+Replaces CloudFormation for the resource types that OWMM uses, because the emulators' own CloudFormation skips HTTP APIs,
+rules and alarms without an error. Properties are converted to API parameters by the services' models (botocore's), which
+refuse unknown names and values of a wrong type, as AWS does. Must not know the purpose of OWMM's resources.
 """
 
 import base64
@@ -29,7 +28,7 @@ def load(path):
 
 
 def mentioned(node):
-    """The names that a part of a template refers to, by any intrinsic function."""
+    """Yields the names that a part of a template refers to, in any intrinsic function."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "Ref":
@@ -48,7 +47,7 @@ def mentioned(node):
 
 
 def order(template):
-    """The resources so that each comes after what it needs. Raises `graphlib.CycleError` where there is no such order."""
+    """Names of the resources, each after those that it needs. Raises `graphlib.CycleError` if they form a cycle."""
     resources = template["Resources"]
     needs = {}
     for name, resource in resources.items():
@@ -59,7 +58,7 @@ def order(template):
 
 
 class Deployment:
-    """A template's resources, made one after the other. `made` has each one's `Ref` and attributes."""
+    """A deployed template. `made` has `Ref` and attributes of each resource, by its logical id."""
 
     def __init__(self, template, clients, folder, parameters=None):
         self.template, self.clients, self.folder = template, clients, folder
@@ -74,7 +73,7 @@ class Deployment:
                 self.skipped.append(name)
                 continue
             maker = MAKERS.get(resource["Type"])
-            assert maker, f"{name}: no way is known here to make {resource['Type']}"
+            assert maker, f"{name}: infra/check/deployment.py has no maker for {resource['Type']}"
             try:
                 self.made[name] = maker(self, name, self.resolve(resource.get("Properties", {})))
             except Exception as error:
@@ -86,7 +85,7 @@ class Deployment:
         }
 
     def public(self, template, name, value):
-        """A parameter's value; of one that AWS publishes, what is published."""
+        """A parameter's value; for the name of a public SSM parameter, the value of that parameter."""
         if not template["Parameters"][name]["Type"].startswith("AWS::SSM::Parameter::Value"):
             return value
         return self.clients("ssm").get_parameter(Name=value)["Parameter"]["Value"]
@@ -105,7 +104,7 @@ class Deployment:
         return self.made[name][1][attribute]
 
     def resolve(self, node):
-        """A part of the template without intrinsic functions."""
+        """Evaluates the intrinsic functions in a part of the template."""
         if isinstance(node, list):
             return [value for value in map(self.resolve, node) if value is not NOTHING]
         if not isinstance(node, dict):
@@ -129,7 +128,7 @@ class Deployment:
         return re.sub(r"\$\{([^!}]+)}", one, text)
 
     def call(self, service, operation, properties, **more):
-        """One call of a service's API with a resource's properties."""
+        """Calls an operation of a service's API with a resource's properties."""
         client = self.clients(service)
         method = client.meta.method_to_api_mapping[operation]
         shape = client.meta.service_model.operation_model(method).input_shape
@@ -137,12 +136,12 @@ class Deployment:
 
 
 def fitted(shape, value, where):
-    """A value as the API's model has it: CloudFormation writes names in other cases, and numbers as texts."""
+    """Converts a value to the API's model: CloudFormation has names in another case, and numbers as strings."""
     kind = shape.type_name
     if kind == "structure":
         names = {name.lower(): name for name in shape.members}
         unknown = [name for name in value if name.lower() not in names]
-        assert not unknown, f"{where} takes no {unknown}"
+        assert not unknown, f"{where} has no parameter {unknown}"
         return {
             names[name.lower()]: fitted(shape.members[names[name.lower()]], one, f"{where}.{name}")
             for name, one in value.items()
@@ -202,7 +201,7 @@ def arn(service):
 
 
 def titled(name):
-    """The name that CloudFormation gives where the template gives none, as far as it is the same each time."""
+    """The name that CloudFormation generates for a resource without one, without the random suffix."""
     return f"{PSEUDO['AWS::StackName']}-{name}"
 
 
@@ -288,7 +287,7 @@ def event_invoke_config(it, name, properties):
 
 
 def http_api(it, name, properties):
-    """What the import of an OpenAPI document does: authorizers, and a route with its integration for each operation."""
+    """Imports an OpenAPI document: creates authorizers, and a route with its integration for each operation."""
     body = properties["Body"]
     api = it.call("apigatewayv2", "create_api", {"Name": body["info"]["title"], "ProtocolType": "HTTP"})["ApiId"]
     authorizers = {}
@@ -296,17 +295,17 @@ def http_api(it, name, properties):
         if scheme.get("x-amazon-apigateway-authtype") == "awsSigv4":
             authorizers[title] = {"AuthorizationType": "AWS_IAM"}
             continue
-        told = scheme["x-amazon-apigateway-authorizer"]
+        settings = scheme["x-amazon-apigateway-authorizer"]
         made = it.call("apigatewayv2", "create_authorizer", {
-            "ApiId": api, "Name": title, "AuthorizerType": "JWT", "IdentitySource": [told["identitySource"]],
-            "JwtConfiguration": told["jwtConfiguration"]})
+            "ApiId": api, "Name": title, "AuthorizerType": "JWT", "IdentitySource": [settings["identitySource"]],
+            "JwtConfiguration": settings["jwtConfiguration"]})
         authorizers[title] = {"AuthorizationType": "JWT", "AuthorizerId": made["AuthorizerId"]}
     for path, operations in body["paths"].items():
         for method, operation in operations.items():
-            told = operation["x-amazon-apigateway-integration"]
+            target = operation["x-amazon-apigateway-integration"]
             integration = it.call("apigatewayv2", "create_integration", {
-                "ApiId": api, "IntegrationType": told["type"].upper(), "IntegrationMethod": told["httpMethod"],
-                "IntegrationUri": told["uri"], "PayloadFormatVersion": told["payloadFormatVersion"]})
+                "ApiId": api, "IntegrationType": target["type"].upper(), "IntegrationMethod": target["httpMethod"],
+                "IntegrationUri": target["uri"], "PayloadFormatVersion": target["payloadFormatVersion"]})
             needed = [title for need in operation.get("security", []) for title in need]
             assert len(needed) <= 1, f"{method} {path}: {needed}"
             it.call("apigatewayv2", "create_route", {
@@ -376,12 +375,12 @@ def hosts(it, name, properties):
 
 
 def capacity_provider(it, name, properties):
-    told = dict(properties["AutoScalingGroupProvider"])
-    # CloudFormation takes a name here as well, the API an ARN alone.
-    named = it.clients("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[told["AutoScalingGroupArn"]])
-    told["AutoScalingGroupArn"] = named["AutoScalingGroups"][0]["AutoScalingGroupARN"]
+    group_provider = dict(properties["AutoScalingGroupProvider"])
+    # CloudFormation accepts a name here too, the API only an ARN.
+    named = it.clients("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[group_provider["AutoScalingGroupArn"]])
+    group_provider["AutoScalingGroupArn"] = named["AutoScalingGroups"][0]["AutoScalingGroupARN"]
     title = titled(name)
-    it.call("ecs", "create_capacity_provider", {"name": title, "autoScalingGroupProvider": told})
+    it.call("ecs", "create_capacity_provider", {"name": title, "autoScalingGroupProvider": group_provider})
     return title, {}
 
 
@@ -391,7 +390,7 @@ def task_definition(it, name, properties):
 
 
 def ec2(operation, answer, key, **attributes):
-    """A maker for a resource of EC2 that one call makes: what its id and attributes are in the answer."""
+    """Returns a maker for an EC2 resource that one operation creates, with the keys of its id and attributes."""
     def make(it, name, properties):
         made = it.call("ec2", operation, without(properties, "Tags", "MapPublicIpOnLaunch", "EnableDnsSupport", "EnableDnsHostnames"))
         made = made.get(answer, made)

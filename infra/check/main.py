@@ -1,4 +1,4 @@
-"""Runs the checks of infra/check/run. See there."""
+"""Runs the checks of infra/check/run, which documents the options."""
 
 import argparse
 import contextlib
@@ -41,14 +41,14 @@ OUT = os.path.join(ROOT, "target", "check")
 PROGRAMS = os.path.join(OUT, "programs")
 TRANSFORMED = os.path.join(OUT, "transformed.json")
 COMPANIONS = [f"infra/{name}" for name in sorted(os.listdir(os.path.join(ROOT, "infra"))) if name.endswith(".yaml")]
-# How long a game server on this machine may take from RunTask to its registration.
+# Maximum time of a game server on this machine from RunTask to its registration.
 PATIENCE_SECONDS = 120
-# The same where the functions are compiled on the way.
+# The same maximum if the functions are compiled first.
 WATCH_SECONDS = 1800
 
 
 class Log:
-    """Everything that a check says goes into its log; what failed is shown."""
+    """The log file of a check, with the output of all its commands. The end of it is printed if the check fails."""
 
     def __init__(self, title):
         self.path = os.path.join(OUT, title.replace(" ", "-") + ".log")
@@ -70,7 +70,7 @@ def sam_validate(log, _):
 
 
 def cfn_lint(log, _):
-    # Informational notes are not asked for; every warning fails.
+    # Every warning is a failure; informational notes are not.
     log.run("cfn-lint", "--non-zero-exit-code", "warning", "template.yaml", *COMPANIONS)
     return f"template.yaml and {len(COMPANIONS)} more"
 
@@ -80,15 +80,15 @@ def transform(log, _):
     translated = SamTemplateValidator(template, ManagedPolicyLoader(None), None, "eu-central-1").get_translated_template_if_valid()
     with open(TRANSFORMED, "w", encoding="utf-8") as file:
         json.dump(samcli.yamlhelper.yaml_parse(translated), file, indent=1)
-    # W3002: the paths of the companions, which `sam package` turns into URLs of its bucket.
+    # W3002 is about local paths of nested templates, which `sam package` replaces by URLs of its bucket.
     log.run("cfn-lint", "--non-zero-exit-code", "warning", "--ignore-checks", "W3002", "--template", TRANSFORMED)
-    # That a cycle would be found at all.
+    # A planted cycle must be found.
     try:
         order({"Resources": {"A": {"Properties": {"Of": {"Ref": "B"}}}, "B": {"DependsOn": "A"}}})
     except graphlib.CycleError:
         pass
     else:
-        raise AssertionError("a cycle is not found")
+        raise AssertionError("order() did not find the planted cycle")
     resources = order(load(TRANSFORMED))
     for companion in COMPANIONS:
         order(load(os.path.join(ROOT, companion)))
@@ -96,24 +96,25 @@ def transform(log, _):
 
 
 def members(log, _):
-    """cargo lambda builds the functions alone: no other programs, and no features that those would switch on."""
-    told = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT,
-                                     stdout=subprocess.PIPE, stderr=log.file, check=True).stdout)
-    build = told["metadata"]["lambda"]["build"]
+    """Checks that cargo lambda builds only the functions, so that no other program or its features are included."""
+    ran = subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT,
+                         stdout=subprocess.PIPE, stderr=log.file, check=True)
+    metadata = json.loads(ran.stdout)
+    build = metadata["metadata"]["lambda"]["build"]
     compare.same("workspace.metadata.lambda.build.packages in Cargo.toml", build["packages"], ["functions"])
     compare.same("other packages to build", [name for name in ("workspace", "all", "exclude") if name in build], [])
-    (package,) = (one for one in told["packages"] if one["name"] == "functions")
+    (package,) = (one for one in metadata["packages"] if one["name"] == "functions")
     programs = {one["name"] for one in package["targets"] if "bin" in one["kind"]}
     compare.same("programs of the package `functions`", sorted(programs), sorted(compare.function_names() | {"functions"}))
     return f"{len(compare.function_names())} functions, {len(programs)} programs"
 
 
 def sam_build(log, _):
-    """What `sam deploy` would upload for each function: SAM has built one program for all of them, once."""
+    """Builds what `sam deploy` uploads, and checks that SAM builds one program for all functions, once."""
     log.run("sam", "build", "--no-cached", RUSTUP="false")
     with open(log.path, encoding="utf-8", errors="replace") as file:
         builds = [line for line in file if "Building codeuri:" in line]
-    assert len(builds) == 1, f"SAM builds {len(builds)} times: {builds}"
+    assert len(builds) == 1, f"SAM must build once, not {len(builds)} times: {builds}"
     built = os.path.join(ROOT, ".aws-sam", "build")
     shutil.rmtree(PROGRAMS, ignore_errors=True)
     contents = set()
@@ -125,7 +126,7 @@ def sam_build(log, _):
                 contents.add(hashlib.file_digest(file, "sha256").hexdigest())
             program(resource["Properties"]["Handler"], os.path.join(code, "bootstrap"))
     compare.same("functions that are built", sorted(os.listdir(PROGRAMS)), sorted(compare.function_names()))
-    assert len(contents) == 1, f"{len(contents)} different programs"
+    assert len(contents) == 1, f"all functions must have the same program, not {len(contents)} different ones"
     return sizes("join") + f" for {len(compare.function_names())} functions"
 
 
@@ -138,7 +139,7 @@ def cargo_lambda_build(log, _):
 
 
 def debug_build(log, _):
-    """The program of all functions without optimizations, in place of the one that would be deployed."""
+    """Builds the program of all functions without optimizations, in place of the deployed build."""
     log.run("cargo", "build", "--locked", "--workspace", "--bin", "functions")
     target = os.environ.get("CARGO_TARGET_DIR") or os.path.join(ROOT, "target")
     shutil.rmtree(PROGRAMS, ignore_errors=True)
@@ -153,31 +154,31 @@ def program(name, path):
 
 
 def sizes(name):
-    """What the program of a function weighs."""
+    """Size of a function's program, and of its zip."""
     path = os.path.join(PROGRAMS, name, "bootstrap")
     return f"{os.path.getsize(path) / 1e6:.2f} MB, zip {zipped(path) / 1e6:.2f} MB"
 
 
 def join_program(log, _):
     with local_stack(log.file) as stack, artefacts.Programs(PROGRAMS, stack, log.file) as programs:
-        artefacts.join_keeps_its_word(programs, PATIENCE_SECONDS)
+        artefacts.join_follows_its_contract(programs, PATIENCE_SECONDS)
         return f"{programs.answered['join']} events to join"
 
 
 def all_functions(log, _):
-    # A task is a process that does nothing: here the check is the game server.
+    # A task is an idle process: this check makes the calls of the game server itself.
     with local_stack(log.file, "--game-server", "sleep 3600", "--reconcile-seconds", "3600") as stack, \
             artefacts.Programs(PROGRAMS, stack, log.file) as programs:
         compare.same("functions with a program", programs.names, sorted(compare.function_names()))
-        artefacts.a_servers_whole_life(programs, stack)
+        artefacts.the_lifecycle_of_a_server(programs, stack)
         silent = set(programs.names) - set(programs.answered)
-        assert not silent, f"nobody has asked {sorted(silent)}"
+        assert not silent, f"no event was sent to {sorted(silent)}"
         artefacts.an_unknown_handler_is_refused(programs, compare.function_names())
         return f"{sum(programs.answered.values())} events to {len(programs.names)} functions"
 
 
 def smoke_user(deployed):
-    """The smoke test's player: a user of the stack's pool, whose token is for the client that the API asks for."""
+    """Creates and removes the smoke test's user in the stack's user pool, and checks the token's subject."""
     cognito, pool, undo = deployed.clients("cognito-idp"), deployed.outputs["UserPoolId"], []
     token = smoke.cognito_token(cognito, pool, deployed.outputs["JwtAudience"], undo)
     (user,) = cognito.list_users(UserPoolId=pool)["Users"]
@@ -189,18 +190,18 @@ def smoke_user(deployed):
 
 
 def deploy_one(log, url):
-    """`cargo lambda deploy` puts the program into the function that is there, and changes nothing else."""
+    """Checks that `cargo lambda deploy` replaces the code of an existing function and changes nothing else."""
     functions = client("lambda", url)
     before = functions.get_function(FunctionName="owmm-join")["Configuration"]
     log.run("cargo", "lambda", "deploy", "owmm-join", "--binary-path", os.path.join(PROGRAMS, "join", "bootstrap"),
             "--endpoint-url", url)
     after = functions.get_function(FunctionName="owmm-join")["Configuration"]
-    assert after["CodeSha256"] != before["CodeSha256"], "the code is the same"
+    assert after["CodeSha256"] != before["CodeSha256"], "the function's code has not changed"
     for what in ("Role", "Environment", "MemorySize", "Timeout", "Runtime", "Handler"):
         compare.same(f"the function's {what}", after[what], before[what])
 
 
-# Stacks to make: as it comes, and with what an operator may set.
+# Stacks to create: one with all defaults, and one with other parameters.
 STACKS = {
     "defaults": {},
     "EC2": {"Capacity": "ec2", "MaxHosts": 7, "InstanceType": "c7i.xlarge", "Encryption": "aws-managed", "LogDays": 7,
@@ -209,8 +210,8 @@ STACKS = {
 
 
 def services(log, _):
-    """The transformed template's resources, made at an emulator of AWS's APIs and compared with what is meant."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a call
+    """Creates the resources of the transformed template in an emulator of AWS's APIs, and checks them."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs a line per call
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -240,8 +241,8 @@ def services(log, _):
 
 
 def watch(log, _):
-    """cargo lambda serves the functions behind the local gateway: each answer comes from a program that it has started."""
-    # Kept until the stack is up, or its gateway may get this very port and call itself.
+    """Checks that `cargo lambda watch` serves the functions behind the local gateway."""
+    # The socket reserves the port until the stack is up; otherwise its gateway could get this port and call itself.
     free = socket.create_server(("127.0.0.1", 0))
     port = free.getsockname()[1]
     with local_stack(log.file, "--functions", f"http://127.0.0.1:{port}") as stack:
@@ -260,12 +261,12 @@ def watch(log, _):
             def ready():
                 status, body = call("POST", "/join", "Bearer ann")
                 return status == 200 and body
-            # Functions are compiled on the way, and a call of the gateway ends after 30 s; the game server asks again too.
-            slot = until("a slot on a server that is ready, all by cargo lambda", ready, WATCH_SECONDS)
+            # The first calls compile the functions, and the gateway ends a call after 30 s. The game server retries too.
+            slot = until("a slot on a ready server, through cargo lambda", ready, WATCH_SECONDS)
             status, seen = call("GET", f"/servers/{slot['server']['id']}", "AWS4-HMAC-SHA256 any")
-            compare.same("players on it", (status, seen["reserved"]), (200, 1))
+            compare.same("the server's reservations", (status, seen["reserved"]), (200, 1))
             status, refused = call("POST", "/join", "Bearer ann", b"{")
-            assert status == 400 and not refused["requestId"].startswith("local-"), f"answered in this process: {refused}"
+            assert status == 400 and not refused["requestId"].startswith("local-"), f"not by cargo lambda: {refused}"
             compare.same("a join without a token", call("POST", "/join", "none")[0], 401)
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/lambda-url/servers/pools/default/servers", timeout=60)
@@ -278,7 +279,7 @@ def watch(log, _):
 
 @contextlib.contextmanager
 def running(log, command, environment):
-    """A program with children of its own, until the end of the block."""
+    """Runs a program and its children until the end of the block."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=log.file, stderr=log.file, stdin=subprocess.DEVNULL,
                                env={**os.environ, **environment}, start_new_session=True)
     try:
@@ -309,7 +310,7 @@ LATER = [
     ("services of AWS", services),
     ("smoke test on a local stack", smoke_run),
 ]
-# All of it, and what fits into the time of a change.
+# Checks of every run, and the additional ones with and without --fast.
 ONE = [
     *TEMPLATE,
     ("cargo lambda build of join", cargo_lambda_build),

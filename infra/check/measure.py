@@ -1,11 +1,11 @@
-"""What a build of `join` costs: its size, its start, its memory, and a warm call.
+"""Measures builds of `join`: size, start, memory, and a warm call.
 
 Usage: measure.py [--starts N] [--calls N] BOOTSTRAP...
 
-Each program is started as Lambda starts it, and gets one event that takes one call to the table: a player without a slot
-gives it up. The table is a stand-in on loopback that answers over TLS, as DynamoDB does; starting and answering take
-their share of every figure, the same for all programs. The programs take turns, so that what else the machine does falls
-on all of them alike. Prints a row a program: medians, and the quartiles of the start.
+Each program is started as by Lambda, and gets one event that makes one request to the table: `DELETE /join` of a player
+without a slot. The table is a stand-in on loopback that responds over TLS, as DynamoDB does; its time is part of every
+figure, equally for all programs. The programs are started in turn, so that other load on the machine affects all of them
+equally. Prints a row per program: medians, and the quartiles of the start.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from runtime_api import Function, http_event
 
 
 class Empty(http.server.BaseHTTPRequestHandler):
-    """A table with nothing in it."""
+    """DynamoDB's endpoint with an empty table."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -42,7 +42,7 @@ class Empty(http.server.BaseHTTPRequestHandler):
 
 
 class Quiet(http.server.ThreadingHTTPServer):
-    """A function that ends breaks its connection: no news."""
+    """An HTTP server that ignores errors of connections, which occur when a function ends."""
 
     daemon_threads = True
 
@@ -51,7 +51,7 @@ class Quiet(http.server.ThreadingHTTPServer):
 
 
 def certificate(folder):
-    """A certificate for loopback that signs itself: the paths of it and its key."""
+    """Creates a self-signed certificate for loopback; returns the paths of certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
@@ -90,7 +90,7 @@ def peak_kib(pid):
 
 
 def run(bootstrap, environment, log, calls):
-    """Milliseconds to the first answer, KiB by then, milliseconds of each warm call."""
+    """Returns milliseconds to the first response, KiB by then, and milliseconds of each warm call."""
     event = http_event("DELETE", "/join", sub="nobody")
     with Function(bootstrap, environment, log) as function:
         answers = [function.invoke(event)]
@@ -113,13 +113,13 @@ def main():
         environment = {"OWMM_TABLE": "owmm", "OWMM_LOG": "error", "SSL_CERT_FILE": cert, "_HANDLER": "join",
                        "AWS_ENDPOINT_URL_DYNAMODB": table(cert, key)}
         seen = {bootstrap: [] for bootstrap in args.bootstrap}
-        for bootstrap in args.bootstrap:  # once, so that all of them are in the page cache
+        for bootstrap in args.bootstrap:  # loads every program into the page cache
             run(bootstrap, environment, log, 0)
         for _ in range(args.starts):
             for bootstrap, runs in seen.items():
                 runs.append(run(bootstrap, environment, log, args.calls))
     print(f"{args.starts} starts, {args.calls} warm calls each")
-    print("| program | binary MB | zip MB | start to answer ms | quartiles | peak MiB | warm ms |")
+    print("| program | binary MB | zip MB | start to response ms | quartiles | peak MiB | warm ms |")
     print("|---|---|---|---|---|---|---|")
     for bootstrap, runs in seen.items():
         first, memory, warm = zip(*runs)

@@ -1,8 +1,7 @@
-"""What Lambda is to a function: the Runtime API, and events to send through it.
+"""Lambda's Runtime API on this machine, and events to send through it.
 
-A function's program is started as Lambda starts it, with the Runtime API's address in its environment, and asks there for
-events. It is the program that would be deployed; nothing in it knows that this is not Lambda. Must not know what the
-functions do.
+A function's program is started as by Lambda, with the Runtime API's address in its environment, and requests events from
+that address. It is the deployed program, without changes. Must not know what the functions do.
 """
 
 import collections
@@ -17,13 +16,13 @@ import time
 import urllib.parse
 
 Answer = collections.namedtuple("Answer", "kind payload sent arrived")
-"""`kind` is `response`, or `error` for a function that failed; the times are of `time.perf_counter`."""
+"""`kind` is `response`, or `error` for a function that failed; `sent` and `arrived` are `time.perf_counter` seconds."""
 
-SOON_SECONDS = 60  # for what should take milliseconds, on a machine that does a lot besides
+SOON_SECONDS = 60  # limit of a call that should take milliseconds, for a busy machine
 
 
 class Failed(Exception):
-    """The program ended, reported that it cannot start, or gave no answer."""
+    """The program ended, reported that it cannot start, or sent no response."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -34,7 +33,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def _send(self, status, body=b"", headers=()):
-        # One write: two would wait for each other (Nagle's algorithm and delayed acknowledgements).
+        # One write, because two would be delayed by Nagle's algorithm and delayed acknowledgements.
         head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", "Content-Type: application/json"]
         head += [f"{name}: {value}" for name, value in headers]
         self.wfile.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
@@ -43,7 +42,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path != "/2018-06-01/runtime/invocation/next":
             return self._send(404)
         invocation = self.server.pending.get()
-        if invocation is None:  # no more: the connection closes, and the function with it
+        if invocation is None:  # no more events: closing the connection ends the function
             self.close_connection = True
             return None
         number, event = invocation
@@ -83,11 +82,11 @@ class _Server(http.server.ThreadingHTTPServer):
         self.pending, self.answers = queue.Queue(), queue.Queue()
 
     def handle_error(self, *_):
-        """A function that ends breaks its connection: no news."""
+        """Ignores errors of connections, which occur when a function ends."""
 
 
 class Function:
-    """A function's program while it runs. Starting it does not wait for it. The program's folder has the function's name."""
+    """A running program of the function that its folder is named after. Creating it does not wait for the start."""
 
     def __init__(self, bootstrap, environment, log):
         self._server = _Server()
@@ -119,7 +118,7 @@ class Function:
         return self._process.poll() is None
 
     def invoke(self, event):
-        """One event, and its answer."""
+        """Sends an event and returns the response. Raises `Failed` if there is none."""
         number = next(self._numbers)
         sent = time.perf_counter()
         self._server.pending.put((number, json.dumps(event).encode()))
@@ -131,10 +130,10 @@ class Function:
                 if not self.running():
                     raise Failed(f"the program ended with {self._process.returncode}") from None
                 if time.perf_counter() > until:
-                    raise Failed(f"no answer within {SOON_SECONDS} s") from None
+                    raise Failed(f"no response within {SOON_SECONDS} s") from None
                 continue
             if request is None:
-                raise Failed(f"it cannot start: {body.decode(errors='replace')}")
+                raise Failed(f"the program cannot start: {body.decode(errors='replace')}")
             if request == f"request-{number}":
                 return Answer(kind, json.loads(body or b"null"), sent, arrived)
 

@@ -1,4 +1,4 @@
-"""The local stack as a program, and AWS clients for its two endpoints."""
+"""Runs the local stack's program, and creates AWS clients for its endpoints."""
 
 import contextlib
 import os
@@ -15,12 +15,12 @@ CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "
 
 
 def client(service, url):
-    """A client of boto3 for an endpoint on this machine."""
+    """A boto3 client for an endpoint on this machine."""
     return boto3.client(service, endpoint_url=url, config=Config(retries={"total_max_attempts": 1}), **CREDENTIALS)
 
 
 class Stack:
-    """Where a running stack listens."""
+    """Endpoints and table of a running stack, read from its output."""
 
     def __init__(self, lines):
         words = [line.split() for line in lines]
@@ -28,25 +28,25 @@ class Stack:
         self.ecs, self.url = (next(line[1] for line in words if line[0] == name) for name in ("ecs", "ready"))
 
     def environment(self):
-        """What a function has to know to work on this stack."""
+        """Environment variables of a function that uses this stack."""
         return {"OWMM_TABLE": self.table, "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb, "AWS_ENDPOINT_URL_ECS": self.ecs}
 
 
 @contextlib.contextmanager
 def local_stack(log, *arguments):
-    """A stack of its own, up until the end of the block."""
+    """Runs a local stack until the end of the block."""
     cargo = ["cargo", "run", "--quiet", "--locked", "--", "--no-demo", "--port", "0", *arguments]
     log.write(f"$ {shlex.join(cargo)}\n".encode())
     log.flush()
     process = subprocess.Popen(cargo, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         lines = []
-        for line in process.stdout:  # ends with the process
+        for line in process.stdout:  # the loop ends when the process ends
             lines.append(line)
             if line.startswith("ready "):
                 break
         else:
-            raise RuntimeError("the local stack did not start; the log says why")
+            raise RuntimeError("the local stack did not start; its output is in the log")
         yield Stack(lines)
     finally:
         process.terminate()
@@ -58,7 +58,7 @@ def local_stack(log, *arguments):
 
 
 def until(what, look, seconds=START_SECONDS):
-    """Looks until there is something, or fails by naming what was waited for."""
+    """Calls `look` until its result is true, and returns it. Raises `TimeoutError` with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not (seen := look()):
         if time.monotonic() > end:

@@ -1,21 +1,22 @@
-"""One player's visit to a deployed OWMM, step by step, with times; then everything is taken down again.
+"""Plays one player's visit to a deployed OWMM, step by step, with times, and then removes everything that it has created.
 
-A pool of its own is made (one server, two slots), with what the stack's output PoolSettings says, or what the pool
-`default` has where there is no stack. The player joins it; a task starts, registers, lets the player in and out again,
-is drained and stops. Then come the latencies of DynamoDB and ECS, and in the end, whatever has happened, the pool, its
-items, its task and the player are removed. Exit code 0: every step happened, and nothing was left behind.
+The test creates a pool (one server, two slots) with the settings of the stack's output PoolSettings, or without a stack
+with those of the pool `default`. The player joins the pool; a task starts, its server registers, the player connects and
+leaves, and the server is drained and stops. The test then prints latencies of DynamoDB and ECS. At the end, also after a
+failure, it removes the pool, its items, its tasks and the player. Exit code 0: every step and the removal succeeded.
 
 The caller needs cloudformation:DescribeStacks, execute-api:Invoke on the API, dynamodb:GetItem, Query and DeleteItem on
 the table, ecs:ListTasks, DescribeTasks and StopTask on the cluster's tasks, cloudwatch:GetMetricData and, where the
 stack has made a user pool, cognito-idp:AdminCreateUser, AdminSetUserPassword, AdminDeleteUser and InitiateAuth.
 
-What differs without an account, that is with --url: the outputs are the options; the token is taken as it is and makes
-its text the player; signatures are not checked; there is no Cognito, no CloudWatch, and a task is a process of this
-machine, so that its steps take milliseconds and not the half minute or so of Fargate. Endpoints are those of the AWS
-SDKs (AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_ECS). infra/smoke/run --local [OPTIONS] starts such a stack for it, with the
-example server, and gives these options.
+Without an account, that is with --url, the options replace the outputs of a stack; the text of the token is the player's
+id; signatures are not checked; there is no Cognito and no CloudWatch; and a task is a process on this machine, so that
+its steps take milliseconds instead of about half a minute on Fargate. Endpoints are set by the variables of the AWS SDKs
+(AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_ECS). infra/smoke/run --local [OPTIONS] starts a local stack with the example
+server and passes these options.
 
-The server must speak the lines of JSON of infra/example-server.py, which a stack without an image runs. For another game, --no-visit leaves the connection out: the slot is then given up by the player.
+The game server must have the protocol of infra/example-server.py, which a stack without an image runs. For another game,
+--no-visit skips the connection: the player cancels the reservation instead.
 """
 
 import argparse
@@ -37,19 +38,19 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
 POLL_SECONDS = 0.5
-# What a slow answer may take; API Gateway itself gives up after 30 s.
+# Timeout of a call in seconds; API Gateway ends a call after 30 s.
 ANSWER_SECONDS = 35
 LATENCY_CALLS = 20
-# How often OWMM tries to start a server.
+# Attempts of OWMM to start a server.
 ATTEMPTS = 3
 
 
 class Missed(Exception):
-    """A step that did not happen."""
+    """A step failed."""
 
 
 class Steps:
-    """Says what happens, and how long it took."""
+    """Prints each step with its time and result."""
 
     def __init__(self):
         self.number = 0
@@ -58,24 +59,24 @@ class Steps:
     def step(self, what):
         self.number += 1
         print(f"{self.number:3}. {what:64}", end="", flush=True)
-        started, told = time.perf_counter(), []
+        started, results = time.perf_counter(), []
         try:
-            yield told.append
+            yield results.append
         except Exception as error:
             print(f" FAILED after {time.perf_counter() - started:.1f} s: {error}", flush=True)
             raise
-        print(f" {(time.perf_counter() - started) * 1000:9.1f} ms  {' '.join(told)}", flush=True)
+        print(f" {(time.perf_counter() - started) * 1000:9.1f} ms  {' '.join(results)}", flush=True)
 
 
 class Owmm:
-    """OWMM's HTTP API, for a player with a token and for an operator who signs."""
+    """Client of OWMM's HTTP API, for a player with a token and for an operator with a signature."""
 
     def __init__(self, url, session, token):
         self.url, self.session, self.token = url.rstrip("/"), session, token
         self.took = []
 
     def call(self, method, path, body=None, signed=False):
-        """Status and body."""
+        """Makes a call; returns status and body of the response."""
         data = json.dumps(body).encode() if body is not None else b""
         request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": "application/json"})
         if signed:
@@ -96,19 +97,19 @@ class Owmm:
     def expect(self, status, *call, **rest):
         got, body = self.call(*call, **rest)
         if got != status:
-            raise Missed(f"{call[0]} {call[1]} answered {got} instead of {status}: {json.dumps(body)}")
+            raise Missed(f"{call[0]} {call[1]} returned {got} instead of {status}: {json.dumps(body)}")
         return body
 
 
 class Visit:
-    """A connection to the game server, in its lines of JSON."""
+    """A connection to the game server, with the protocol of infra/example-server.py."""
 
     def __init__(self, address, port, ticket):
         self.socket = socket.create_connection((address, port), timeout=ANSWER_SECONDS)
         self.lines = self.socket.makefile("rwb")
         self.welcome = self.say({"ticket": ticket})
         if "welcome" not in self.welcome:
-            raise Missed(f"the server says {self.welcome}")
+            raise Missed(f"the game server did not let the player in: {self.welcome}")
 
     def say(self, line):
         self.lines.write(json.dumps(line).encode() + b"\n")
@@ -137,10 +138,10 @@ def stack_outputs(session, name):
 
 
 def cognito_token(cognito, pool, audience, undo):
-    """A user for this visit, removed in the end, and its access token."""
+    """Creates a user for this visit, which `undo` removes at the end; returns its access token."""
     name, password = f"smoke-{secrets.token_hex(8)}@example.com", f"aA1!{secrets.token_urlsafe(24)}"
     cognito.admin_create_user(UserPoolId=pool, Username=name, MessageAction="SUPPRESS")
-    undo.append((f"the user {name}", lambda: cognito.admin_delete_user(UserPoolId=pool, Username=name)))
+    undo.append((f"remove the user {name}", lambda: cognito.admin_delete_user(UserPoolId=pool, Username=name)))
     cognito.admin_set_user_password(UserPoolId=pool, Username=name, Password=password, Permanent=True)
     signed_in = cognito.initiate_auth(ClientId=audience, AuthFlow="USER_PASSWORD_AUTH",
                                       AuthParameters={"USERNAME": name, "PASSWORD": password})
@@ -148,7 +149,7 @@ def cognito_token(cognito, pool, audience, undo):
 
 
 def subject(token):
-    """The player that a token is for: its `sub`, or the whole text where it is no JWT."""
+    """The player's id in a token: its `sub`, or the whole text if it is no JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         return token
@@ -163,8 +164,9 @@ def items_of(dynamodb, table, pool):
 
 
 def remove_items(dynamodb, table, pool, player, servers):
-    """What the visit has left in the table: OWMM itself would keep a pool for ever, the rest for a day. The roster also
-    knows a server of which no answer has told; it is added to `servers`."""
+    """Removes the items of the visit; OWMM would keep the pool for ever, and the other items for a day.
+
+    Adds servers to `servers` that are only on the roster and were in no response."""
     def delete(pk, sk):
         dynamodb.delete_item(TableName=table, Key={"pk": {"S": pk}, "sk": {"S": sk}})
     delete("POOLS", pool)
@@ -181,10 +183,10 @@ def remove_items(dynamodb, table, pool, player, servers):
 
 
 def stop_tasks(ecs, cluster, servers, patience):
-    """Tasks of any attempt to start these servers."""
+    """Stops the tasks of all attempts to start these servers."""
     for started_by in (f"{server}/{attempt}" for server in servers for attempt in range(1, ATTEMPTS + 1)):
         for task in ecs.list_tasks(cluster=cluster, startedBy=started_by)["taskArns"]:
-            ecs.stop_task(cluster=cluster, task=task, reason="the smoke test is over")
+            ecs.stop_task(cluster=cluster, task=task, reason="the smoke test has ended")
             until(f"{task} has stopped", lambda task=task: stopped(ecs, cluster, task), patience)
 
 
@@ -194,7 +196,7 @@ def stopped(ecs, cluster, task):
 
 
 def timed(call):
-    """Milliseconds of a call, seen from here: of several, the median and the longest."""
+    """Median and maximum duration of repeated calls from this machine, in milliseconds."""
     took = []
     for _ in range(LATENCY_CALLS):
         started = time.perf_counter()
@@ -204,7 +206,7 @@ def timed(call):
 
 
 def phases(task):
-    """Where a task's time went, from its own stamps."""
+    """Seconds from a task's creation to each phase, from the times in its description."""
     known = [(name, task[key]) for name, key in (
         ("created", "createdAt"), ("pull began", "pullStartedAt"), ("pulled", "pullStoppedAt"), ("started", "startedAt"),
         ("connected", "connectivityAt")) if key in task]
@@ -213,7 +215,7 @@ def phases(task):
 
 
 def of_dynamodb(session, table, since, seconds):
-    """What CloudWatch says of the table's latency, by operation; it is a minute or two late."""
+    """The table's latency by operation, from CloudWatch, whose data is one or two minutes late."""
     cloudwatch = session.client("cloudwatch")
     operations = ["GetItem", "PutItem", "UpdateItem", "DeleteItem", "Query", "TransactWriteItems"]
     queries = [
@@ -228,56 +230,56 @@ def of_dynamodb(session, table, since, seconds):
         now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=1)
         results = cloudwatch.get_metric_data(MetricDataQueries=queries, StartTime=since, EndTime=now)["MetricDataResults"]
         return {one["Label"]: max(one["Values"]) for one in results if one["Values"]}
-    return until("CloudWatch has figures of the table", look, seconds)
+    return until("CloudWatch has latencies of the table", look, seconds)
 
 
 def visit(args, session, undo, say):
     began = datetime.datetime.now(datetime.timezone.utc)
     outputs = {"ApiUrl": args.url, "TableName": args.table}
     if not args.url:
-        with say.step(f"the outputs of the stack {args.stack}") as tell:
+        with say.step(f"read the outputs of the stack {args.stack}") as tell:
             outputs = stack_outputs(session, args.stack)
             tell(outputs["ApiUrl"])
     token = args.token
     if not token:
-        with say.step("a user of the stack's user pool, and its token"):
+        with say.step("create a user in the stack's user pool, and sign in"):
             if "UserPoolId" not in outputs:
-                raise Missed("the stack has made no user pool: give a player's token with --token")
+                raise Missed("the stack has no user pool: pass a player's token with --token")
             token = cognito_token(session.client("cognito-idp"), outputs["UserPoolId"], outputs["JwtAudience"], undo)
     owmm, player = Owmm(outputs["ApiUrl"], session, token), subject(token)
     dynamodb, ecs, table = session.client("dynamodb"), session.client("ecs"), outputs["TableName"]
     pool, servers = f"smoke-{secrets.token_hex(4)}", []
 
-    with say.step(f"a pool for this visit: PUT /pools/{pool}"):
+    with say.step(f"create a pool for this visit: PUT /pools/{pool}"):
         if "PoolSettings" in outputs:
             settings = json.loads(outputs["PoolSettings"])
         else:
             settings = {"task": owmm.expect(200, "GET", "/pools/default", signed=True)["settings"]["task"]}
         settings |= {"capacity": 2, "maxServers": 1, "launchSeconds": args.patience_seconds}
-        # In the end the items go first: a task that stops while its server's ledger is there would be started anew.
+        # The items are removed first: OWMM would start a task again that stops while its server's ledger exists.
         cluster = settings["task"]["cluster"]
-        undo.append(("tasks that still run", lambda: stop_tasks(ecs, cluster, servers, args.patience_seconds)))
-        undo.append(("the pool's, the server's and the player's items", lambda: remove_items(
+        undo.append(("stop the tasks that still run", lambda: stop_tasks(ecs, cluster, servers, args.patience_seconds)))
+        undo.append(("remove the items of pool, server and player", lambda: remove_items(
             dynamodb, table, pool, player, servers)))
         owmm.expect(200, "PUT", f"/pools/{pool}", settings, signed=True)
 
-    with say.step("the player asks for a slot: POST /join") as tell:
+    with say.step("the player joins: POST /join") as tell:
         joined = owmm.expect(202, "POST", "/join", {"pool": pool})
         server = joined["server"]["id"]
         servers.append(server)
         tell(f"202, server {server} starts")
-    with say.step("ECS has the task that OWMM has asked for") as tell:
+    with say.step("OWMM has recorded the server's task") as tell:
         task = until("the ledger names the task", lambda: owmm.expect(
             200, "GET", f"/servers/{server}", signed=True)["task"], args.patience_seconds)
         tell(task)
     with say.step("the task runs"):
         running = until("the task is RUNNING", lambda: next((one for one in ecs.describe_tasks(
             cluster=cluster, tasks=[task])["tasks"] if one["lastStatus"] == "RUNNING"), None), args.patience_seconds)
-    with say.step("the server has registered itself; the poll says where it is") as tell:
+    with say.step("the server has registered; the join returns its address") as tell:
         def ready():
             status, body = owmm.call("POST", "/join", {"pool": pool})
             if status not in (200, 202):
-                raise Missed(f"the poll answered {status}: {json.dumps(body)}")
+                raise Missed(f"the repeated join returned {status}: {json.dumps(body)}")
             return status == 200 and body
         slot = until("the server is ready", ready, args.patience_seconds)
         address, port = slot["server"]["address"], slot["server"]["port"]
@@ -285,31 +287,31 @@ def visit(args, session, undo, say):
         if slot["server"]["id"] != server:
             raise Missed(f"the slot moved from {server} to {slot['server']['id']}")
 
-    def inside():
+    def players():
         seen = owmm.expect(200, "GET", f"/servers/{server}", signed=True)
         return {"connected": seen["connected"], "reserved": seen["reserved"]}
     if not args.no_visit:
-        with say.step("the player connects with the ticket and is let in"):
+        with say.step("the player connects with the ticket"):
             connection = Visit(address, port, slot["ticket"])
             if connection.welcome["welcome"]["player"] != player:
-                raise Missed(f"the server lets {connection.welcome} in")
-        with say.step("the server has registered the player"):
-            if inside() != {"connected": 1, "reserved": 0}:
-                raise Missed(f"OWMM sees {inside()}")
-        with say.step("the player plays: a line, and its echo"):
-            if (heard := connection.say("hello")) != {"echo": "hello"}:
-                raise Missed(f"the server says {heard}")
-        with say.step("the player comes back by another connection, the first one still open"):
+                raise Missed(f"the game server welcomed another player: {connection.welcome}")
+        with say.step("OWMM has the player as connected"):
+            if players() != {"connected": 1, "reserved": 0}:
+                raise Missed(f"GET /servers has {players()}")
+        with say.step("the player sends a line and gets its echo"):
+            if (echo := connection.say("hello")) != {"echo": "hello"}:
+                raise Missed(f"the game server sent {echo}")
+        with say.step("the player reconnects while the first connection is open"):
             connection = Visit(address, port, slot["ticket"])
-            if inside() != {"connected": 1, "reserved": 0}:
-                raise Missed(f"OWMM sees {inside()}")
-        with say.step("the player leaves, and OWMM knows"):
+            if players() != {"connected": 1, "reserved": 0}:
+                raise Missed(f"GET /servers has {players()}")
+        with say.step("the player leaves, and OWMM has no claims on the server"):
             connection.leave()
-            until("nobody is on the server", lambda: inside() == {"connected": 0, "reserved": 0}, args.patience_seconds)
+            until("the server has no claims", lambda: players() == {"connected": 0, "reserved": 0}, args.patience_seconds)
     else:
-        with say.step("the player gives the slot up: DELETE /join"):
+        with say.step("the player cancels the reservation: DELETE /join"):
             owmm.expect(204, "DELETE", "/join")
-    with say.step("an operator drains the server; it says goodbye and its task stops") as tell:
+    with say.step("an operator drains the server; it deregisters and its task stops") as tell:
         owmm.expect(200, "POST", f"/servers/{server}/drain", {"deadlineSeconds": 30}, signed=True)
         until("the task has stopped", lambda: stopped(ecs, cluster, task), args.patience_seconds)
 
@@ -330,10 +332,10 @@ def main():
     parser.add_argument("--stack", default="owmm", help="name of the CloudFormation stack (default: owmm)")
     parser.add_argument("--profile", help="AWS profile")
     parser.add_argument("--region", help="AWS region")
-    parser.add_argument("--token", help="a player's token, instead of a user of the stack's user pool")
-    parser.add_argument("--patience-seconds", type=int, default=300, help="how long each wait may take (default: 300)")
+    parser.add_argument("--token", help="a player's token, in place of a new user in the stack's user pool")
+    parser.add_argument("--patience-seconds", type=int, default=300, help="maximum of each wait (default: 300)")
     parser.add_argument("--no-visit", action="store_true", help="do not connect to the server")
-    parser.add_argument("--url", help="OWMM's URL, instead of a stack's; needs --table and --token")
+    parser.add_argument("--url", help="OWMM's URL, in place of a stack's; needs --table and --token")
     parser.add_argument("--table", help="the table's name, with --url")
     args = parser.parse_args()
     if args.url and not (args.table and args.token):
@@ -344,8 +346,8 @@ def main():
     except (Exception, KeyboardInterrupt) as error:
         failed += 1
         print(f"\nerror: {error or type(error).__name__}", file=sys.stderr)
-    print("\nTaking down what was made")
-    # The last first, and each by itself: what cannot be removed keeps nothing else from being removed.
+    print("\nRemoving everything that was created")
+    # In reverse order. A removal that fails does not prevent the others.
     for what, remove in reversed(undo):
         try:
             with say.step(what):

@@ -1,6 +1,6 @@
 //! Logs as JSON, one record of metrics per call, and the count of a call's DynamoDB requests.
 //!
-//! Logs contain no secret at any log level: see [`harmless`] and [`crate::sdk_error`].
+//! Logs contain no secret at any log level: see [`harmless`] and `crate::sdk_error`.
 
 use std::{
     collections::BTreeMap,
@@ -162,7 +162,7 @@ impl Calls {
     }
 
     /// Runs a call and prints its record to stdout.
-    pub async fn told<T: Tells>(&self, call: impl Future<Output = T>) -> T {
+    pub async fn recorded<T: Recorded>(&self, call: impl Future<Output = T>) -> T {
         let (outcome, line) = self.measured(call).await;
         // Without stdout the record has no destination, and the call must not fail for it.
         let _ = writeln!(io::stdout().lock(), "{line}");
@@ -170,7 +170,7 @@ impl Calls {
     }
 
     /// Runs a call and returns its outcome with its record as one line.
-    pub async fn measured<T: Tells>(&self, call: impl Future<Output = T>) -> (T, String) {
+    pub async fn measured<T: Recorded>(&self, call: impl Future<Output = T>) -> (T, String) {
         let begun = Instant::now();
         self.meter.reset();
         // Boxed: otherwise the runtime's future would contain the whole call, and its type would be too deep for the
@@ -187,12 +187,12 @@ impl Calls {
 }
 
 /// An outcome of a call that can be recorded as metrics.
-pub trait Tells {
+pub trait Recorded {
     /// Creates the outcome's record, without the duration and usage that every call has.
     fn record(&self) -> Record;
 }
 
-impl Tells for Result<Response<Body>, Infallible> {
+impl Recorded for Result<Response<Body>, Infallible> {
     fn record(&self) -> Record {
         match self.as_ref().map(|response| response.extensions().get::<Code>()) {
             Ok(None) => Record::new(Outcome::Ok),
@@ -209,7 +209,7 @@ impl Tells for Result<Response<Body>, Infallible> {
     }
 }
 
-impl Tells for Result<(), Failure> {
+impl Recorded for Result<(), Failure> {
     fn record(&self) -> Record {
         Record::new(match self {
             Ok(()) => Outcome::Ok,
@@ -218,7 +218,7 @@ impl Tells for Result<(), Failure> {
     }
 }
 
-impl Tells for Result<Reconciled, Failure> {
+impl Recorded for Result<Reconciled, Failure> {
     fn record(&self) -> Record {
         match self {
             Ok(report) => report.record(),

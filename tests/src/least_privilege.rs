@@ -1,13 +1,13 @@
-//! `least-privilege`: each function's role in `template.yaml` allows what its code calls, and nothing else.
+//! `least-privilege`: checks that each function's role in `template.yaml` allows what its code calls, and nothing else.
 //!
-//! Too little shows where it is called: the local stack refuses the call (`local::iam`), and the test that makes it fails. Too
-//! much shows here. The tests of `it` append every permission that a function uses to one file of notes beside this
-//! program; this program is a step of its own, run after all of them, and fails when
+//! A missing permission fails a test: the local stack refuses the call (`local::iam`). An unused permission fails here.
+//! The integration tests (`it`) append every permission that a function uses to one file of notes beside this program.
+//! This program runs after all of them, as a step of its own, and fails when
 //!
 //! * there are no notes, because `it` has not run,
-//! * the notes are older than the build: `it` or the stack has been built again since,
-//! * a role allows what no test has used. Notes are incomplete when only some tests ran, and can then lack what is used,
-//!   never add to it: an incomplete run fails here too, and its message names the tests to run.
+//! * the notes are older than the build: `it` or the stack was built again since,
+//! * a role allows an action that no test has used. Notes of a partial test run lack permissions that are used, so a
+//!   partial run fails here too; the message says which tests to run.
 //!
 //! The order in which cargo or nextest runs tests and processes does not matter.
 
@@ -40,12 +40,12 @@ fn check(folder: &Path) -> Result<usize, String> {
     let files =
         std::fs::read_dir(folder).map_err(|error| format!("no notes in {}: {error}; {HINT}", folder.display()))?;
     let mut notes = files.flatten().map(|file| file.path()).collect::<Vec<_>>();
-    // One file a build of the tests; its first user removes those of other builds.
+    // One file per build of the tests; the first process of a build removes the files of other builds.
     let (Some(file), None) = (notes.pop(), notes.pop()) else {
-        return Err(format!("not one file of notes in {}; {HINT}", folder.display()));
+        return Err(format!("{} must have exactly one file of notes; {HINT}", folder.display()));
     };
     let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}; {HINT}", file.display()))?;
-    let odd = || format!("{} is not as `it` writes it; remove it and {HINT}", file.display());
+    let odd = || format!("{} does not have the format that `it` writes; remove it and {HINT}", file.display());
     let (mut programs, mut allowed, mut used) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     for line in text.lines() {
         let line = serde_json::from_str::<Value>(line).map_err(|_| odd())?;
@@ -65,26 +65,26 @@ fn check(folder: &Path) -> Result<usize, String> {
     for program in &programs {
         let path = program.get("path").and_then(Value::as_str).ok_or_else(odd)?;
         if program.get("build").and_then(Value::as_str) != Some(build(Path::new(path)).as_str()) {
-            return Err(format!("the notes are older than the build: {path} has been built again since; {HINT}"));
+            return Err(format!("the notes are older than the build: {path} was built again since; {HINT}"));
         }
     }
     let list = |permissions: Vec<&String>| permissions.into_iter().map(|it| format!("\n  {it}")).collect::<String>();
     let unused = allowed.difference(&used).collect::<Vec<_>>();
     if !unused.is_empty() {
         return Err(format!(
-            "template.yaml allows [function, action, resource] that no test has used. Remove each from its function's role, \
+            "template.yaml allows these [function, action, resource] that no test has used; remove each from its role, \
              or {HINT}{}",
             list(unused)
         ));
     }
     let unknown = used.difference(&allowed).collect::<Vec<_>>();
     if !unknown.is_empty() {
-        return Err(format!("the notes name what no role of this build allows; {HINT}{}", list(unknown)));
+        return Err(format!("the notes name permissions that no role of this build has; {HINT}{}", list(unknown)));
     }
     Ok(allowed.len())
 }
 
-/// Identifies one build of a program: its size and the time when it was written. Empty if it is not there.
+/// Identifies one build of a program by its size and modification time; empty if the file does not exist.
 fn build(program: &Path) -> String {
     let data = std::fs::metadata(program).and_then(|data| Ok((data.len(), data.modified()?)));
     data.map(|(bytes, at)| format!("{bytes} {at:?}")).unwrap_or_default()
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder of notes about one program, gone with the test.
+    /// A temporary folder of notes about one program; removed when dropped.
     struct Notes(PathBuf);
 
     impl Notes {
@@ -118,7 +118,7 @@ mod tests {
             std::fs::write(self.0.join("notes").join(file), lines).unwrap();
         }
 
-        /// The beginning of the file that `it` writes, for roles with these permissions.
+        /// The first lines of the file that `it` writes, for roles with these permissions.
         fn begin(&self, allowed: &[&str]) -> Vec<Value> {
             let program = json!({ "program": { "path": self.program(), "build": build(&self.program()) } });
             std::iter::once(program).chain(allowed.iter().map(|it| json!({ "allowed": of(it) }))).collect()
@@ -144,10 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn roles_of_which_every_permission_was_used_pass_whoever_noted_it_and_however_often() {
+    fn roles_whose_every_permission_was_used_pass() {
         let notes = Notes::new("pass");
         let mut lines = notes.begin(&["GetItem", "PutItem"]);
-        // Two processes that began the file at once, and a third one that adds to it.
+        // Two processes wrote the first lines at the same time, and a third one appends.
         lines.extend(notes.begin(&["GetItem", "PutItem"]));
         lines.extend([used("PutItem"), used("GetItem"), used("PutItem")]);
         notes.write("one", &lines);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permission_that_was_used_and_that_no_role_has_is_named() {
+    fn a_used_permission_that_no_role_has_is_named() {
         let notes = Notes::new("unknown");
         let mut lines = notes.begin(&["GetItem"]);
         lines.extend([used("GetItem"), used("Scan")]);
@@ -181,7 +181,7 @@ mod tests {
             let why = notes.check().expect_err(case);
             assert!(why.contains(words) && why.contains(HINT), "{case}: {why}");
         };
-        fails("no file", "not one file of notes");
+        fails("no file", "exactly one file of notes");
         let mut lines = notes.begin(&["GetItem"]);
         lines.push(used("GetItem"));
         notes.write("one", &lines);
@@ -189,24 +189,24 @@ mod tests {
         std::fs::write(notes.program(), "a second build").unwrap();
         fails("built again", "older than the build");
         std::fs::remove_file(notes.program()).unwrap();
-        fails("the program is gone", "older than the build");
+        fails("the program does not exist", "older than the build");
         notes.write("two", &lines);
-        fails("notes of two builds", "not one file of notes");
+        fails("notes of two builds", "exactly one file of notes");
         std::fs::remove_dir_all(notes.0.join("notes")).unwrap();
         fails("no folder", "no notes in");
     }
 
     #[test]
-    fn a_file_without_its_beginning_or_with_other_lines_fails() {
+    fn a_notes_file_without_its_first_lines_or_with_unknown_lines_fails() {
         let notes = Notes::new("odd");
         for (case, lines) in [
-            ("nothing but what was used", vec![used("GetItem")]),
-            ("no role was read", notes.begin(&[])),
-            ("a line of something else", vec![json!({ "else": 1 })]),
+            ("only used permissions", vec![used("GetItem")]),
+            ("no allowed permission", notes.begin(&[])),
+            ("a line of an unknown kind", vec![json!({ "else": 1 })]),
         ] {
             notes.write("one", &lines);
             let why = notes.check().expect_err(case);
-            assert!(why.contains("not as `it` writes it"), "{case}: {why}");
+            assert!(why.contains("does not have the format that `it` writes"), "{case}: {why}");
         }
     }
 }

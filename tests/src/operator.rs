@@ -1,4 +1,4 @@
-//! `owmm`, for the tests to run.
+//! The program `owmm`, built here so that the tests can run it.
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -1,9 +1,9 @@
-//! The step `cycles`: no file of a crate imports itself through others, and no crate of the workspace does.
+//! The step `cycles`: the files of a crate have no import cycle, and the crates of the workspace have none.
 //!
-//! A file imports another when it names an item that the other defines: by `use`, or by a path in its code. A name that
-//! a parent re-exports counts as an import of the file that defines it, so a facade is no cycle; the re-export itself
-//! counts only if the parent's own code uses the name. `mod` declarations do not count, nor does what is compiled for
-//! tests alone. Macros are not expanded: a path that only a macro makes is not seen.
+//! A file imports another file if it names an item that the other one defines, with `use` or with a path in its code.
+//! A name that a parent re-exports counts as an import of the file that defines it, so a facade is no cycle. The
+//! re-export itself counts only if the parent's own code uses the name. `mod` declarations and code under `cfg(test)`
+//! do not count. Macros are not expanded, so a path that only a macro produces is not found.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,20 +12,20 @@ use crate::{
     source::{Token, tokens},
 };
 
-/// The project's files, by their paths.
+/// Text of the project's files, by path.
 type Files = BTreeMap<String, String>;
 
-/// Who imports whom, and where: the first line that does is enough.
+/// For each file or crate, what it imports, with the place of the first such import.
 type Graph = BTreeMap<String, BTreeMap<String, Place>>;
 
-/// Where an import is.
+/// Place of an import.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     file: String,
     line: usize,
 }
 
-/// Bound on re-exports that are followed for one name; a chain of imports that leads back to itself ends here.
+/// Maximum of re-exports that are followed for one name, which ends circular chains.
 const RE_EXPORTS: usize = 16;
 
 /// Runs the step on the project.
@@ -50,10 +50,10 @@ pub(crate) fn check() -> Outcome {
     for cycle in &found {
         println!("{cycle}");
     }
-    Err(Failure::new(format!("{} import cycles", found.len())))
+    Err(Failure::new(format!("{} import cycles; remove one import of each", found.len())))
 }
 
-/// The files that cargo compiles a library, a program or a test from.
+/// Root files of libraries, programs and tests, as cargo finds them.
 fn roots(files: &Files) -> Vec<String> {
     let mut roots = Vec::new();
     for manifest in files.keys().filter(|it| it.ends_with("Cargo.toml")) {
@@ -75,7 +75,7 @@ fn roots(files: &Files) -> Vec<String> {
     roots
 }
 
-/// Which crate of the workspace depends on which, development dependencies included.
+/// Dependencies between the crates of the workspace, including development dependencies.
 fn graph_of_crates(files: &Files) -> Graph {
     let mut named = BTreeMap::new();
     for (manifest, text) in files.iter().filter(|(it, _)| it.ends_with("Cargo.toml")) {
@@ -102,7 +102,7 @@ fn graph_of_crates(files: &Files) -> Graph {
     graph
 }
 
-/// One library or program: its modules, in the order in which they were found. The first is the root.
+/// Modules of one library or program, in the order in which they were found; the first is the root.
 struct Crate {
     modules: Vec<Module>,
 }
@@ -113,9 +113,9 @@ struct Module {
     parent: Option<usize>,
     children: BTreeMap<String, usize>,
     imports: Vec<Import>,
-    /// Paths of two names or more in its code.
+    /// Paths of at least two names in its code.
     paths: Vec<(Vec<String>, usize)>,
-    /// Every name in its code, imports left out.
+    /// Every name in its code, without imports.
     names: BTreeSet<String>,
     /// Items that it defines.
     defines: BTreeSet<String>,
@@ -124,13 +124,13 @@ struct Module {
 /// One name of a `use`.
 struct Import {
     path: Vec<String>,
-    /// What it is called here; `None` for `*`.
+    /// Its name in the importing module; `None` for `*`.
     name: Option<String>,
     line: usize,
     is_re_export: bool,
 }
 
-/// What a path leads to: a module, or an item of a module.
+/// Target of a path: a module, or an item of a module.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Target {
     Module(usize),
@@ -145,7 +145,7 @@ impl Crate {
         read
     }
 
-    /// Adds the module of a file, and what it declares. `folder` is where its children are.
+    /// Adds the module of a file and its child modules, which are in `folder`.
     fn add(&mut self, file: &str, folder: &str, parent: Option<usize>, files: &Files) -> usize {
         let this = self.modules.len();
         self.modules.push(Module { file: file.to_owned(), parent, ..Module::default() });
@@ -158,7 +158,7 @@ impl Crate {
         self.modules.get_mut(index)
     }
 
-    /// Follows a path that code in the module `from` names. `None`: it leads out of the crate, or to the module's own.
+    /// Resolves a path in the module `from`. `None` if its target is outside the crate, or in the module itself.
     fn resolve(&self, from: usize, path: &[String], left: usize) -> Option<Target> {
         let module = self.modules.get(from)?;
         let (first, rest) = path.split_first()?;
@@ -179,14 +179,14 @@ impl Crate {
             at = match name.as_str() {
                 "super" => Target::Module(self.modules.get(module)?.parent?),
                 "self" => at,
-                // What nothing declares is made by a macro, and belongs to the module all the same.
+                // An undeclared name comes from a macro and belongs to the module.
                 name => self.member(module, name, left).unwrap_or(Target::Item(module)),
             };
         }
         Some(at)
     }
 
-    /// What a name means in a module: a child, an item, or what an import leads to.
+    /// Resolves a name in a module: a child module, an item, or the target of an import.
     fn member(&self, index: usize, name: &str, left: usize) -> Option<Target> {
         let left = left.checked_sub(1)?;
         let module = self.modules.get(index)?;
@@ -197,7 +197,7 @@ impl Crate {
             return Some(Target::Item(index));
         }
         let named = module.imports.iter().filter(|it| it.name.as_deref() == Some(name));
-        // `use x::x` would lead to itself: an import's first name is never the import.
+        // The first name of an import is not resolved by that import, so `use x::x` does not refer to itself.
         let mut found = named.filter_map(|it| self.origin(index, it, left));
         found.next().or_else(|| {
             let globs = module.imports.iter().filter(|it| it.name.is_none());
@@ -225,12 +225,12 @@ impl Crate {
         self.walk(start, rest, left)
     }
 
-    /// Which file imports which.
+    /// Imports between the files of the crate.
     fn graph(&self) -> Graph {
         let mut graph = Graph::new();
         for (index, module) in self.modules.iter().enumerate() {
             let mut add = |target: Option<Target>, line: usize| {
-                // A module that is imported is no import yet: what is named through it is.
+                // Importing a module is no import of its file; naming an item through the module is.
                 let Some(Target::Item(other)) = target else { return };
                 let Some(other) = self.modules.get(other) else { return };
                 if other.file != module.file {
@@ -257,7 +257,7 @@ impl Crate {
     }
 }
 
-/// Goes through the tokens of a file.
+/// Reads the tokens of a file.
 struct Reader<'a> {
     read: &'a mut Crate,
     files: &'a Files,
@@ -304,7 +304,7 @@ impl Reader<'_> {
                     self.import(this);
                     continue;
                 }
-                // Whom an item is visible to is no import.
+                // The path in `pub(in path)` is no import.
                 "pub" if self.text(1) == "(" => {
                     self.at += 2;
                     while !matches!(self.text(0), ")" | "") {
@@ -337,7 +337,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Passes an attribute; returns whether what follows is compiled for tests alone.
+    /// Skips an attribute; returns whether it limits the next item to tests.
     fn attribute(&mut self) -> bool {
         let begin = self.at;
         while !matches!(self.text(0), "[" | "") {
@@ -349,7 +349,7 @@ impl Reader<'_> {
         matches!(names.as_slice(), ["cfg", "test"] | ["cfg", "all", "test", ..])
     }
 
-    /// Passes a group of tokens in brackets, at whose first it is.
+    /// Skips a group of tokens in brackets, from its opening bracket.
     fn group(&mut self, open: &str, close: &str) {
         let mut depth = 0_usize;
         while self.at < self.tokens.len() {
@@ -365,7 +365,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Passes an item: up to its semicolon, or with its braces.
+    /// Skips an item up to its semicolon or its closing brace.
     fn skip_item(&mut self) {
         while self.at < self.tokens.len() {
             match self.text(0) {
@@ -391,7 +391,7 @@ impl Reader<'_> {
                 let file = [format!("{inside}.rs"), format!("{inside}/mod.rs")]
                     .into_iter()
                     .find(|it| self.files.contains_key(it));
-                // A file that is not there is the compiler's to report.
+                // The compiler reports a missing file.
                 let Some(file) = file else { return };
                 self.read.add(&file, &inside, Some(this), self.files)
             }
@@ -427,7 +427,7 @@ impl Reader<'_> {
                 if name.as_deref() != Some("_") {
                     module.imports.push(Import { path, name, line, is_re_export });
                 } else {
-                    // A trait without a name: it is imported for its methods, so it counts as used.
+                    // `as _` imports a trait for its methods, so the trait counts as used.
                     module.imports.push(Import { path, name, line, is_re_export: false });
                 }
             }
@@ -468,7 +468,7 @@ impl Reader<'_> {
                     }
                     self.at += 2;
                 }
-                // A leading `::`, or something that is no import: passed.
+                // Skips a leading `::` and tokens that are no import.
                 "" | ";" => return,
                 _ => self.at += 1,
             }
@@ -502,7 +502,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether the path just read follows a single colon, as a type does, and not `::`.
+    /// Whether the path just read follows a single colon, like a type, and not `::`.
     fn is_annotation(&self, path: &[String]) -> bool {
         let begin = self.at.checked_sub(3 * path.len() - 2);
         let text = |back: usize| {
@@ -512,7 +512,7 @@ impl Reader<'_> {
     }
 }
 
-/// The cycles of a graph: for each import that is part of one, the shortest; each once, with the place of every import.
+/// Cycles of a graph, each once: for each import in a cycle, the shortest one, with the places of its imports.
 fn cycles(graph: &Graph) -> Vec<String> {
     let mut found: BTreeMap<BTreeSet<&String>, String> = BTreeMap::new();
     for (from, imports) in graph {
@@ -534,7 +534,7 @@ fn cycles(graph: &Graph) -> Vec<String> {
     found.into_values().collect()
 }
 
-/// The shortest way from one node to another, with both.
+/// The shortest path from one node to another, including both.
 fn shortest<'a>(graph: &'a Graph, from: &'a String, to: &'a String) -> Option<Vec<&'a String>> {
     let mut came: BTreeMap<&String, &String> = BTreeMap::new();
     let mut queue = VecDeque::from([from]);

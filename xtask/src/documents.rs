@@ -1,17 +1,17 @@
 //! The step `docs-commands`: every command in the project's documents runs, or the document says that it does not.
 //!
-//! A fenced block of commands is `console`. Lines that start with `$ ` are its commands, in one bash, in the project's
-//! root; a command ends at the first one that fails, and so does the block. A line goes on after a backslash, and in
-//! lines that start with `> `. All other lines show output, which is not compared.
+//! A fenced block of commands has the language `console`. Lines that start with `$ ` are its commands, which run in one
+//! bash in the project's root; the first failure ends the block. A command continues after a backslash, and in lines
+//! that start with `> `. All other lines are output, which is not compared.
 //!
 //! | block | runs |
 //! |---|---|
-//! | `console` | as it is |
+//! | `console` | unconditionally |
 //! | `console stack` | while a local stack with one ready server is up on port 9000; neighbouring blocks share it |
 //! | `console not-run` | not at all |
 //!
-//! So that no command escapes, each block names its language, no shell's but `console`, and no other block has a line
-//! that starts with `$ `. `owmm` is the program that the workspace builds, and `OWMM_URL` is the local stack's.
+//! So that every command is checked, each block must name a language, a shell's language must be `console`, and only
+//! `console` may have lines that start with `$ `. `owmm` is the workspace's program, and `OWMM_URL` is the local stack.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -24,16 +24,16 @@ use std::{
 
 use crate::shell::{self, Background, Failure, Outcome};
 
-/// Time that one block may take.
+/// Maximum time of one block.
 const BLOCK_WITHIN: Duration = Duration::from_secs(300);
 
-/// Time that the stack may take to listen, and its first server to be ready.
+/// Maximum time until the stack listens, and then until its first server is ready.
 const STACK_WITHIN: Duration = Duration::from_secs(60);
 
 const STACK_PORT: &str = "9000";
 const STACK_URL: &str = "http://127.0.0.1:9000";
 
-/// Languages that are a shell's: their blocks would be commands that nothing runs.
+/// Languages of shells, which are refused because their blocks would not be run.
 const SHELLS: &[&str] =
     &["sh", "bash", "zsh", "fish", "shell", "shell-session", "sh-session", "shellsession", "terminal"];
 
@@ -52,7 +52,7 @@ struct Block {
     commands: Vec<Command>,
 }
 
-/// A command, which may have several lines, and the line of the document where it begins.
+/// A command, which may have several lines, with its line number in the document.
 #[derive(Debug, PartialEq, Eq)]
 struct Command {
     line: usize,
@@ -73,7 +73,7 @@ pub(crate) fn check() -> Outcome {
         println!("{line}");
     }
     if !wrong.is_empty() {
-        return Err(Failure::new(format!("{} code blocks are not as `docs-commands` needs them", wrong.len())));
+        return Err(Failure::new(format!("{} code blocks break the rules of `docs-commands`", wrong.len())));
     }
     shell::run(&["cargo", "build", "--locked", "--workspace", "--bins"])?;
     let mut ran = 0;
@@ -89,7 +89,7 @@ pub(crate) fn check() -> Outcome {
                     }
                     continue;
                 }
-                // A command that starts a stack of its own finds the port free.
+                // Stops the stack, so that the port is free for a command that starts one itself.
                 When::AsItIs => stack = None,
                 When::WithStack if stack.is_none() => stack = Some(start_stack()?),
                 When::WithStack => (),
@@ -103,7 +103,7 @@ pub(crate) fn check() -> Outcome {
     Ok(())
 }
 
-/// Starts the local stack, and a server in it.
+/// Starts the local stack and one server, and waits until the server is ready.
 fn start_stack() -> Result<Background, Failure> {
     let line = ["target/debug/owmm-local", "--no-demo", "--port", STACK_PORT];
     let env = [("OWMM_LOG", "warn")];
@@ -116,7 +116,7 @@ fn start_stack() -> Result<Background, Failure> {
     };
     owmm(&["launch", "default", "--at-least", "1", "--yes"])?;
     let start = Instant::now();
-    // However the document is laid out.
+    // The JSON is compared without white space.
     while !owmm(&["servers", "--json"])?.replace(char::is_whitespace, "").contains("\"state\":\"ready\"") {
         if start.elapsed() > STACK_WITHIN {
             return Err(Failure::new(format!("the stack's first server was not ready within {STACK_WITHIN:?}")));
@@ -131,7 +131,7 @@ fn run_block(file: &str, block: &Block, within: Duration) -> Outcome {
     const MARK: &str = "\u{1}done ";
     let mut script = String::from("set -eo pipefail\n");
     for (index, command) in block.commands.iter().enumerate() {
-        // On a line of its own, whatever the command has printed last.
+        // On a line of its own, even if the command's output does not end with a line break.
         script.push_str(&format!("{}\nprintf '\\n{MARK}%s\\n' {index}\n", command.text));
     }
     let start = Instant::now();
@@ -148,7 +148,7 @@ fn run_block(file: &str, block: &Block, within: Duration) -> Outcome {
     if let Some(stdout) = bash.stdout.take() {
         thread::spawn(move || {
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-                // Nobody reads any more once the time is up.
+                // Sending fails after the time limit, which is fine.
                 let _ = send.send(String::from_utf8_lossy(&line).into_owned());
             }
         });
@@ -173,14 +173,14 @@ fn run_block(file: &str, block: &Block, within: Duration) -> Outcome {
             Ok(line) if line.is_empty() => (),
             Ok(line) => println!("    {line}"),
             Err(RecvTimeoutError::Disconnected) => break,
-            // What a command has left running may hold the pipe open. What the shell has printed was read by now.
+            // A process that a command has left running may keep the pipe open; all output of the shell has been read.
             Err(RecvTimeoutError::Timeout) if has_ended => break,
             Err(RecvTimeoutError::Timeout) => has_ended = !matches!(bash.try_wait(), Ok(None)),
         }
         in_time = start.elapsed() < within;
         std::io::stdout().flush()?;
     }
-    // What the block has left running ends with it.
+    // Ends all processes that the block has left running.
     if current.is_some() && !in_time {
         shell::signal("TERM", &group);
         if !shell::wait(&mut bash, Duration::from_secs(10)) {
@@ -199,7 +199,7 @@ fn run_block(file: &str, block: &Block, within: Duration) -> Outcome {
     }
 }
 
-/// The blocks of commands of a document, or the lines where a block escapes, with the reason.
+/// The blocks of commands of a document, or the line number and reason of each block that breaks the rules.
 fn blocks(text: &str) -> Result<Vec<Block>, Vec<(usize, String)>> {
     let mut found = Vec::new();
     let mut wrong = Vec::new();
@@ -215,7 +215,7 @@ fn blocks(text: &str) -> Result<Vec<Block>, Vec<(usize, String)>> {
             if line.trim().starts_with(fence) && line.trim().chars().all(|it| fence.starts_with(it)) {
                 break;
             }
-            // In a list, a block is indented as a whole.
+            // In a list, the whole block is indented.
             let inside = line
                 .get(..indent)
                 .filter(|it| it.trim().is_empty())
@@ -238,11 +238,11 @@ fn blocks(text: &str) -> Result<Vec<Block>, Vec<(usize, String)>> {
     if wrong.is_empty() { Ok(found) } else { Err(wrong) }
 }
 
-/// What a fence's info string means: `None` for a block that is not one of commands.
+/// When a block with this info string runs; `None` if it has no commands.
 fn when(info: &str) -> Result<Option<When>, String> {
     let words: Vec<&str> = info.split_whitespace().collect();
     match words.as_slice() {
-        [] => Err("a block without a language: `console` for commands, `text` for what is no language".to_owned()),
+        [] => Err("the block has no language: write `console` for commands, `text` for other text".to_owned()),
         ["console"] => Ok(Some(When::AsItIs)),
         ["console", "stack"] => Ok(Some(When::WithStack)),
         ["console", "not-run"] => Ok(Some(When::Never)),
@@ -256,7 +256,7 @@ fn when(info: &str) -> Result<Option<When>, String> {
     }
 }
 
-/// The commands of a block's lines, or the line that is wrong.
+/// The commands of a block's lines, or the number and problem of a wrong line.
 fn commands(content: &[(usize, &str)]) -> Result<Vec<Command>, (usize, String)> {
     let mut found: Vec<Command> = Vec::new();
     let mut goes_on = false;
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_told_from_output_and_keep_their_lines() {
+    fn commands_are_separated_from_output_and_keep_their_line_numbers() {
         let text = "# A\n```console\n$ one\noutput\n$ two \\\n    more\n> no command any more\n$ cat <<END\n> a\n> END\n```\n\
                     1. b\n   ```console stack\n   $ three\n   ```\n~~~console not-run\n$ four\n~~~\n```json\n{}\n```\n";
         assert_eq!(

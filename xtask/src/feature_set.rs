@@ -1,13 +1,13 @@
-//! The step `one-feature-set`: what `cargo run` has built, no other build of the workspace compiles again.
+//! The step `one-feature-set`: no build of the workspace compiles a third-party crate again that `cargo run` has built.
 //!
-//! Cargo compiles a crate once for each set of features that it is asked for, and that depends on which members one
-//! command builds. `infra/feature-set` asks for the same features everywhere; this step tells which are missing there.
+//! Cargo compiles a crate once per set of features, which depends on the members that a command builds.
+//! `infra/feature-set` enables the same features in every build; this step names those that it lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::shell::{self, Failure, Outcome};
 
-/// Builds that people use, each with what cargo is given to choose its members. The first is what `cargo run` builds.
+/// Common builds, each with the arguments of `cargo tree` for its members. The first is that of `cargo run`.
 const BUILDS: &[(&str, &[&str])] = &[
     ("cargo run", &["--edges", "normal,build"]),
     ("cargo build -p load", &["--edges", "normal,build", "-p", "load"]),
@@ -20,10 +20,10 @@ const BUILDS: &[(&str, &[&str])] = &[
     ("cargo test --workspace", &["--edges", "normal,build,dev", "--workspace"]),
 ];
 
-/// What is built after `cargo run`, to see that nothing is compiled again.
+/// Build after that of `cargo run`, in which no third-party crate must be compiled again.
 const AFTER_RUN: [&str; 9] = ["cargo", "build", "--locked", "-p", "load", "-p", "verify", "-p", "cli"];
 
-/// Crates that only tools need: no deployed function may have them.
+/// Crates that only tools need; no deployed function may depend on them.
 const OF_TOOLS: &[&str] = &["aws-sdk-sso", "aws-sdk-ssooidc", "clap", "feature-set"];
 
 /// For each third-party crate and version, the feature sets that a build compiles it with: as a library for programs,
@@ -48,7 +48,7 @@ pub(crate) fn check() -> Outcome {
     }
     println!("{} builds ask each third-party crate for the same features", builds.len());
     functions_stay_small()?;
-    // And so it is: what cargo makes of it depends on more than features.
+    // Checked with a real build too, because cargo's decision depends on more than features.
     let known = builds.first().map(|(_, units)| units.keys().cloned().collect()).unwrap_or_default();
     shell::run(&["cargo", "build", "--locked"])?;
     let again = compiled_again(&known, &shell::stderr_of(&AFTER_RUN)?);
@@ -58,13 +58,13 @@ pub(crate) fn check() -> Outcome {
     Err(Failure::new(format!("after `cargo build`, `{}` compiled again: {}", AFTER_RUN.join(" "), again.join(", "))))
 }
 
-/// The third-party crates that cargo says it compiles, of those that were built before. New ones are compiled once.
+/// Third-party crates that cargo's output says are compiled, of those that were built before.
 fn compiled_again(known: &BTreeSet<String>, lines: &[String]) -> Vec<String> {
     let compiled = lines.iter().filter_map(|line| line.trim_start().strip_prefix("Compiling "));
     compiled.filter(|it| known.contains(*it)).map(str::to_owned).collect()
 }
 
-/// The deployed programs must not get the features of the tools: nothing that they are built from asks for them.
+/// Checks that the deployed packages do not depend on crates that only tools need.
 fn functions_stay_small() -> Outcome {
     let manifest = shell::read("Cargo.toml")?;
     let deployed = deployed(&manifest);
@@ -94,11 +94,11 @@ fn tree(arguments: &[&str]) -> Result<String, Failure> {
     shell::stdout_of(&line)
 }
 
-/// Reads lines such as `tokio v1.54.1|macros,rt`; a crate of the workspace has its folder behind the version.
+/// Parses lines such as `tokio v1.54.1|macros,rt`, without crates of the workspace, which have a folder in parentheses.
 fn units(tree: &str) -> Units {
     let mut units = Units::new();
     for line in tree.lines() {
-        // ` (*)` ends a line whose dependencies were listed before.
+        // A line ends with ` (*)` if its dependencies were listed before.
         let Some((package, features)) = line.trim_end_matches(" (*)").split_once('|') else { continue };
         let package = package.trim_end_matches(" (proc-macro)");
         if !package.contains('(') {
@@ -108,9 +108,9 @@ fn units(tree: &str) -> Units {
     units
 }
 
-/// One line for each crate that two builds would compile differently.
+/// One line for each crate that two builds compile with different features.
 ///
-/// A build that has only the one for build scripts, say, is no difference: its sets are among those of the other.
+/// A build with a subset of the other's feature sets, such as only that of build scripts, is no difference.
 fn differences(builds: &[(&str, Units)]) -> Vec<String> {
     let mut lines = BTreeMap::new();
     for (index, (one, ours)) in builds.iter().enumerate() {

@@ -1,6 +1,6 @@
-//! The project's checks: `cargo xtask ci` runs all of them, `cargo xtask check` the quick ones, `cargo xtask NAME...` some.
+//! The project's checks: `cargo xtask ci` runs all steps, `cargo xtask check` the quick ones, `cargo xtask NAME...` some.
 //!
-//! Owns the command line. The steps are in [`steps`]; what a change must pass is exactly what `.ci/run` calls.
+//! Owns the command line. The steps are in [`steps`]; `.ci/run` calls `cargo xtask ci`, which every change must pass.
 
 mod cycles;
 mod documents;
@@ -21,12 +21,12 @@ The project's checks.
 Usage: cargo xtask <NAME>...
 
   ci       every step, as `.ci/run` does before a change lands
-  check    the quick steps, for while you work
+  check    the quick steps, for use during development
   list     the steps, with what each checks
   STEP     one step or several by name, in the order given
 
-Each step prints its name and the seconds so far. The first failure ends the run.
-Exit codes: 0 everything held, 1 a step failed, 2 the command line is wrong.
+Each step prints its name and the seconds since the start. The first failure ends the run.
+Exit codes: 0 all steps passed, 1 a step failed, 2 the command line is wrong.
 ";
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 /// The steps that the command line names, each once.
 fn chosen(names: &[String]) -> Result<Vec<&'static Step>, String> {
     if names.is_empty() {
-        return Err("no step named".to_owned());
+        return Err("name at least one step, or `ci` or `check`".to_owned());
     }
     let mut steps: Vec<&'static Step> = Vec::new();
     for name in names {
@@ -61,7 +61,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Step>, String> {
             name => STEPS.iter().filter(|step| step.name == name).collect(),
         };
         if more.is_empty() {
-            return Err(format!("no step is called `{name}`"));
+            return Err(format!("unknown step `{name}`"));
         }
         for step in more {
             if !steps.iter().any(|it| it.name == step.name) {
@@ -90,12 +90,12 @@ fn run(steps: &[&Step]) -> ExitCode {
     let start = Instant::now();
     for (index, step) in steps.iter().enumerate() {
         let seconds = start.elapsed().as_secs();
-        println!("\n== {} ({} of {}, {seconds} s so far): {}", step.name, index + 1, steps.len(), step.about);
+        println!("\n== {} ({} of {}, {seconds} s since the start): {}", step.name, index + 1, steps.len(), step.about);
         let outcome: Outcome = (step.run)();
         if let Err(failure) = outcome {
             let seconds = start.elapsed().as_secs();
             eprintln!("\nxtask: step `{}` failed after {seconds} s: {failure}", step.name);
-            eprintln!("xtask: run it alone: cargo xtask {}", step.name);
+            eprintln!("xtask: to repeat only this step: cargo xtask {}", step.name);
             return ExitCode::FAILURE;
         }
     }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_unknown_step_is_refused_before_anything_runs() {
-        assert_eq!(names(&["format", "nosuch"]), Err("no step is called `nosuch`".to_owned()));
+        assert_eq!(names(&["format", "nosuch"]), Err("unknown step `nosuch`".to_owned()));
         assert!(names(&[]).is_err());
     }
 

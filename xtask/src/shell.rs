@@ -1,6 +1,6 @@
 //! Child processes: how they are started, awaited and ended.
 //!
-//! Owns the environment that every child gets. Must not know which steps exist.
+//! Owns the environment of every child. Must not know which steps exist.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-/// Time that a background process has to end after SIGTERM, before it is killed.
+/// Time from SIGTERM to SIGKILL for a background process.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Why a step failed: one line for the person who reads the output.
+/// Why a step failed, in one line.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
 
@@ -72,7 +72,7 @@ pub(crate) fn run(line: &[&str]) -> Outcome {
 /// Prints and runs a command line with variables of its own.
 pub(crate) fn run_with(line: &[&str], env: &[(&str, &str)]) -> Outcome {
     let Some((program, arguments)) = line.split_first() else {
-        return Err(Failure::new("an empty command line"));
+        return Err(Failure::new("the command line is empty"));
     };
     let shown = shown(line, env);
     println!("$ {shown}");
@@ -91,9 +91,9 @@ fn shown(line: &[&str], env: &[(&str, &str)]) -> String {
     env.chain(line.iter().map(|word| quote(word))).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command line and returns its stdout; stderr goes to this process's.
+/// Runs a command line and returns its stdout; its stderr is that of this process.
 pub(crate) fn stdout_of(line: &[&str]) -> Result<String, Failure> {
-    let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("an empty command line"))?;
+    let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("the command line is empty"))?;
     let output = command(program)
         .args(arguments)
         .stderr(Stdio::inherit())
@@ -106,9 +106,9 @@ pub(crate) fn stdout_of(line: &[&str]) -> Result<String, Failure> {
     }
 }
 
-/// Prints and runs a command line; returns the lines of its stderr, which are printed as they come.
+/// Prints and runs a command line; returns the lines of its stderr, which are printed as they arrive.
 pub(crate) fn stderr_of(line: &[&str]) -> Result<Vec<String>, Failure> {
-    let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("an empty command line"))?;
+    let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("the command line is empty"))?;
     let shown = shown(line, &[]);
     println!("$ {shown}");
     let mut child = command(program).args(arguments).stderr(Stdio::piped()).spawn()?;
@@ -139,7 +139,7 @@ pub(crate) fn tracked_files() -> Result<Vec<String>, Failure> {
     Ok(files)
 }
 
-/// Text of one of the project's files.
+/// Reads a file of the project as text.
 pub(crate) fn read(file: &str) -> Result<String, Failure> {
     fs::read_to_string(root().join(file)).map_err(|error| Failure(format!("{file}: {error}")))
 }
@@ -175,7 +175,7 @@ impl Background {
         prefix: &str,
         within: Duration,
     ) -> Result<(Background, String), Failure> {
-        let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("an empty command line"))?;
+        let (program, arguments) = line.split_first().ok_or_else(|| Failure::new("the command line is empty"))?;
         let shown = shown(line, env);
         println!("$ {shown} &");
         let mut child = command(program)
@@ -194,7 +194,7 @@ impl Background {
             let Some(stdout) = stdout else { return };
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some(rest) = line.strip_prefix(&wanted) {
-                    // Nobody waits any more once the line was found or the time was up.
+                    // Sending fails once `start` has returned, which is fine.
                     let _ = send.send(rest.trim().to_owned());
                 }
             }
@@ -215,7 +215,7 @@ impl Drop for Background {
     }
 }
 
-/// Ends a child with SIGTERM, so that it can end its own children, and with SIGKILL when it has not ended after `GRACE`.
+/// Ends a child with SIGTERM, so that it can end its own children, and with SIGKILL if it has not ended after `GRACE`.
 fn end(child: &mut Child, name: &str) {
     if matches!(child.try_wait(), Ok(Some(_))) {
         return;
@@ -223,13 +223,13 @@ fn end(child: &mut Child, name: &str) {
     signal("TERM", &child.id().to_string());
     if !wait(child, GRACE) {
         eprintln!("xtask: killing `{name}`, which did not end within {GRACE:?} of SIGTERM");
-        // It may have ended in between.
+        // Fails if the child has ended in the meantime.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-/// Waits for a child to end; returns false when the time is up.
+/// Waits for a child to end; returns false if it has not ended within that time.
 pub(crate) fn wait(child: &mut Child, within: Duration) -> bool {
     let start = std::time::Instant::now();
     while start.elapsed() < within {
@@ -243,7 +243,7 @@ pub(crate) fn wait(child: &mut Child, within: Duration) -> bool {
 
 /// Sends a signal by its name to a process, or to a process group if `to` starts with `-`.
 pub(crate) fn signal(name: &str, to: &str) {
-    // The process may be gone already, which is what a signal is for.
+    // Fails if the process has already ended, which is the purpose of the signal.
     let _ = Command::new("kill").args(["-s", name, "--", to]).stderr(Stdio::null()).status();
 }
 

@@ -1,13 +1,13 @@
-//! Rust source as identifiers and punctuation, with their lines; comments, strings and numbers are left out.
+//! Splits Rust source into identifiers and punctuation with line numbers, without comments and contents of literals.
 //!
-//! Enough to see which paths a file names, and no more: it is no parser.
+//! This is enough to find the paths in a file; it is not a parser.
 
-/// A token that a path can be made of.
+/// A token of Rust source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Token {
     /// An identifier, or one character of punctuation. Literals are one `"`.
     pub(crate) text: String,
-    /// Its line, from 1.
+    /// Line number, from 1.
     pub(crate) line: usize,
 }
 
@@ -45,7 +45,7 @@ impl Scan<'_> {
         } else if first == '\'' {
             match character(self.rest) {
                 Some(length) => self.keep("\"", length),
-                // A lifetime: the quote goes, and its name with it.
+                // A lifetime: skips the quote and the name.
                 None => self.skip(1 + word(self.rest.get(1..).unwrap_or_default())),
             }
         } else if first.is_ascii_digit() {
@@ -76,7 +76,7 @@ fn word(text: &str) -> usize {
     text.find(|it: char| !it.is_alphanumeric() && it != '_').unwrap_or(text.len())
 }
 
-/// Length of the block comment that `text` starts with; they nest.
+/// Length of the block comment at the start of `text`, with nested ones.
 fn block_comment(text: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
@@ -94,7 +94,7 @@ fn block_comment(text: &str) -> usize {
     text.len()
 }
 
-/// Length of the string literal that `text` starts with, with its prefix and hashes.
+/// Length of the string literal at the start of `text`, with its prefix and hashes; `None` if there is none.
 fn string(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r", ""].into_iter().find(|it| {
         let rest = text.strip_prefix(it).unwrap_or_default();
@@ -112,7 +112,7 @@ fn string(text: &str) -> Option<usize> {
     Some(begin + quoted(inner, '"'))
 }
 
-/// Length of the character literal that `text` starts with, unless that is a lifetime.
+/// Length of the character literal at the start of `text`; `None` for a lifetime.
 fn character(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('\'')?;
     let first = inner.chars().next()?;
@@ -120,7 +120,7 @@ fn character(text: &str) -> Option<usize> {
     (first == '\\' || second.starts_with('\'')).then(|| 1 + quoted(inner, '\''))
 }
 
-/// Length up to and with the closing quote.
+/// Length of `inner` up to the closing quote, inclusive.
 fn quoted(inner: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, it) in inner.char_indices() {
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn comments_strings_and_lifetimes_are_no_names() {
+    fn comments_strings_and_lifetimes_give_no_names() {
         let source = "a /* b /* c */ d */ \"e \\\" f\" r#\"g \" h\"# 'i' '\\'' b\"j\" &'k l // m\nn 1_u64 r\"o\"";
         assert_eq!(texts(source), ["a", "\"", "\"", "\"", "\"", "\"", "&", "l", "n", "\"", "\""]);
     }
 
     #[test]
-    fn a_token_knows_its_line() {
+    fn a_token_has_its_line_number() {
         let lines: Vec<usize> = tokens("a\n/* \n */ \"\n\" b").into_iter().map(|it| it.line).collect();
         assert_eq!(lines, [1, 3, 4]);
     }

@@ -1,4 +1,4 @@
-//! The steps, in the order in which `ci` runs them: what is quick or finds most comes first.
+//! The steps, in the order in which `ci` runs them: quick ones, and those that find most, come first.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -10,9 +10,9 @@ use crate::{
 
 /// One named check.
 pub(crate) struct Step {
-    /// What the command line calls it.
+    /// Its name on the command line.
     pub(crate) name: &'static str,
-    /// What holds when it has passed.
+    /// What is guaranteed once it has passed.
     pub(crate) about: &'static str,
     /// Whether `ci` runs it.
     pub(crate) ci: bool,
@@ -25,16 +25,10 @@ pub(crate) struct Step {
 /// Every step.
 pub(crate) const STEPS: &[Step] = &[
     Step { name: "format", about: "rustfmt would change nothing", ci: true, check: true, run: format },
-    Step {
-        name: "vocabulary",
-        about: "no word that was replaced is back",
-        ci: true,
-        check: true,
-        run: vocabulary::check,
-    },
+    Step { name: "vocabulary", about: "no replaced word is used again", ci: true, check: true, run: vocabulary::check },
     Step {
         name: "cycles",
-        about: "no module and no crate imports itself through others",
+        about: "no import cycle of modules or of crates",
         ci: true,
         check: true,
         run: cycles::check,
@@ -65,7 +59,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "one-feature-set",
-        about: "no build of one member compiles a third-party crate again",
+        about: "builds of different members compile each third-party crate once",
         ci: true,
         check: false,
         run: feature_set::check,
@@ -73,16 +67,22 @@ pub(crate) const STEPS: &[Step] = &[
     Step { name: "test", about: "every test of the workspace", ci: true, check: false, run: test },
     Step {
         name: "least-privilege",
-        about: "each role allows what the tests of the step `test` have used, and nothing else",
+        about: "each role allows exactly what the step `test` has used",
         ci: true,
         check: false,
         run: least_privilege,
     },
     Step { name: "simulate", about: "five hundred seeds of the simulation", ci: true, check: false, run: simulate },
-    Step { name: "edge", about: "made-up requests, answered as openapi.yaml says", ci: true, check: false, run: edge },
+    Step {
+        name: "edge",
+        about: "responses to generated requests conform to openapi.yaml",
+        ci: true,
+        check: false,
+        run: edge,
+    },
     Step {
         name: "deployment",
-        about: "template and programs, as far as it goes without an account",
+        about: "template and deployed programs, without an AWS account",
         ci: true,
         check: false,
         run: deployment,
@@ -119,22 +119,22 @@ fn unit_tests() -> Outcome {
     run(&["cargo", "test", "--locked", "--workspace", "--lib", "--bins"])
 }
 
-/// Runs cargo-deny, and installs it first if it is not there yet.
+/// Runs cargo-deny, and installs it first if necessary.
 ///
-/// Licences, bans and sources need nothing but Cargo.lock. Advisories need the RustSec database, which is a git
-/// repository on the internet: where it cannot be fetched that check alone is left out, loudly.
+/// Licences, bans and sources need only Cargo.lock. Advisories need the RustSec database, a git repository on the
+/// internet; if it cannot be fetched, only this check is skipped, with a warning.
 fn deny() -> Outcome {
-    // The version's own folder, so that a new version replaces the old one.
+    // One folder per version, so that a new version is installed although an old one exists.
     const VERSION: &str = "0.20.2";
     let tools = shell::path(&format!("target/tools/cargo-deny-{VERSION}"));
     let program = format!("{tools}/bin/cargo-deny");
     if !std::path::Path::new(&program).is_file() {
-        // A debug build: it is ready in a third of the time, and what it checks takes a second either way.
+        // A debug build compiles in a third of the time, and its checks take about a second too.
         run(&["cargo", "install", "--locked", "--debug", "--version", VERSION, "cargo-deny", "--root", &tools])?;
     }
     run(&[&program, "--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])?;
     if !database_answers(&program) {
-        let line = "== deny: ADVISORIES NOT CHECKED: the RustSec database could not be fetched from here";
+        let line = "== deny: ADVISORIES NOT CHECKED: the RustSec database could not be fetched";
         println!(
             "{}",
             if std::io::stdout().is_terminal() { format!("\x1b[33m{line}\x1b[0m") } else { line.to_owned() }
@@ -161,7 +161,7 @@ fn test() -> Outcome {
     run(&["cargo", "test", "--locked", "--workspace"])
 }
 
-/// The step `test` builds the program and notes what each function has used.
+/// Runs `least-privilege`, which the step `test` has built and whose notes the tests have written.
 fn least_privilege() -> Outcome {
     run(&["target/debug/least-privilege"])
 }

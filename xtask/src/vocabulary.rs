@@ -1,6 +1,6 @@
-//! The step `vocabulary`: a word that was replaced does not come back.
+//! The step `vocabulary`: no word that was replaced is used again.
 //!
-//! The list is `vocabulary.txt` beside this crate's sources; its first lines say how an old word is found.
+//! The list is `xtask/vocabulary.txt`; its first lines say how an old word is found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use crate::shell::{self, Failure, Outcome};
 
 const LIST: &str = "xtask/vocabulary.txt";
 
-/// Files that may name old words: the list itself, and what tells the project's history.
+/// Files that may contain old words: the list itself, and documents about the project's history.
 const EXEMPT: &[&str] = &[LIST, "CHANGELOG.md", "verify/FINDINGS.md"];
 
-/// Lines printed for one word; the rest is counted.
+/// Maximum of printed lines per rule; all lines are counted.
 const SHOWN: usize = 5;
 
-/// Old words, and what is said in their place.
+/// A line of the list: old words, and what to write instead.
 struct Rule {
     old: Vec<String>,
     new: String,
@@ -45,11 +45,11 @@ pub(crate) fn check() -> Outcome {
         }
     }
     if hits.is_empty() {
-        println!("{} old words, none of them used", rules.len());
+        println!("no line uses a word of the {} rules", rules.len());
         return Ok(());
     }
     let lines: usize = hits.values().map(Vec::len).sum();
-    Err(Failure::new(format!("{} old words on {lines} lines; {LIST} says what to write instead", hits.len())))
+    Err(Failure::new(format!("{lines} lines use words of {} rules; {LIST} says what to write instead", hits.len())))
 }
 
 fn is_checked(file: &str) -> bool {
@@ -63,10 +63,10 @@ fn rules(list: &str) -> Result<Vec<Rule>, Failure> {
     let lines = list.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let rules = lines.map(|(index, line)| {
         let wrong = |why: String| Failure::new(format!("{LIST}:{}: {why}", index + 1));
-        let (old, new) = line.split_once(" => ").ok_or_else(|| wrong("no ` => `".to_owned()))?;
+        let (old, new) = line.split_once(" => ").ok_or_else(|| wrong("the line lacks ` => `".to_owned()))?;
         let old: Vec<String> = old.split(" | ").map(|it| it.trim().to_owned()).collect();
         if old.iter().any(String::is_empty) {
-            return Err(wrong("an empty word".to_owned()));
+            return Err(wrong("an old word is empty".to_owned()));
         }
         Ok(Rule { old, new: new.trim().to_owned() })
     });
@@ -83,7 +83,7 @@ fn find(rules: &[Rule], file: &str, text: &str, hits: &mut BTreeMap<usize, Vec<H
     }
 }
 
-/// The lines, from 1, that have a word or phrase; as a whole word where it begins or ends with a letter.
+/// Line numbers, from 1, with a word or phrase. Where it begins or ends with a letter, it must be a whole word.
 fn lines_with<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let is_letter = |it: Option<char>| it.is_some_and(|it| it.is_alphanumeric() || it == '_');
     let found = text.match_indices(word).filter(move |&(at, _)| {
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_projects_list_finds_old_words() {
-        // Written so that this file itself has none of them.
+        // Split, so that this file itself contains none of them.
         let planted = [
             concat!("a: &Sta", "mp"),
             concat!("Good", "bye::new()"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_list_that_is_no_rule_names_itself() {
+    fn a_malformed_line_of_the_list_is_reported_with_its_number() {
         assert!(rules("a => b\nnothing").err().unwrap().to_string().starts_with("xtask/vocabulary.txt:2: "));
         assert!(rules("a |  | c => b").is_err());
     }

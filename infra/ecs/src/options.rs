@@ -18,7 +18,7 @@ pub struct Options {
     pub start_delay: Duration,
     /// Time between SIGTERM and SIGKILL for the process of a stopped task.
     pub stop_timeout: Duration,
-    /// Time between SIGTERM and SIGKILL at [`LocalEcs::shutdown`]. Shorter, because a user waits at a terminal.
+    /// Time between SIGTERM and SIGKILL at `LocalEcs::shutdown`. Shorter, because a user waits at a terminal.
     pub shutdown_timeout: Duration,
     /// Most tasks that are not stopped. `RunTask` returns `failures` for tasks above this limit.
     pub max_tasks: usize,

@@ -1,5 +1,5 @@
-//! Who is let in where (invariant I7): every route of `openapi.yaml` against every kind of caller. A route without a row
-//! fails, and so does a row without a route.
+//! Authorization (invariant I7): every kind of caller calls every route of `openapi.yaml`. A route without a row in the
+//! matrix fails, and so does a row without a route.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use crate::{
     support::{SIGNED, World, settings},
 };
 
-/// Who calls.
+/// Kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Caller {
-    Nobody,
+    Anonymous,
     Player,
     AnotherPlayer,
     Server,
@@ -22,19 +22,19 @@ enum Caller {
     Operator,
 }
 
-use Caller::{AnotherPlayer, AnotherServer, Backend, Nobody, Operator, Player, Server};
+use Caller::{Anonymous, AnotherPlayer, AnotherServer, Backend, Operator, Player, Server};
 
-const ALL: [Caller; 7] = [Nobody, Player, AnotherPlayer, Server, AnotherServer, Backend, Operator];
+const ALL: [Caller; 7] = [Anonymous, Player, AnotherPlayer, Server, AnotherServer, Backend, Operator];
 
-/// The gateway reads `sub` from whatever bearer token it is shown, and on a laptop any text is one: a server's token makes
-/// a player of that name there. So these are let in as who they say they are, never as anybody else.
+/// Callers that the routes of players accept. The local gateway takes any bearer token as the player's id, so the token
+/// of a server is accepted as a player with that id, never as another player.
 const PLAYERS: &[Caller] = &[Player, AnotherPlayer, Server, AnotherServer];
-/// The server that the path names, and no other.
+/// Only the server that the path names.
 const THE_SERVER: &[Caller] = &[Server];
-/// IAM decides which of the studio's identities may call which route; to OWMM a signature is a signature.
+/// Callers with an AWS signature. IAM decides which identity may call which route; OWMM does not distinguish them.
 const SIGNED_ONES: &[Caller] = &[Backend, Operator];
 
-/// Who is let in, route by route.
+/// Method, path and accepted callers of every route.
 const MATRIX: &[(&str, &str, &[Caller])] = &[
     ("POST", "/join", PLAYERS),
     ("DELETE", "/join", PLAYERS),
@@ -57,7 +57,7 @@ const MATRIX: &[(&str, &str, &[Caller])] = &[
     ("POST", "/pools/{pool}/resume", SIGNED_ONES),
 ];
 
-/// A body that the route takes, so that only the caller can be what is wrong.
+/// A valid body for the route, so that a refusal can only be due to the caller.
 fn body(method: &str, template: &str) -> Option<Value> {
     Some(match (method, template) {
         ("PUT", "/servers/{serverId}") => json!({ "address": "127.0.0.1", "port": 7777 }),
@@ -68,23 +68,23 @@ fn body(method: &str, template: &str) -> Option<Value> {
 }
 
 #[test]
-fn every_route_has_its_row() {
+fn every_route_has_one_row_in_the_matrix() {
     let rows = MATRIX.iter().map(|(method, path, _)| format!("{method} {path}")).collect::<BTreeSet<_>>();
     let routes = operations().map(|(method, path, _)| format!("{method} {path}")).collect::<BTreeSet<_>>();
     assert_eq!(rows, routes);
-    assert_eq!(rows.len(), MATRIX.len(), "a row twice");
+    assert_eq!(rows.len(), MATRIX.len(), "a route has two rows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_caller_is_let_in_where_the_matrix_says_and_nowhere_else() {
+async fn each_route_accepts_the_callers_of_its_row_and_refuses_all_others() {
     for (method, template, allowed) in MATRIX {
         for caller in ALL {
-            // A world each: what one is allowed to do must not be in the next one's way.
+            // A new world for each caller, so that no allowed call affects the next caller.
             let world = World::new(|options| options.limits.capacity = 1).await;
             let server = world.ready_server("ann").await;
             let another = world.ready_server("bob").await;
             let authorization = match caller {
-                Nobody => None,
+                Anonymous => None,
                 Player => Some("Bearer ann".to_owned()),
                 AnotherPlayer => Some("Bearer bob".to_owned()),
                 Server => Some(format!("Bearer {}", server.token)),

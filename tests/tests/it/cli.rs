@@ -1,4 +1,4 @@
-//! `owmm`, the operators' command line: the real program against the real gateway.
+//! The operators' command line `owmm`: the real program against the local gateway.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::support::{SOON, World, eventually, limits, line_with, settings, signal};
 
-/// The program, with nothing of the machine that could lead it elsewhere: no AWS configuration, no proxy.
+/// The program `owmm` in a clean environment: no AWS configuration and no proxy settings of this machine.
 fn owmm(url: &str) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_operator"));
     program.env_clear().env("OWMM_URL", url).env("HOME", "/nonexistent").env("AWS_EC2_METADATA_DISABLED", "true");
@@ -27,7 +27,7 @@ fn owmm(url: &str) -> Command {
     program
 }
 
-/// What a run came to.
+/// Result of a finished run.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -48,9 +48,9 @@ impl Ran {
     }
 
     #[track_caller]
-    fn tells(self, words: &[&str]) -> Self {
+    fn prints(self, words: &[&str]) -> Self {
         for word in words {
-            assert!(self.stderr.contains(word), "`{word}` is not told: {self:?}");
+            assert!(self.stderr.contains(word), "`{word}` is not in stderr: {self:?}");
         }
         self
     }
@@ -62,13 +62,13 @@ async fn finish(program: &mut Command) -> Ran {
     Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Runs a command line; the words have no blanks in them.
+/// Runs a command line, split at blanks.
 async fn run(world: &World, line: &str) -> Ran {
     finish(owmm(world.stack.url()).args(line.split_whitespace())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_view_is_a_table_for_people_and_the_apis_own_answer_for_scripts() {
+async fn every_view_prints_a_table_and_with_json_the_response_of_the_api() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("auth0|alice").await;
     server.let_in(&world, "auth0|alice").await;
@@ -105,7 +105,7 @@ async fn every_view_is_a_table_for_people_and_the_apis_own_answer_for_scripts() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listing_goes_over_all_its_pages_and_all_pools() {
+async fn servers_lists_every_page_of_every_pool() {
     let world = World::new(limits(1, 1_000)).await;
     world.operate("PUT", "/pools/arena", Some(settings(|_| {}))).await.is(200);
     for i in 0..103 {
@@ -118,15 +118,15 @@ async fn a_listing_goes_over_all_its_pages_and_all_pools() {
     ids.dedup();
     assert_eq!((ids.len(), &all["next"], &all["servers"][0]["pool"]), (104, &Value::Null, &json!("arena")));
     let text = run(&world, "servers --pool default").await.exits(0).stdout;
-    assert_eq!(text.lines().count(), 104, "a heading and each server");
+    assert_eq!(text.lines().count(), 104, "a heading and one line per server");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_is_set_by_patches_or_whole_and_the_difference_is_shown() {
+async fn pool_set_takes_patches_or_a_file_and_shows_the_difference() {
     let world = World::new(|_| {}).await;
     let before = world.operate("GET", "/pools/default", None).await.is(200).body["settings"].clone();
-    // Only to look.
+    // A dry run changes nothing.
     let dry = run(&world, "pool set default capacity=60 --dry-run --json").await.exits(0);
     let mut due = before.clone();
     due["capacity"] = json!(60);
@@ -135,56 +135,56 @@ async fn a_pool_is_set_by_patches_or_whole_and_the_difference_is_shown() {
     let row = dry.stderr.lines().find(|line| line.starts_with("capacity")).unwrap();
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["capacity", "50", "60"]);
     assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["settings"], before);
-    // Patches leave alone what they do not name, and go back to a default.
+    // A patch keeps settings that it does not name; an empty value restores the default.
     run(&world, "pool set default --yes capacity=60 rollout=drain task.assignPublicIp=false").await.exits(0);
     due["rollout"] = json!("drain");
     assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["settings"], due);
     let set = run(&world, "pool set default --yes --json capacity= rollout=").await.exits(0);
     assert_eq!(set.json(), world.operate("GET", "/pools/default", None).await.is(200).body);
     assert_eq!(set.json()["settings"], before);
-    // What is there already is not sent again.
+    // Settings that the pool already has are not sent again.
     let same = run(&world, "pool set default --yes capacity=50").await.exits(0).stdout;
     assert_eq!(same, "default already has these settings\n");
-    // A bad value names itself, and nothing changes.
+    // An invalid value is refused by name, and nothing changes.
     let refused = run(&world, "pool set default --yes capacity=0 headroom=5").await.exits(1);
-    refused.tells(&["400 invalid_body", "`capacity` must be 1 to 1000", "request local-"]);
-    run(&world, "pool set default --yes Capacity=1").await.exits(2).tells(&["no setting `Capacity`", "maxServers"]);
+    refused.prints(&["400 invalid_body", "`capacity` must be 1 to 1000", "request local-"]);
+    run(&world, "pool set default --yes Capacity=1").await.exits(2).prints(&["no setting `Capacity`", "maxServers"]);
     assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body["settings"], before);
-    // A file is the whole of it, and makes a pool that was not there.
+    // A file holds all settings, and creates a pool that did not exist.
     let file = std::env::temp_dir().join(format!("owmm-test-settings-{}.json", std::process::id()));
     std::fs::write(&file, settings(|_| {}).to_string()).unwrap();
     let line = format!("pool set arena --yes --json headroom=5 --file {}", file.display());
-    let made = run(&world, &line).await.exits(0).tells(&["There is no pool `arena` yet"]).json();
+    let made = run(&world, &line).await.exits(0).prints(&["There is no pool `arena` yet"]).json();
     std::fs::remove_file(&file).unwrap();
     assert_eq!((&made["settings"]["capacity"], &made["settings"]["headroom"]), (&json!(20), &json!(5)));
-    run(&world, "pool set arena --yes --file /nonexistent/file").await.exits(2).tells(&["/nonexistent/file"]);
+    run(&world, "pool set arena --yes --file /nonexistent/file").await.exits(2).prints(&["/nonexistent/file"]);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_are_started_launching_paused_and_resumed() {
+async fn launch_pause_and_resume_change_the_pool_and_print_the_result() {
     let world = World::new(limits(10, 25)).await;
     let launched = run(&world, "launch default --yes --json --at-least 23").await.exits(0).json();
     let count = launched["started"].as_array().unwrap().len();
     assert_eq!((count, &launched["liveServers"], &launched["missing"]), (23, &json!(23), &json!(0)), "over two calls");
     let again = run(&world, "launch default --yes --at-least 23").await.exits(0).stdout;
     assert_eq!(again, "default: 23 live servers\n");
-    run(&world, "launch default --yes --at-least 26").await.exits(1).tells(&["409 at_maximum", "maxServers"]);
+    run(&world, "launch default --yes --at-least 26").await.exits(1).prints(&["409 at_maximum", "maxServers"]);
     let paused = run(&world, "pause default --yes --for 3600").await.exits(0).stdout;
     assert_eq!(paused, "default: launching is paused for 1h00m\n");
     assert!(run(&world, "pools").await.exits(0).stdout.contains("paused by operator for "));
     let refused = run(&world, "launch default --yes --at-least 24").await.exits(1);
-    refused.tells(&["Launching is paused (503 launch_paused)", "request local-", "owmm resume"]);
+    refused.prints(&["Launching is paused (503 launch_paused)", "request local-", "owmm resume"]);
     run(&world, "pause default --yes").await.exits(0);
     let resumed = run(&world, "resume default --json").await.exits(0).json();
     assert_eq!(resumed["operatorPause"], Value::Null);
     run(&world, "launch default --yes --at-least 24").await.exits(0);
-    run(&world, "pause nowhere --yes").await.exits(1).tells(&["404 unknown_pool"]);
+    run(&world, "pause nowhere --yes").await.exits(1).prints(&["404 unknown_pool"]);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() {
+async fn drain_starts_and_release_of_a_connected_player_is_refused_with_a_hint() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let id = server.id.as_str();
@@ -192,7 +192,7 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     assert!(world.ledger(id).await.claims.is_empty());
     server.let_in(&world, "alice").await;
     let refused = run(&world, "player release alice --yes").await.exits(1);
-    refused.tells(&["409 player_inside", id, "owmm server drain"]);
+    refused.prints(&["409 player_inside", id, "owmm server drain"]);
     let script = run(&world, "player release alice --yes --json").await.exits(1);
     let problem = serde_json::from_str::<Value>(&script.stderr).unwrap();
     assert_eq!((&problem["code"], script.stdout.as_str()), (&json!("player_inside"), ""));
@@ -202,16 +202,16 @@ async fn servers_are_drained_and_players_released_or_refused_with_the_way_out() 
     let drained = run(&world, &format!("server drain {id} --yes --json --deadline 0")).await.exits(0).json();
     assert_eq!((&drained["state"], &drained["connected"]), (&json!("draining"), &json!(1)));
     world.reconcile().await;
-    run(&world, &format!("server drain {id} --yes")).await.exits(1).tells(&["410 server_stopped"]);
+    run(&world, &format!("server drain {id} --yes")).await.exits(1).prints(&["410 server_stopped"]);
     run(&world, "player release alice --yes").await.exits(0);
     assert!(matches!(world.seat("alice").await, Some(Seat::Vacant(_))));
-    run(&world, "server show nobody").await.exits(1).tells(&["404 unknown_server"]);
-    run(&world, "player show nobody").await.exits(1).tells(&["404 unknown_player"]);
+    run(&world, "server show nobody").await.exits(1).prints(&["404 unknown_server"]);
+    run(&world, "player show nobody").await.exits(1).prints(&["404 unknown_player"]);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changes_something_does_nothing_where_nobody_can_be_asked() {
+async fn a_changing_command_without_terminal_and_without_yes_does_nothing() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let before = world.operate("GET", "/pools/default", None).await.is(200).body;
@@ -223,7 +223,7 @@ async fn what_changes_something_does_nothing_where_nobody_can_be_asked() {
         &format!("server drain {}", server.id),
     ];
     for line in lines {
-        run(&world, line).await.exits(4).tells(&["Nothing was done", "--yes"]);
+        run(&world, line).await.exits(4).prints(&["Nothing was done", "--yes"]);
     }
     assert_eq!(world.operate("GET", "/pools/default", None).await.is(200).body, before);
     let ledger = world.ledger(&server.id).await;
@@ -231,7 +231,7 @@ async fn what_changes_something_does_nothing_where_nobody_can_be_asked() {
     world.end().await;
 }
 
-/// A terminal, and what has been written on it.
+/// A pseudo-terminal, and the text that was written to it.
 struct Terminal {
     hand: File,
     line: std::path::PathBuf,
@@ -249,7 +249,7 @@ impl Terminal {
         let written_too = written.clone();
         std::thread::spawn(move || {
             let mut bytes = [0; 1_024];
-            // Ends with an error once nobody has the terminal open any more.
+            // Reading fails, and so ends, once no process has the terminal open.
             while let Ok(count @ 1..) = read.read(&mut bytes) {
                 written_too.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
             }
@@ -280,7 +280,7 @@ async fn ended(mut program: tokio::process::Child) -> Option<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
+async fn a_changing_command_on_a_terminal_asks_first_and_only_y_confirms() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
@@ -295,12 +295,12 @@ async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
         let program = terminal.owmm(&world, &line);
         terminal.shows("1 connected, 0 reserved", 1).await;
         terminal.shows("[y/N]", 1).await;
-        assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "it has not been answered yet");
+        assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "changed before the answer");
         terminal.types(answer);
         assert_eq!(ended(program).await, Some(code), "{answer:?}");
         assert_eq!(world.ledger(&server.id).await.state, state, "{answer:?}");
     }
-    // The others ask too, and say what they would do.
+    // Every other changing command asks for confirmation too, and shows what it would do.
     for (line, words) in [
         ("launch default --at-least 3", "`default` has 1 live servers"),
         ("pause default --for 90", "for 1m30s"),
@@ -319,7 +319,7 @@ async fn on_a_terminal_it_asks_and_only_yes_is_yes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_somebody_else_has_set_meanwhile_are_not_undone() {
+async fn pool_set_does_not_overwrite_settings_that_changed_since_it_read_them() {
     let world = World::new(|_| {}).await;
     let mut terminal = Terminal::new();
     let program = terminal.owmm(&world, "pool set default headroom=7");
@@ -334,13 +334,13 @@ async fn settings_that_somebody_else_has_set_meanwhile_are_not_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_goes_on_after_a_failed_request_and_ends_with_a_signal() {
+async fn a_watch_continues_after_a_failed_request_and_ends_on_a_signal() {
     let world = World::new(|_| {}).await;
     let id = world.ready_server("alice").await.id;
     let mut program = owmm(world.stack.url());
     let mut program = program.args(["servers", "--watch", "--interval", "1"]).spawn().unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
-    run(&world, "servers --pool nowhere --watch").await.exits(1).tells(&["404 unknown_pool"]);
+    run(&world, "servers --pool nowhere --watch").await.exits(1).prints(&["404 unknown_pool"]);
     for _ in 0..2 {
         line_with(&mut lines, ", every 1s").await;
         line_with(&mut lines, &id).await;
@@ -354,7 +354,7 @@ async fn a_watch_goes_on_after_a_failed_request_and_ends_with_a_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_for_scripts_is_a_document_a_line() {
+async fn a_watch_with_json_prints_one_document_per_line() {
     let world = World::new(|_| {}).await;
     let mut program = owmm(world.stack.url());
     let mut program = program.args(["pools", "--json", "-w", "--interval", "1"]).spawn().unwrap();
@@ -370,7 +370,7 @@ async fn a_watch_for_scripts_is_a_document_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_on_a_terminal_is_drawn_in_place() {
+async fn a_watch_on_a_terminal_redraws_in_place() {
     let world = World::new(|_| {}).await;
     let terminal = Terminal::new();
     let program = terminal.owmm(&world, "pools --watch --interval 1");
@@ -381,7 +381,7 @@ async fn a_watch_on_a_terminal_is_drawn_in_place() {
     world.end().await;
 }
 
-/// A request as it came over the wire.
+/// A request as it arrived at the socket.
 #[derive(Debug)]
 struct Arrived {
     line: String,
@@ -395,7 +395,7 @@ impl Arrived {
     }
 }
 
-/// Reads a request and answers it.
+/// Reads one request and sends `answer` as the response.
 async fn answer(stream: TcpStream, answer: &str) -> Arrived {
     let mut stream = BufReader::new(stream);
     let mut lines = Vec::new();
@@ -423,25 +423,25 @@ fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
 }
 
-/// An API that gives these answers, and what was asked of it.
+/// Starts an HTTP server that sends these responses in order; returns its URL and, when done, the requests.
 async fn scripted(answers: Vec<String>) -> (String, tokio::task::JoinHandle<Vec<Arrived>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked = tokio::spawn(async move {
+    let requests = tokio::spawn(async move {
         let mut arrived = Vec::new();
         for text in answers {
             arrived.push(answer(listener.accept().await.unwrap().0, &text).await);
         }
         arrived
     });
-    (url, asked)
+    (url, requests)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_are_signed_as_aws_wants_it_and_no_secret_is_ever_told() {
+async fn requests_are_signed_with_sigv4_and_no_secret_is_printed() {
     const SECRETS: [&str; 2] = ["wJalrXUtnFEMIsecretEXAMPLEKEY", "IQoJb3JpZ2luX2VjEXAMPLEtoken"];
     let pool = json!({ "name": "default", "settings": {}, "liveServers": 0 }).to_string();
-    let (url, asked) =
+    let (url, requests) =
         scripted(vec![http("200 OK", "", &pool), http("403 Forbidden", "", r#"{"message":"no"}"#)]).await;
     for (line, code) in [("pause default --yes --for 60 -v", 0), ("player show auth0|x --verbose", 1)] {
         let mut program = owmm(&url);
@@ -451,13 +451,13 @@ async fn requests_are_signed_as_aws_wants_it_and_no_secret_is_ever_told() {
         for secret in SECRETS {
             assert!(!ran.stdout.contains(secret) && !ran.stderr.contains(secret), "{ran:?}");
         }
-        assert!(ran.stderr.contains(" after "), "it was to tell of its calls: {ran:?}");
+        assert!(ran.stderr.contains(" after "), "--verbose must print each call: {ran:?}");
     }
-    let asked = asked.await.unwrap();
-    assert_eq!(asked[0].line, "POST /pools/default/pause HTTP/1.1");
-    assert_eq!(asked[0].body, br#"{"seconds":60}"#);
-    assert_eq!(asked[1].line, "GET /players/auth0%7Cx HTTP/1.1");
-    for request in &asked {
+    let requests = requests.await.unwrap();
+    assert_eq!(requests[0].line, "POST /pools/default/pause HTTP/1.1");
+    assert_eq!(requests[0].body, br#"{"seconds":60}"#);
+    assert_eq!(requests[1].line, "GET /players/auth0%7Cx HTTP/1.1");
+    for request in &requests {
         let time = request.header("x-amz-date").unwrap();
         let (date, _) = time.split_once('T').unwrap();
         assert!(date.len() == 8 && time.len() == 16 && time.ends_with('Z'), "{time}");
@@ -476,71 +476,71 @@ async fn requests_are_signed_as_aws_wants_it_and_no_secret_is_ever_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_loopback_a_placeholder_signs_where_there_are_no_credentials() {
-    let (url, asked) = scripted(vec![http("200 OK", "", r#"{"pools":[]}"#)]).await;
+async fn without_credentials_a_loopback_request_is_signed_with_a_placeholder() {
+    let (url, requests) = scripted(vec![http("200 OK", "", r#"{"pools":[]}"#)]).await;
     let ran = finish(owmm(&url).arg("pools")).await.exits(0);
     assert_eq!(ran.stdout, "no pool is configured\n");
-    let authorization = asked.await.unwrap()[0].header("authorization").unwrap().to_owned();
+    let authorization = requests.await.unwrap()[0].header("authorization").unwrap().to_owned();
     assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=local/"), "{authorization}");
     assert!(authorization.contains("/local/execute-api/aws4_request, "), "{authorization}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_api_is_asked_again_as_it_says_and_not_for_ever() {
+async fn a_busy_api_is_retried_after_its_retry_after_a_limited_number_of_times() {
     let busy = r#"{"title":"Busy","status":503,"code":"busy","requestId":"r-1"}"#;
     let answers = vec![
         http("503 Service Unavailable", "retry-after: 1\r\n", busy),
         http("429 Too Many Requests", "retry-after: 1\r\n", r#"{"message":"Too Many Requests"}"#),
         http("200 OK", "", r#"{"pools":[]}"#),
     ];
-    let (url, asked) = scripted(answers).await;
-    finish(owmm(&url).args(["pools", "-v"])).await.exits(0).tells(&["503: retrying in 1 s", "429: retrying"]);
-    assert_eq!(asked.await.unwrap().len(), 3);
-    // Five tries, and no waiting that is longer than an operator's patience.
-    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 0\r\n", busy); 5]).await;
-    finish(owmm(&url).arg("pools")).await.exits(3).tells(&["503 busy", "request r-1", "unknown"]);
-    assert_eq!(asked.await.unwrap().len(), 5);
-    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 3600\r\n", busy)]).await;
+    let (url, requests) = scripted(answers).await;
+    finish(owmm(&url).args(["pools", "-v"])).await.exits(0).prints(&["503: retrying in 1 s", "429: retrying"]);
+    assert_eq!(requests.await.unwrap().len(), 3);
+    // At most five attempts, and none after a long `Retry-After`.
+    let (url, requests) = scripted(vec![http("503 Service Unavailable", "retry-after: 0\r\n", busy); 5]).await;
+    finish(owmm(&url).arg("pools")).await.exits(3).prints(&["503 busy", "request r-1", "unknown"]);
+    assert_eq!(requests.await.unwrap().len(), 5);
+    let (url, requests) = scripted(vec![http("503 Service Unavailable", "retry-after: 3600\r\n", busy)]).await;
     finish(owmm(&url).arg("pools")).await.exits(3);
-    assert_eq!(asked.await.unwrap().len(), 1);
-    // A pause is an answer.
+    assert_eq!(requests.await.unwrap().len(), 1);
+    // `launch_paused` is not retried.
     let paused = r#"{"title":"Launching is paused","status":503,"code":"launch_paused"}"#;
-    let (url, asked) = scripted(vec![http("503 Service Unavailable", "retry-after: 1\r\n", paused)]).await;
+    let (url, requests) = scripted(vec![http("503 Service Unavailable", "retry-after: 1\r\n", paused)]).await;
     finish(owmm(&url).args(["launch", "default", "--yes"])).await.exits(1);
-    assert_eq!(asked.await.unwrap().len(), 1);
+    assert_eq!(requests.await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_work_says_what_to_do_and_has_its_exit_code() {
-    // Nobody listens there any more.
+async fn every_failure_prints_a_hint_and_has_its_exit_code() {
+    // No process listens at this address.
     let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
-    finish(owmm(&format!("http://{free}")).arg("pools")).await.exits(3).tells(&["cannot be reached", "--url"]);
-    // It is something else.
+    finish(owmm(&format!("http://{free}")).arg("pools")).await.exits(3).prints(&["cannot be reached", "--url"]);
+    // The URL is not OWMM's.
     let (url, _) = scripted(vec![http("200 OK", "", "<html>")]).await;
-    finish(owmm(&url).arg("pools")).await.exits(3).tells(&["not an answer of OWMM's"]);
+    finish(owmm(&url).arg("pools")).await.exits(3).prints(&["not an answer of OWMM's"]);
     let (url, _) = scripted(vec![http("302 Found", "location: http://127.0.0.1:1/\r\n", "")]).await;
-    finish(owmm(&url).arg("pools")).await.exits(3).tells(&["302"]);
-    // It does not answer.
+    finish(owmm(&url).arg("pools")).await.exits(3).prints(&["302"]);
+    // The server accepts connections and sends no response.
     let deaf = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", deaf.local_addr().unwrap());
-    finish(owmm(&url).args(["pools", "--timeout", "1"])).await.exits(3).tells(&["not answered within 1 s"]);
-    // API Gateway's own refusal.
+    finish(owmm(&url).args(["pools", "--timeout", "1"])).await.exits(3).prints(&["not answered within 1 s"]);
+    // API Gateway itself refuses the request.
     let gateways = http("403 Forbidden", "apigw-requestid: abc=\r\n", r#"{"message":"Forbidden"}"#);
     let (url, _) = scripted(vec![gateways]).await;
-    finish(owmm(&url).arg("pools")).await.exits(1).tells(&["403", "Forbidden", "request abc=", "execute-api:Invoke"]);
-    // Neither URL, nor region, nor credentials.
-    finish(owmm("").arg("pools")).await.exits(2).tells(&["--url", "OWMM_URL"]);
+    finish(owmm(&url).arg("pools")).await.exits(1).prints(&["403", "Forbidden", "request abc=", "execute-api:Invoke"]);
+    // URL, region or credentials are missing.
+    finish(owmm("").arg("pools")).await.exits(2).prints(&["--url", "OWMM_URL"]);
     let abroad = "https://owmm.invalid";
-    finish(owmm(abroad).arg("pools")).await.exits(2).tells(&["region", "--region"]);
+    finish(owmm(abroad).arg("pools")).await.exits(2).prints(&["region", "--region"]);
     let line = ["pools", "--region", "eu-central-1"];
-    finish(owmm(abroad).args(line)).await.exits(2).tells(&["no AWS credentials", "--profile"]);
-    finish(owmm("http://owmm.invalid").arg("pools")).await.exits(2).tells(&["https"]);
+    finish(owmm(abroad).args(line)).await.exits(2).prints(&["no AWS credentials", "--profile"]);
+    finish(owmm("http://owmm.invalid").arg("pools")).await.exits(2).prints(&["https"]);
     finish(owmm(abroad).args(["server", "show", ".."])).await.exits(2);
-    finish(owmm(abroad).args(["pools", "--interval", "5"])).await.exits(2).tells(&["--watch"]);
+    finish(owmm(abroad).args(["pools", "--interval", "5"])).await.exits(2).prints(&["--watch"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_completion_of_bash_completes() {
+async fn the_bash_completion_script_completes_a_subcommand() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = finish(owmm("").args(["completion", shell])).await.exits(0).stdout;
         assert!(script.contains("owmm") && script.contains("release"), "{shell}");
@@ -554,7 +554,7 @@ async fn the_completion_of_bash_completes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn help_names_every_option_its_variable_and_the_exit_codes() {
+async fn help_lists_options_environment_variables_and_exit_codes() {
     let help = finish(owmm("").args(["pool", "set", "--help"])).await.exits(0).stdout;
     for word in ["OWMM_URL", "OWMM_TIMEOUT", "AWS_REGION", "AWS_PROFILE", "--dry-run", "task.securityGroups"] {
         assert!(help.contains(word), "{word}: {help}");
@@ -566,7 +566,7 @@ async fn help_names_every_option_its_variable_and_the_exit_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_of_every_kind_reach_the_function_as_they_were_typed() {
+async fn player_ids_with_special_characters_reach_the_function_unchanged() {
     let world = World::new(|_| {}).await;
     for player in ["auth0|5f7c8ec7", "a@b.c", "x=y+z-:_", "..."] {
         assert!(PlayerId::parse(player).is_ok());

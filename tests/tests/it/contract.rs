@@ -1,10 +1,10 @@
-//! The HTTP contract: each route, each answer, each problem code; and bad input, which writes nothing.
+//! The HTTP contract: every route, every response and every problem code; invalid input writes nothing.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use shared::{http::Code, ticket};
 
-use crate::support::{Hand, World, limits};
+use crate::support::{GameServer, World, limits};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_answers_202_while_the_server_starts_and_200_once_it_is_ready() {
@@ -15,7 +15,7 @@ async fn a_join_answers_202_while_the_server_starts_and_200_once_it_is_ready() {
     assert!(starting.retry_after.unwrap() >= 1);
     let expires = starting.body["expiresAt"].as_str().unwrap().to_owned();
     assert!(expires.ends_with('Z'), "{expires}");
-    let hand = world.hand(starting.server()).await;
+    let hand = world.game_server(starting.server()).await;
     let registered = hand.register(&world).await.is(200);
     assert_eq!(registered.body["state"], "ready");
     assert_eq!(registered.body["capacity"], 50);
@@ -25,7 +25,7 @@ async fn a_join_answers_202_while_the_server_starts_and_200_once_it_is_ready() {
     assert_eq!(ready.content_type, "application/json");
     assert_eq!(ready.body["status"], "ready");
     assert_eq!(ready.body["server"], json!({ "id": hand.id, "address": "127.0.0.1", "port": 7777 }));
-    // The ticket can be checked with what the server was given at its launch, and nothing else.
+    // The server can check the ticket with the environment of its launch alone.
     let server = shared::domain::ServerId::parse(&hand.id).unwrap();
     let alice = shared::domain::PlayerId::parse("alice").unwrap();
     let key = shared::domain::TokenHash::of(&hand.token);
@@ -39,18 +39,22 @@ async fn a_registration_is_repeated_safely_and_its_address_stays() {
     let server = world.ready_server("alice").await;
     let ready_at = world.ledger(&server.id).await.ready_at;
     server.register(&world).await.is(200);
-    assert_eq!(world.ledger(&server.id).await.ready_at, ready_at, "a repeat must not extend reservations");
+    assert_eq!(
+        world.ledger(&server.id).await.ready_at,
+        ready_at,
+        "a repeated registration must not extend reservations"
+    );
     let other = json!({ "address": "127.0.0.1", "port": 7778 });
     server.register_as(&world, other).await.problem(409, "already_registered");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_address_is_auto_is_found_where_its_registration_came_from() {
+async fn a_registration_with_address_auto_uses_the_source_address_of_the_request() {
     let mut world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let hand = world.hand(&server).await;
-    // All of 127/8 is this machine, so the server may come from an address that nothing else here has.
+    let hand = world.game_server(&server).await;
+    // All of 127.0.0.0/8 is this machine, so the request can have a source address of its own.
     let from = |last| reqwest::Client::builder().no_proxy().local_address(std::net::IpAddr::from([127, 0, 0, last]));
     let auto = json!({ "address": "auto", "port": 7777 });
     world.http = from(77).build().unwrap();
@@ -58,59 +62,60 @@ async fn a_server_whose_address_is_auto_is_found_where_its_registration_came_fro
     hand.register_as(&world, auto.clone()).await.is(200);
     let ready = world.join("alice").await.is(200);
     assert_eq!(ready.body["server"]["address"], "127.0.0.77");
-    // Behind a NAT with several addresses, say: it is another address, and a server keeps its first.
+    // Another source address, as behind a NAT with several: a server keeps its first address.
     world.http = from(78).build().unwrap();
     hand.register_as(&world, auto).await.problem(409, "already_registered");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_may_have_another_capacity_than_its_pool_but_not_less_than_is_held() {
+async fn a_registration_may_change_the_capacity_but_not_below_the_number_of_claims() {
     let world = World::new(limits(3, 1)).await;
     let server = world.join("a").await.is(202).server().to_owned();
     world.join("b").await.is(202);
-    let hand = world.hand(&server).await;
-    let hello = |capacity: i64| json!({ "address": "127.0.0.1", "port": 1, "capacity": capacity });
-    hand.register_as(&world, hello(1)).await.problem(409, "capacity_too_small");
-    assert_eq!(hand.register_as(&world, hello(2)).await.is(200).body["capacity"], 2);
+    let hand = world.game_server(&server).await;
+    let registration = |capacity: i64| json!({ "address": "127.0.0.1", "port": 1, "capacity": capacity });
+    hand.register_as(&world, registration(1)).await.problem(409, "capacity_too_small");
+    assert_eq!(hand.register_as(&world, registration(2)).await.is(200).body["capacity"], 2);
     world.join("c").await.problem(503, "pool_full");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_says_of_itself_is_kept() {
+async fn the_metadata_of_a_registration_is_stored() {
     let world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let hand = world.hand(&server).await;
-    let hello = json!({ "address": "game.example", "port": 1, "metadata": { "build": "1.2.3", "map": "forest" } });
-    hand.register_as(&world, hello).await.is(200);
+    let hand = world.game_server(&server).await;
+    let registration =
+        json!({ "address": "game.example", "port": 1, "metadata": { "build": "1.2.3", "map": "forest" } });
+    hand.register_as(&world, registration).await.is(200);
     assert_eq!(world.ledger(&server).await.metadata["map"], "forest");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_of_a_join_say_what_to_do() {
+async fn each_refusal_of_a_join_has_the_code_of_its_reason() {
     let world = World::new(limits(1, 1)).await;
     world.call("POST", "/join", Some("alice"), Some(json!({ "pool": "nowhere" }))).await.problem(404, "unknown_pool");
     let server = world.ready_server("alice").await;
     let full = world.join("bob").await.problem(503, "pool_full");
     assert!(full.retry_after.is_some());
-    // A player who is inside must leave before another pool is possible.
+    // A connected player must leave before a join of another pool.
     let mut other = world.stack.owmm().table().pool(&crate::support::pool("default")).await.unwrap().unwrap();
     other.name = crate::support::pool("arena");
     world.stack.owmm().table().put_pool(&other, None).await.unwrap();
     let arena = || Some(json!({ "pool": "arena" }));
-    // A reservation moves, and gives its old slot up.
+    // A reservation moves to the other pool, and its old slot is freed.
     let moved = world.call("POST", "/join", Some("alice"), arena()).await.is(202);
     assert_ne!(moved.server(), server.id);
     assert!(world.ledger(&server.id).await.claims.is_empty());
-    let hand = world.hand(moved.server()).await;
+    let hand = world.game_server(moved.server()).await;
     hand.register(&world).await.is(200);
     hand.connect(&world, "alice", None).await.is(200);
     let default = Some(json!({ "pool": "default" }));
     let elsewhere = world.call("POST", "/join", Some("alice"), default).await.problem(409, "placed_elsewhere");
     assert!(elsewhere.body["detail"].as_str().unwrap().contains("arena"));
-    // Who names no pool stays where they are.
+    // A join without a pool returns the player's current server.
     assert_eq!(world.join("alice").await.is(200).server(), hand.id);
     world.end().await;
 }
@@ -123,11 +128,11 @@ async fn only_the_holder_of_a_servers_token_changes_that_server() {
     let other = world.ready_server("carol").await;
     assert_ne!(server.id, other.id);
     let before = world.ledger(&server.id).await;
-    let stranger = Hand { token: other.token.clone(), ..server.clone() };
-    let nobody = Hand { id: "no-such-server".into(), ..server.clone() };
-    for (hand, status, code) in [(&stranger, 403, "wrong_token"), (&nobody, 404, "unknown_server")] {
+    let stranger = GameServer { token: other.token.clone(), ..server.clone() };
+    let missing = GameServer { id: "no-such-server".into(), ..server.clone() };
+    for (hand, status, code) in [(&stranger, 403, "wrong_token"), (&missing, 404, "unknown_server")] {
         hand.register(&world).await.problem(status, code);
-        hand.beat(&world, None).await.problem(status, code);
+        hand.heartbeat(&world, None).await.problem(status, code);
         hand.connect(&world, "alice", None).await.problem(status, code);
         hand.disconnect(&world, "alice", "").await.problem(status, code);
         hand.disconnect(&world, "alice", "?placement=1").await.problem(status, code);
@@ -148,7 +153,7 @@ async fn only_the_holder_of_a_servers_token_changes_that_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ticket_counts_for_its_player_on_its_server_only() {
+async fn a_ticket_is_valid_only_for_its_player_on_its_server() {
     let world = World::new(limits(2, 2)).await;
     let server = world.ready_server("alice").await;
     let bob = world.join("bob").await.is(200).ticket().to_owned();
@@ -164,11 +169,11 @@ async fn a_ticket_counts_for_its_player_on_its_server_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_registers_itself_before_its_players() {
+async fn a_call_about_a_player_before_the_server_has_registered_is_refused() {
     let world = World::new(|_| {}).await;
-    let hand = world.hand(world.join("alice").await.is(202).server()).await;
+    let hand = world.game_server(world.join("alice").await.is(202).server()).await;
     hand.connect(&world, "alice", None).await.problem(409, "not_registered");
-    hand.beat(&world, None).await.problem(409, "not_registered");
+    hand.heartbeat(&world, None).await.problem(409, "not_registered");
     world.end().await;
 }
 
@@ -194,16 +199,16 @@ async fn ids_may_be_percent_encoded_and_are_decoded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_written() {
+async fn an_invalid_body_or_parameter_is_refused_and_nothing_is_written() {
     let world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     let before = world.scan().await;
     let path = format!("/servers/{server}");
-    let hello = |change: fn(&mut Value)| {
-        let mut hello = json!({ "address": "127.0.0.1", "port": 7777 });
-        change(&mut hello);
-        hello.to_string()
+    let registration = |change: fn(&mut Value)| {
+        let mut registration = json!({ "address": "127.0.0.1", "port": 7777 });
+        change(&mut registration);
+        registration.to_string()
     };
     let registrations = [
         String::new(),
@@ -211,24 +216,25 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
         "[]".into(),
         "null".into(),
         "\u{0}".into(),
-        hello(|hello| hello["port"] = json!("7777")),
-        hello(|hello| hello["port"] = json!(0)),
-        hello(|hello| hello["port"] = json!(65_536)),
-        hello(|hello| hello["port"] = json!(-1)),
-        hello(|hello| hello["port"] = json!(1.5)),
-        hello(|hello| hello["address"] = json!("")),
-        hello(|hello| hello["address"] = json!("a b")),
-        hello(|hello| hello["address"] = json!("é")),
-        hello(|hello| hello["address"] = json!("a".repeat(256))),
-        hello(|hello| hello["capacity"] = json!(0)),
-        hello(|hello| hello["capacity"] = json!(1_001)),
-        hello(|hello| hello["capacity"] = json!("many")),
-        hello(|hello| hello["surprise"] = json!(true)),
-        hello(|hello| hello["metadata"] = json!({ "a": 1 })),
-        hello(|hello| hello["metadata"] = json!({ "": "b" })),
-        hello(|hello| hello["metadata"] = json!({ "a": "b".repeat(129) })),
-        hello(|hello| {
-            hello["metadata"] = (0..9).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
+        registration(|registration| registration["port"] = json!("7777")),
+        registration(|registration| registration["port"] = json!(0)),
+        registration(|registration| registration["port"] = json!(65_536)),
+        registration(|registration| registration["port"] = json!(-1)),
+        registration(|registration| registration["port"] = json!(1.5)),
+        registration(|registration| registration["address"] = json!("")),
+        registration(|registration| registration["address"] = json!("a b")),
+        registration(|registration| registration["address"] = json!("é")),
+        registration(|registration| registration["address"] = json!("a".repeat(256))),
+        registration(|registration| registration["capacity"] = json!(0)),
+        registration(|registration| registration["capacity"] = json!(1_001)),
+        registration(|registration| registration["capacity"] = json!("many")),
+        registration(|registration| registration["surprise"] = json!(true)),
+        registration(|registration| registration["metadata"] = json!({ "a": 1 })),
+        registration(|registration| registration["metadata"] = json!({ "": "b" })),
+        registration(|registration| registration["metadata"] = json!({ "a": "b".repeat(129) })),
+        registration(|registration| {
+            registration["metadata"] =
+                (0..9).map(|i| (i.to_string(), json!("x"))).collect::<serde_json::Map<_, _>>().into();
         }),
     ];
     for body in registrations {
@@ -246,7 +252,7 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
         ("PUT", format!("{path}/players/alice"), &hand.token, r#"["ticket"]"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"players":"alice"}"#),
         ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"players":["a b"]}"#),
-        ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"inside":[]}"#),
+        ("POST", format!("{path}/heartbeat"), &hand.token, r#"{"surprise":[]}"#),
         ("PUT", format!("{path}/players/alice"), &hand.token, r#"{"ticket":7}"#),
         ("PUT", format!("{path}/players/alice"), &hand.token, r#"{"tickets":"x"}"#),
     ];
@@ -259,7 +265,7 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
     assert_eq!(array.body["detail"], due);
     world.raw("POST", "/join", Some("alice"), Some(vec![0xff, 0xfe])).await.problem(400, "invalid_body");
     let names = vec!["p"; 1_001];
-    hand.beat(&world, Some(&names)).await.problem(400, "invalid_body");
+    hand.heartbeat(&world, Some(&names)).await.problem(400, "invalid_body");
     for query in [
         "?placement=0",
         "?placement=-1",
@@ -286,14 +292,14 @@ async fn a_body_that_is_not_what_the_call_takes_is_refused_and_nothing_is_writte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_has_room_for_the_longest_names_of_a_full_server() {
+async fn a_heartbeat_accepts_a_thousand_names_of_maximum_length() {
     let world = World::new(limits(1_000, 1)).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
     let names = (0..1_000).map(|i| format!("{i:0>128}")).collect::<Vec<_>>();
     let names = names.iter().map(String::as_str).collect::<Vec<_>>();
-    let told = server.beat(&world, Some(&names)).await.is(200);
-    assert_eq!(told.body["unknown"][0]["player"], "alice", "the names were read");
+    let reply = server.heartbeat(&world, Some(&names)).await.is(200);
+    assert_eq!(reply.body["unknown"][0]["player"], "alice", "the names were read");
     let path = format!("/servers/{}/heartbeat", server.id);
     let padded = |bytes: usize| {
         let mut body = json!({ "players": names }).to_string().into_bytes();
@@ -306,7 +312,7 @@ async fn a_heartbeat_has_room_for_the_longest_names_of_a_full_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_route_is_a_problem_too() {
+async fn an_unknown_path_or_method_gets_a_problem_response() {
     let world = World::new(|_| {}).await;
     for path in ["/", "/joins", "/join/", "/servers", "/servers//heartbeat", "/servers/a/players", "/pools/"] {
         world.call("GET", path, None, None).await.problem(404, "not_found");
@@ -317,7 +323,7 @@ async fn what_is_no_route_is_a_problem_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dependency_that_does_not_answer_is_a_reason_to_ask_again() {
+async fn an_unreachable_table_gives_503_busy_with_retry_after() {
     let world = World::new(|_| {}).await;
     let mut options = crate::support::options();
     options.dynamodb = Some(world.stack.dynamodb_url().to_owned());
@@ -326,32 +332,31 @@ async fn a_dependency_that_does_not_answer_is_a_reason_to_ask_again() {
     let url = broken.url().to_owned();
     world.end().await;
     if std::env::var_os("OWMM_TEST_DYNAMODB").is_none() {
-        // The engine is gone with the first stack.
+        // The embedded engine ended with the first stack.
         let http = demo::http_client().unwrap();
         let reply = http.post(format!("{url}/join")).bearer_auth("alice").send().await.unwrap();
         assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(reply.headers()["retry-after"], "1");
         let body: Value = reply.json().await.unwrap();
         assert_eq!(body["code"], "busy");
-        assert!(!body.to_string().contains("127.0.0.1"), "internals stay inside: {body}");
+        assert!(!body.to_string().contains("127.0.0.1"), "the response must not show internal addresses: {body}");
     }
     broken.stop().await;
 }
 
-/// Every problem code is one that some test of these brings about; `internal` alone is for what
-/// we do not know yet.
+/// Every problem code appears in one of these tests, except `internal`, which is for unexpected errors.
 #[test]
-fn every_problem_code_is_tried() {
+fn every_problem_code_has_a_test() {
     let tests = [include_str!("contract.rs"), include_str!("launches.rs"), include_str!("placements.rs")].concat();
     let tests = [tests.as_str(), include_str!("operators.rs")].concat();
     for code in Code::ALL.iter().filter(|code| **code != Code::Internal) {
         let name = format!("\"{}\"", code.as_str());
-        assert!(tests.contains(&name), "no test brings about {name}");
+        assert!(tests.contains(&name), "no test has {name}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_odd_host_gets_an_answer() {
+async fn a_malformed_host_header_gets_a_response() {
     let world = World::new(|_| {}).await;
     for (name, value) in [("host", "\""), ("host", "[::1"), ("x-forwarded-proto", "ht tp")] {
         let odd = world.http.get(format!("{}/pools", world.stack.url())).header(name, value).send().await.unwrap();
@@ -361,7 +366,7 @@ async fn an_odd_host_gets_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_local_stack_serves_the_document_beside_the_routes() {
+async fn the_local_stack_serves_openapi_yaml() {
     let world = World::new(|_| {}).await;
     let url = format!("{}/openapi.yaml", world.stack.url());
     let served = world.http.get(&url).send().await.unwrap();

@@ -1,4 +1,4 @@
-//! Requests to the table, counted by an interceptor in the SDK's client. Counted, not timed.
+//! Number and cost of requests to the table, counted by an interceptor in the SDK's client; nothing is timed.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ fn per(total: u64, calls: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_in_the_steady_state_is_two_writes() {
+async fn a_join_in_the_steady_state_makes_two_writes() {
     let world = World::new(|options| {
         limits(50, 100)(options);
-        // Nobody beats here and nobody connects, however long a busy machine takes over a thousand joins.
+        // No server sends a heartbeat and no player connects, so leases and reservations must outlast a slow machine.
         (options.limits.lease, options.limits.reservation) = (seconds(600), seconds(600));
     });
     let world = Arc::new(world.await);
-    // Forty servers with room everywhere: each is called used up while it starts, so that the next one is started.
+    // Forty servers with free slots: each is marked as used up while it starts, so that the next join starts another.
     let pool = crate::support::pool("default");
     let mut hands = Vec::new();
     for i in 0..40 {
         let server = world.join(&format!("first-{i}")).await.is(202).server().to_owned();
-        let hand = world.hand(&server).await;
+        let hand = world.game_server(&server).await;
         let used_up = FrontierWrite::UsedUp { server: ServerId::parse(&server).unwrap() };
         world.stack.owmm().table().write_frontier(&pool, 0, &used_up).await.unwrap();
         hands.push(hand);
@@ -55,7 +55,7 @@ async fn a_join_in_the_steady_state_is_two_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_join_into_an_empty_pool_is_at_most_four_requests() {
+async fn a_join_into_an_empty_pool_makes_at_most_four_requests() {
     let world = Arc::new(World::new(limits(50, 100)).await);
     let meter = world.stack.meter().clone();
     meter.reset();
@@ -74,7 +74,7 @@ async fn a_join_into_an_empty_pool_is_at_most_four_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_other_call_has_its_count() {
+async fn every_other_call_makes_its_expected_number_of_requests() {
     let world = World::new(|_| {}).await;
     let meter = world.stack.meter().clone();
     let count = |what: &str, expected: u64| {
@@ -87,7 +87,7 @@ async fn every_other_call_has_its_count() {
     meter.reset();
     world.join("alice").await.is(202);
     count("a poll of a waiting player", 2);
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     meter.reset();
     hand.register(&world).await.is(200);
     count("register-server", 3);
@@ -99,7 +99,7 @@ async fn every_other_call_has_its_count() {
     count("register-player with the ticket", 2);
     hand.connect(&world, "alice", None).await.is(200);
     count("register-player without the ticket", 3);
-    hand.beat(&world, Some(&["alice"])).await.is(200);
+    hand.heartbeat(&world, Some(&["alice"])).await.is(200);
     count("heartbeat", 1);
     let placement = world.ledger(&server).await.claims.values().next().unwrap().placement().get();
     meter.reset();
@@ -131,7 +131,7 @@ async fn every_other_call_has_its_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
+async fn the_cost_of_a_write_grows_with_the_claims_on_the_ledger() {
     let world = World::new(limits(1_000, 1)).await;
     let server = world.ready_server("alice").await;
     let template = world.ledger(&server.id).await;
@@ -156,9 +156,9 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
             assert!(matches!(table.write_ledger(&ledger.id, &write).await.unwrap(), Answer::Written(_)));
             units.push(world.stack.meter().read().units["UpdateItem"]);
         }
-        // One item bears 1,000 write units a second.
+        // DynamoDB allows 1,000 write units per second on one item.
         println!("| {capacity} | {} | {:.0} | {} |", units[0], 1_000.0 / units[0], units[1]);
-        assert!(units[0] >= last, "more claims cannot cost less");
+        assert!(units[0] >= last, "more claims must not cost less");
         last = units[0];
     }
     assert!((20.0..=40.0).contains(&last), "a claim among 1,000 costs {last} units");
@@ -166,7 +166,7 @@ async fn what_a_write_costs_grows_with_the_claims_on_the_ledger() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_meter_sees_what_a_look_at_the_fleet_reads() {
+async fn the_meter_counts_the_reads_of_a_reconcile_run() {
     let world = World::new(limits(1, 100)).await;
     for i in 0..8 {
         world.ready_server(&format!("player-{i}")).await;
@@ -175,9 +175,9 @@ async fn the_meter_sees_what_a_look_at_the_fleet_reads() {
     world.reconcile().await;
     let usage = world.stack.meter().read();
     println!("reconcile, 8 servers and nothing to do: {usage:?}");
-    // Each ledger of less than 4 KB, eventually consistent: half a unit.
+    // An eventually consistent read of a ledger below 4 KB costs half a unit.
     assert_eq!(usage.units["BatchGetItem"], 4.0, "{usage:?}");
-    // The pools and the roster, consistent.
+    // Consistent reads of the pools and of the roster.
     assert_eq!(usage.units["Query"], 2.0, "{usage:?}");
     assert_eq!((usage.write_units(), usage.read_units()), (0.0, 6.0 + usage.units["GetItem"]), "{usage:?}");
     world.operate("PUT", "/pools/another", Some(crate::support::settings(|_| {}))).await.is(200);

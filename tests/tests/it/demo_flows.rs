@@ -1,4 +1,4 @@
-//! Both flows, with real processes and real sockets, step by step.
+//! Both flows (join a new server, join an existing one), step by step, with real processes and real sockets.
 
 use std::{process::Stdio, time::Duration};
 
@@ -16,21 +16,21 @@ fn player(world: &World, id: &str) -> Player {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_player_joins_when_no_server_has_room_and_another_when_one_has() {
+async fn one_join_starts_a_server_and_a_second_join_uses_it() {
     let world = World::new(|options| {
         options.game_server = demo_server();
         options.start_delay = Duration::from_millis(300);
     })
     .await;
 
-    // Join a new server. 1: the client asks; 2 and 3: there is none, so ECS is asked; 4: which starts it.
+    // Join a new server. 1: the client joins; 2, 3: no server has a free slot, so OWMM calls ECS; 4: ECS starts a task.
     let pioneer = player(&world, "pioneer");
     let Joined::Starting(starting) = pioneer.join().await.unwrap() else { panic!("a server ran already") };
     assert_eq!(world.stack.ecs().counts().run_task_calls, 1);
-    // 5: the manager's answer has reached OWMM.
+    // 5: OWMM has recorded the task's ARN from ECS's response.
     let ledger = world.ledger(&starting.server).await;
     assert!(ledger.task.is_some_and(|task| task.contains(":task/")));
-    // 6 and 7: the server registers itself, and the client is told where it is.
+    // 6 and 7: the server registers, and the client gets its address.
     let ready = pioneer.join_until_ready(SOON, |_| {}).await.unwrap();
     assert_eq!(ready.server, starting.server);
     assert_eq!(world.ledger(&ready.server).await.state, ServerState::Ready);
@@ -41,17 +41,17 @@ async fn a_player_joins_when_no_server_has_room_and_another_when_one_has() {
     let ledger = world.ledger(&ready.server).await;
     assert!(matches!(ledger.claims.values().collect::<Vec<_>>()[..], [Claim::Connected(_)]));
 
-    // Join an existing server. 1 to 3: the client asks and is told at once; nothing is started.
+    // Join an existing server. 1 to 3: the client joins and gets the address at once; no server is started.
     let follower = player(&world, "follower");
     let Joined::Ready(there) = follower.join().await.unwrap() else { panic!("a server has room") };
     assert_eq!(there.server, ready.server);
     assert_eq!(world.stack.ecs().counts().run_task_calls, 1);
-    // 4 and 5.
+    // 4 and 5: the client connects, and the server registers the player.
     let mut second = follower.connect(&there).await.unwrap();
     assert_eq!(second.say("me too").await.unwrap(), "me too");
     assert_eq!(world.ledger(&ready.server).await.claims.len(), 2);
 
-    // They leave, and their slots are free.
+    // Both players leave, and their slots are freed.
     visit.leave().await.unwrap();
     second.leave().await.unwrap();
     world.until(&ready.server, "both slots are free", |ledger| ledger.claims.is_empty()).await;
@@ -59,24 +59,26 @@ async fn a_player_joins_when_no_server_has_room_and_another_when_one_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_told_to_stop_says_disconnect_and_its_players_are_placed_anew() {
+async fn a_server_that_gets_sigterm_deregisters_and_its_players_are_placed_anew() {
     let world = World::new(|options| options.game_server = demo_server()).await;
     let player = player(&world, "wanderer");
     let ready = player.join_until_ready(SOON, |_| {}).await.unwrap();
     let _visit = player.connect(&ready).await.unwrap();
-    let task = world.until(&ready.server, "its task is known", |ledger| ledger.task.is_some()).await.task.unwrap();
+    let task =
+        world.until(&ready.server, "the ledger has the task's ARN", |ledger| ledger.task.is_some()).await.task.unwrap();
 
     let ecs = crate::support::ecs_client(world.stack.ecs_url());
     ecs.stop_task().task(task).send().await.unwrap();
-    let ledger = world.until(&ready.server, "it is stopped", |ledger| ledger.state == ServerState::Stopped).await;
-    assert!(ledger.claims.is_empty(), "every claim is void");
+    let ledger =
+        world.until(&ready.server, "the server is stopped", |ledger| ledger.state == ServerState::Stopped).await;
+    assert!(ledger.claims.is_empty(), "a stopped server must have no claims");
     let again = player.join_until_ready(SOON, |_| {}).await.unwrap();
     assert_ne!(again.server, ready.server);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_program_plays_both_flows_prints_its_lines_and_leaves_nothing_behind() {
+async fn the_program_plays_both_flows_prints_its_urls_and_ends_every_task() {
     let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
     program.args(["--once", "--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Ok(url) = std::env::var("OWMM_TEST_DYNAMODB") {
@@ -94,7 +96,7 @@ async fn the_program_plays_both_flows_prints_its_lines_and_leaves_nothing_behind
         assert!(stderr.contains(&format!("\n  {step}. ")), "step {step} is missing: {stderr}");
     }
     assert_eq!(stderr.matches("\n  5. ").count(), 2, "both flows have a step 5: {stderr}");
-    // Each task has ended as often as it has started.
+    // Every task that was started has ended.
     assert_eq!(stderr.matches("started task=").count(), stderr.matches("ended task=").count(), "{stderr}");
 }
 
@@ -122,11 +124,11 @@ async fn ctrl_c_stops_every_process_that_was_started() {
     assert!(signal("INT", &program.id().unwrap().to_string()));
     let status = tokio::time::timeout(SOON, program.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
-    assert!(!signal("0", pid), "the task's process outlived the stack");
+    assert!(!signal("0", pid), "the task's process still runs after the stack has ended");
     std::fs::remove_file(pid_file).unwrap();
 }
 
-/// Runs the program until the demo is over; whether it got through, and what it has printed to stderr.
+/// Runs the program with `--once`; returns whether it succeeded, and its stderr.
 async fn play(game_server: &str) -> (bool, String) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
     program.args(["--once", "--port", "0", "--game-server", game_server]).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -148,7 +150,7 @@ async fn the_example_game_server_plays_both_flows_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_crash_of_a_game_server_is_a_warning_and_the_demo_says_at_which_step() {
+async fn a_crash_of_the_game_server_is_logged_and_the_demo_names_the_failed_step() {
     let (played, stderr) = play("sh -c 'echo no map; echo no licence >&2; exit 7'").await;
     assert!(!played, "{stderr}");
     let lines = stderr.lines().collect::<Vec<_>>();
@@ -166,7 +168,7 @@ async fn the_crash_of_a_game_server_is_a_warning_and_the_demo_says_at_which_step
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demo_of_a_game_with_a_protocol_of_its_own_recommends_to_do_without_it() {
+async fn the_demo_suggests_no_demo_when_the_game_server_speaks_another_protocol() {
     let world = World::new(|_| {}).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -177,7 +179,7 @@ async fn the_demo_of_a_game_with_a_protocol_of_its_own_recommends_to_do_without_
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
-        let hand = world.hand(&server).await;
+        let hand = world.game_server(&server).await;
         hand.register_as(&world, serde_json::json!({ "address": "127.0.0.1", "port": port })).await.is(200);
         let mut player = BufReader::new(listener.accept().await.unwrap().0);
         player.read_line(&mut String::new()).await.unwrap();
@@ -186,14 +188,14 @@ async fn the_demo_of_a_game_with_a_protocol_of_its_own_recommends_to_do_without_
     };
     let missed = tokio::select! {
         missed = local::play::both_flows(&world.stack, |_| {}) => missed.unwrap_err().to_string(),
-        () = game => unreachable!("it waits for ever"),
+        () = game => unreachable!("the game server never ends"),
     };
     assert!(missed.starts_with("step 8: ") && missed.contains(r#"expected {"welcome":"#), "{missed}");
     assert!(missed.contains("got `MYGAME 1.0`") && missed.contains("`--no-demo`"), "{missed}");
     world.end().await;
 }
 
-/// A file that is gone with the test.
+/// A temporary file; removed when dropped.
 struct Scratch(std::path::PathBuf);
 
 impl Scratch {
@@ -215,7 +217,7 @@ impl Drop for Scratch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_pools_makes_them_all_and_each_starts_servers_of_its_own() {
+async fn every_pool_of_a_pools_file_is_created_and_starts_its_own_servers() {
     let file =
         Scratch::new("more-pools", r#"{"eu": {"capacity": 7, "rollout": "drain"}, "default": {"maxServers": 3}}"#);
     let world = World::new(|options| options.pools = Some(file.path().into())).await;
@@ -226,7 +228,7 @@ async fn a_file_of_pools_makes_them_all_and_each_starts_servers_of_its_own() {
     let (eu, default) = (settings("eu").await, settings("default").await);
     assert_eq!((&eu["capacity"], &eu["rollout"], &eu["maxServers"]), (&7.into(), &"drain".into(), &100.into()));
     assert_eq!((&default["maxServers"], &default["capacity"]), (&3.into(), &50.into()));
-    assert_eq!(eu["task"]["url"], world.stack.url(), "what is not said is as in the default pool");
+    assert_eq!(eu["task"]["url"], world.stack.url(), "a setting that the file omits is that of the default pool");
     let body = Some(serde_json::json!({ "pool": "eu" }));
     let server = world.call("POST", "/join", Some("alice"), body).await.is(202).server().to_owned();
     assert_eq!(world.ledger(&server).await.pool.as_str(), "eu");
@@ -234,7 +236,7 @@ async fn a_file_of_pools_makes_them_all_and_each_starts_servers_of_its_own() {
     world.end().await;
 }
 
-/// Runs the program with arguments that cannot work.
+/// Runs the program with invalid arguments, asserts that it fails and returns its stderr.
 async fn refused(arguments: &[&str]) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
     program.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -247,7 +249,7 @@ async fn refused(arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_work_is_refused_with_words_that_help() {
+async fn an_invalid_option_is_refused_with_its_name_and_a_hint() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let text = refused(&["--once", "--port", &port]).await;
@@ -255,7 +257,8 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
     let text = refused(&["--once", "--port", "0", "--data", "/nonexistent/folder/table.db"]).await;
     assert!(text.contains("/nonexistent/folder/table.db") && text.contains("--data"), "{text}");
     let text = refused(&["--once", "--port", "0", "--game-server", "no-such-program-here --x"]).await;
-    let due = "`--game-server no-such-program-here --x`: there is no program `no-such-program-here` in any folder of PATH, or it may not be executed";
+    let due = "`--game-server no-such-program-here --x`: there is no program `no-such-program-here` in any folder of \
+               PATH, or it may not be executed";
     assert!(text.contains(due), "{text}");
     let text = refused(&["--once", "--port", "0", "--game-server", "/nonexistent/game"]).await;
     assert!(text.contains("there is no program `/nonexistent/game` at that path"), "{text}");
@@ -276,7 +279,7 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
     let pools = Scratch::new("pools", r#"{"eu": {"capacity": 7}, "us": {"headroom": -1}}"#);
     let text = refused(&["--once", "--port", "0", "--pools", pools.path()]).await;
     assert!(text.contains(pools.path()) && text.contains("`us`") && text.contains("`headroom`"), "{text}");
-    assert!(!text.contains("table engine"), "nothing starts: {text}");
+    assert!(!text.contains("table engine"), "nothing must be started: {text}");
     let comma = Scratch::new("comma", "{\n  \"eu\": {\"capacity\": 7},\n}");
     let text = refused(&["--once", "--port", "0", "--pools", comma.path()]).await;
     let due = "the file is not valid JSON: expected another entry after the comma, or no comma, at line 3, column 1";
@@ -298,7 +301,7 @@ async fn what_cannot_work_is_refused_with_words_that_help() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_in_a_file_outlives_the_stack() {
     if std::env::var_os("OWMM_TEST_DYNAMODB").is_some() {
-        return; // `--data` is about the embedded engine.
+        return; // `--data` is an option of the embedded engine.
     }
     let folder = std::env::temp_dir().join(format!("owmm-test-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -321,18 +324,22 @@ async fn a_table_in_a_file_outlives_the_stack() {
     })
     .await;
     let pool = world.stack.owmm().table().pool(&default).await.unwrap().unwrap();
-    assert_eq!((pool.limits.capacity, pool.task.url.as_str()), (7, world.stack.url()), "as it was, at the new gateway");
+    assert_eq!(
+        (pool.limits.capacity, pool.task.url.as_str()),
+        (7, world.stack.url()),
+        "kept, except for the URL of the new gateway"
+    );
     let seat = world.seat("alice").await;
     assert!(
         matches!(&seat, Some(Seat::Assigned(place)) if place.server.as_str() == server.id),
-        "the seat of before: {seat:?}"
+        "the seat must be kept: {seat:?}"
     );
     let reply = world.join("alice").await;
-    // Whether the end of its task was still put down is a matter of moments.
+    // The first stack may or may not have recorded the end of the task before it stopped itself.
     if world.ledger(&server.id).await.state == ServerState::Stopped {
         assert_ne!(reply.is(202).server(), server.id);
     } else {
-        assert_eq!(reply.is(200).server(), server.id, "the same slot as before");
+        assert_eq!(reply.is(200).server(), server.id, "the slot must be kept");
     }
     world.end().await;
     std::fs::remove_dir_all(folder).unwrap();

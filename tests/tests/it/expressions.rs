@@ -1,5 +1,7 @@
-//! Every write, both ways on a real engine: where `apply` says that it takes, the expression takes and leaves the same
-//! item; where `apply` refuses, so does the engine, and hands back the item as it is.
+//! Every write of the domain on a real DynamoDB engine: the expression must give the same result as `apply`.
+//!
+//! Where `apply` returns a new item, the engine must write that item. Where `apply` refuses, the engine must refuse too
+//! and return the current item.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,16 +125,17 @@ fn register(by: TokenHash, capacity: Option<u32>) -> LedgerWrite {
     LedgerWrite::Register { by, registration, now: NOW }
 }
 
-/// A write on a ledger, and what the ledger has that its condition is about.
+/// The case's name, the ledger before the write, and the write.
 type LedgerCase = (String, Ledger, LedgerWrite);
 
-/// Each condition's every clause, met and broken.
+/// Cases in which every clause of every condition is met, and cases in which it is not.
 fn ledger_cases() -> Vec<LedgerCase> {
     use ServerState::{Draining, Ready, Starting, Stopped};
     let full = [("b", connected(1)), ("c", reserved(2)), ("d", reserved(3))];
     let other = TokenHash::of("other");
     let lapsed = Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) };
-    let beaten_since = Ledger { seen: Some(NOW + Span(20_001)), lease_until: Some(NOW + Span(50_001)), ..ready(&[]) };
+    let heartbeat_since =
+        Ledger { seen: Some(NOW + Span(20_001)), lease_until: Some(NOW + Span(50_001)), ..ready(&[]) };
     let second = Ledger { attempt: 2, ..starting(&[]) };
     let with_task = Ledger { task: Some("arn".into()), ..starting(&[]) };
     let every = |write: &LedgerWrite| {
@@ -145,11 +148,11 @@ fn ledger_cases() -> Vec<LedgerCase> {
     let mut cases = vec![
         ("an empty ready server", ready(&[]), claim("a", 9)),
         ("a starting server with a slot", starting(&full[..2]), claim("a", 9)),
-        ("the lease is over", lapsed.clone(), claim("a", 9)),
-        ("beaten after the write's view ends", beaten_since.clone(), claim("a", 9)),
-        ("beaten as the write's view ends", Ledger { seen: Some(NOW + Span(20_000)), ..beaten_since }, claim("a", 9)),
+        ("the lease has lapsed", lapsed.clone(), claim("a", 9)),
+        ("heartbeat after `seen_by`", heartbeat_since.clone(), claim("a", 9)),
+        ("heartbeat at `seen_by`", Ledger { seen: Some(NOW + Span(20_000)), ..heartbeat_since }, claim("a", 9)),
         ("the lease ends now", Ledger { lease_until: Some(NOW), ..lapsed }, claim("a", 9)),
-        ("full of others", ready(&full), claim("a", 9)),
+        ("full, no claim of the player", ready(&full), claim("a", 9)),
         ("full, an older reservation of the player", ready(&full), claim("d", 9)),
         ("full, the same reservation", ready(&full), claim("d", 3)),
         ("full, a newer reservation", ready(&full), claim("d", 2)),
@@ -179,11 +182,7 @@ fn ledger_cases() -> Vec<LedgerCase> {
             listed(Some(0), ready(&[("a", connected(5))])),
             release(Some(hash()), connected(5), true),
         ),
-        (
-            "reserved where a connection may be released",
-            ready(&[("a", reserved(5))]),
-            release(Some(hash()), connected(5), true),
-        ),
+        ("reserved, seen connected", ready(&[("a", reserved(5))]), release(Some(hash()), connected(5), true)),
         ("connected under another placement", ready(&[("a", connected(6))]), release(Some(hash()), connected(5), true)),
         ("no claim", ready(&[]), release(Some(hash()), connected(5), true)),
         ("another token", ready(&[("a", connected(5))]), release(Some(other), connected(5), true)),
@@ -194,12 +193,12 @@ fn ledger_cases() -> Vec<LedgerCase> {
             release(Some(hash()), connected(5), false),
         ),
         ("draining, seen ready", ledger(Draining, &[("a", connected(5))]), release(Some(hash()), connected(5), true)),
-        ("a reservation, by nobody's token", ready(&[("a", reserved(5))]), release(None, reserved(5), true)),
-        ("connected where a reservation was seen", ready(&[("a", connected(5))]), release(None, reserved(5), true)),
+        ("a reservation, without a token", ready(&[("a", reserved(5))]), release(None, reserved(5), true)),
+        ("connected, seen reserved", ready(&[("a", connected(5))]), release(None, reserved(5), true)),
         ("a reservation on a starting server", starting(&[("a", reserved(5))]), release(None, reserved(5), false)),
         ("another token", starting(&[]), register(other, None)),
-        ("as many waiting as the capacity", starting(&full), register(hash(), Some(3))),
-        ("more waiting than the capacity", starting(&full), register(hash(), Some(2))),
+        ("as many reservations as the capacity", starting(&full), register(hash(), Some(3))),
+        ("more reservations than the capacity", starting(&full), register(hash(), Some(2))),
         ("room for two", ready(&[("b", connected(1))]), together(&[("a", None), ("c", None)], &[], 3)),
         ("room for one of two", ready(&full[..2]), together(&[("a", None), ("e", None)], &[], 3)),
         (
@@ -224,7 +223,7 @@ fn ledger_cases() -> Vec<LedgerCase> {
             together(&[("a", None), ("c", None), ("d", None), ("e", None)], &[], 3),
         ),
         ("listed as it was seen", listed(Some(1), ready(&[])), list(Some(1), Fill::TOP)),
-        ("listed otherwise", listed(Some(1), ready(&[])), list(Some(0), Fill::TOP)),
+        ("listed with another fill than was seen", listed(Some(1), ready(&[])), list(Some(0), Fill::TOP)),
         ("listed, seen unlisted", listed(Some(1), ready(&[])), list(None, Fill::TOP)),
         ("unlisted, seen unlisted", ready(&[]), list(None, Fill::EMPTY)),
         ("a newer build, unlisted", Ledger { build: 2, ..ready(&[]) }, list(None, Fill::EMPTY)),
@@ -240,11 +239,11 @@ fn ledger_cases() -> Vec<LedgerCase> {
             unlist(Fill::TOP),
         ),
         (
-            "empty, the lease is over",
+            "empty, the lease has lapsed",
             listed(Some(2), Ledger { lease_until: Some(NOW - Span(1)), ..ready(&[]) }),
             unlist(Fill::TOP),
         ),
-        ("full, listed otherwise", listed(Some(1), ready(&full)), unlist(Fill::TOP)),
+        ("full, listed with another fill than was seen", listed(Some(1), ready(&full)), unlist(Fill::TOP)),
         ("full, not listed", ready(&full), unlist(Fill::TOP)),
         ("draining", listed(Some(2), ledger(Draining, &[])), unlist(Fill::TOP)),
         ("the task is on record", with_task, LedgerWrite::Recall { attempt: 1, was: Time(500), call_at: Time(900) }),
@@ -260,7 +259,7 @@ fn ledger_cases() -> Vec<LedgerCase> {
         ("another token", ready(&full), LedgerWrite::Stop { by: StopBy::Server(other), now: NOW }),
         ("another token", ready(&full), LedgerWrite::Heartbeat { by: other, now: NOW }),
         (
-            "beaten later",
+            "a later heartbeat",
             Ledger { seen: Some(NOW + Span(1)), ..ready(&full) },
             LedgerWrite::Heartbeat { by: hash(), now: NOW },
         ),
@@ -286,19 +285,19 @@ fn ledger_cases() -> Vec<LedgerCase> {
     };
     let by_five = LedgerWrite::DrainIdle { idle_by: Time(5) };
     cases.extend([
-        ("noted as empty", idle(5), claim("a", 9)),
+        ("marked as idle", idle(5), claim("a", 9)),
         (
-            "noted as empty, one to evict",
+            "marked as idle, one to evict",
             Ledger { idle_since: Some(Time(5)), ..ready(&full) },
             evicting("a", &[("c", reserved(2))], 3),
         ),
         ("empty", ready(&[]), LedgerWrite::Idle { now: NOW }),
-        ("noted already", idle(5), LedgerWrite::Idle { now: NOW }),
+        ("marked as idle already", idle(5), LedgerWrite::Idle { now: NOW }),
         ("with claims", ready(&full), LedgerWrite::Idle { now: NOW }),
         ("draining", ledger(Draining, &[]), LedgerWrite::Idle { now: NOW }),
-        ("empty for long enough", listed(Some(0), idle(5)), by_five.clone()),
-        ("empty for too short a time", idle(6), by_five.clone()),
-        ("not noted as empty", ready(&[]), by_five.clone()),
+        ("idle for long enough", listed(Some(0), idle(5)), by_five.clone()),
+        ("idle for too short a time", idle(6), by_five.clone()),
+        ("not marked as idle", ready(&[]), by_five.clone()),
         ("with claims", Ledger { idle_since: Some(Time(5)), ..ready(&full) }, by_five.clone()),
         ("draining", Ledger { idle_since: Some(Time(5)), ..ledger(Draining, &[]) }, by_five),
         ("ready, two to evict", ready(&full), sweep(&[("c", reserved(2)), ("d", reserved(3))], true)),
@@ -316,14 +315,14 @@ fn ledger_cases() -> Vec<LedgerCase> {
     };
     let later = NOW + Span(30_001);
     cases.extend([
-        ("full, whatever its claims", listed(Some(2), ready(&full)), silent(1, later, None)),
+        ("full, claims not compared", listed(Some(2), ready(&full)), silent(1, later, None)),
         ("full as it was seen", ready(&full), silent(1, later, Some(&full))),
         ("empty as it was seen", ready(&[]), silent(1, later, Some(&[]))),
         ("one claim more than was seen", ready(&full), silent(1, later, Some(&full[..2]))),
         ("connected, seen reserved", ready(&[("a", connected(5))]), silent(1, later, Some(&[("a", reserved(5))]))),
         ("the lease ends as the silence begins", ready(&[]), silent(1, NOW + Span(30_000), Some(&[]))),
         ("another attempt", ready(&[]), silent(2, later, Some(&[]))),
-        ("beaten since", Ledger { lease_until: Some(later), ..ready(&[]) }, silent(1, later, None)),
+        ("a heartbeat since", Ledger { lease_until: Some(later), ..ready(&[]) }, silent(1, later, None)),
     ]);
     let mut cases =
         cases.into_iter().map(|(case, image, write)| (case.to_owned(), image, write)).collect::<Vec<LedgerCase>>();
@@ -368,7 +367,7 @@ async fn remove(world: &World, key: keys::Attributes) {
     world.stack.dynamodb().delete_item().table_name(&world.table).set_key(Some(key)).send().await.unwrap();
 }
 
-/// What each variant came to: both outcomes, or this test is not what it says.
+/// Outcomes of each variant of a write (written or refused); a test must see both of every variant.
 #[derive(Default)]
 struct Seen(BTreeMap<String, BTreeSet<bool>>);
 
@@ -378,7 +377,7 @@ impl Seen {
     }
 
     fn both(&self, variants: usize) {
-        assert_eq!(self.0.len(), variants, "a write without a case: {:?}", self.0);
+        assert_eq!(self.0.len(), variants, "a variant without a case: {:?}", self.0);
         for (write, outcomes) in &self.0 {
             assert_eq!(outcomes.len(), 2, "{write} has only one outcome: {outcomes:?}");
         }
@@ -386,7 +385,7 @@ impl Seen {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_write_on_a_ledger_does_what_apply_says() {
+async fn every_write_on_a_ledger_has_the_result_of_apply() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();
@@ -400,13 +399,13 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
             Some(new) => assert_eq!(answer, Answer::Written(new), "{case}"),
             None => assert_eq!(answer, Answer::Refused(Some(image.clone())), "{case}"),
         }
-        // Applied twice it comes to the same item, and so does a repeat of the SDK whose first answer was lost.
+        // A second application leaves the same item, as when the SDK repeats a request whose first response was lost.
         let once = table.ledger(&image.id).await.unwrap().unwrap();
         table.write_ledger(&image.id, &write).await.unwrap();
-        assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "not safe twice: {case}");
+        assert_eq!(table.ledger(&image.id).await.unwrap().unwrap(), once, "not idempotent: {case}");
     }
     seen.both(20);
-    // A ledger that is not there refuses everything, and is not there afterwards either.
+    // Every write on a ledger that does not exist is refused, and creates none.
     for (case, _, write) in ledger_cases() {
         let answer = table.write_ledger(&id("nobody"), &write).await.unwrap();
         assert_eq!(answer, Answer::Refused(None), "{case}: {write:?} on no ledger");
@@ -416,7 +415,7 @@ async fn every_write_on_a_ledger_does_what_apply_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connected_claim_is_not_reserved_again_under_its_placement() {
-    // Said in so many words, as below.
+    // Asserted explicitly, because `apply` and its expression could both be wrong.
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     for (case, stands) in [
@@ -434,11 +433,11 @@ async fn a_connected_claim_is_not_reserved_again_under_its_placement() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
-    // Said in so many words, because `apply` and its expression could be wrong together.
+    // Asserted explicitly, because `apply` and its expression could both be wrong.
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let seen = [("b", reserved(1)), ("c", reserved(2)), ("d", reserved(3))];
-    for (case, now) in [("connected by now", connected(2)), ("reserved anew", reserved(7))] {
+    for (case, now) in [("connected since", connected(2)), ("reserved again since", reserved(7))] {
         let image = ready(&[("b", reserved(1)), ("c", now), ("d", reserved(3))]);
         put(&world, table::ledger::to_item(&image)).await;
         for write in [
@@ -453,15 +452,15 @@ async fn a_claim_that_has_changed_since_it_was_seen_is_not_evicted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_write_on_a_seat_does_what_apply_says() {
+async fn every_write_on_a_seat_has_the_result_of_apply() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let at =
         |server: &str, claim: Claim| Some(Seat::Assigned(Assignment { server: id(server), pool: pool("p"), claim }));
     let seats = [
         ("no seat", None),
-        ("void, older", Some(Seat::Vacant(placement(4)))),
-        ("void, the same placement", Some(Seat::Vacant(placement(9)))),
+        ("vacant, older placement", Some(Seat::Vacant(placement(4)))),
+        ("vacant, the same placement", Some(Seat::Vacant(placement(9)))),
         ("reserved there", at("s1", reserved(5))),
         ("connected there", at("s1", connected(5))),
         ("reserved there under another placement", at("s1", reserved(6))),
@@ -496,7 +495,7 @@ async fn every_write_on_a_seat_does_what_apply_says() {
             }
             let once = table.seat(&alice).await.unwrap();
             table.write_seat(&alice, write).await.unwrap();
-            assert_eq!(table.seat(&alice).await.unwrap(), once, "{case}: {write:?} is not safe twice");
+            assert_eq!(table.seat(&alice).await.unwrap(), once, "{case}: {write:?} is not idempotent");
         }
     }
     seen.both(4);
@@ -504,7 +503,7 @@ async fn every_write_on_a_seat_does_what_apply_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connected_seat_is_not_deleted_by_time_and_every_other_is() {
+async fn a_connected_seat_has_no_ttl_and_every_other_seat_has_one() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let has_ttl = async |expected: bool| {
@@ -521,17 +520,17 @@ async fn a_connected_seat_is_not_deleted_by_time_and_every_other_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
+async fn every_write_on_a_frontier_and_a_pool_status_has_the_result_of_apply() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table().clone();
     let mut seen = Seen::default();
-    let name = pool("frontiers");
+    let name = pool("busy");
     let new = |server, remaining| Frontier::new(id(server), remaining);
     let with = |server, remaining, freed: &[&str]| Frontier {
         freed: freed.iter().map(|server| id(server)).collect(),
         ..new(server, remaining)
     };
-    let names = (0..MAX_FREED).map(|n| format!("spare{n}")).collect::<Vec<_>>();
+    let names = (0..MAX_FREED).map(|n| format!("freed{n}")).collect::<Vec<_>>();
     let names = names.iter().map(String::as_str).collect::<Vec<_>>();
     let frontiers = [
         ("no frontier", None),
@@ -539,9 +538,9 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
         ("one slot left", Some(new("s1", 1))),
         ("used up", Some(new("s1", 0))),
         ("another server, used up", Some(new("s2", 0))),
-        ("one spare server", Some(with("s1", 0, &["s2"]))),
-        ("two spare servers", Some(with("s1", 0, &["s2", "s3"]))),
-        ("as many spare servers as it remembers", Some(with("s1", 0, &names))),
+        ("one freed server", Some(with("s1", 0, &["s2"]))),
+        ("two freed servers", Some(with("s1", 0, &["s2", "s3"]))),
+        ("the maximum of freed servers", Some(with("s1", 0, &names))),
     ];
     for (case, frontier) in frontiers {
         for write in [
@@ -574,11 +573,11 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
     seen.both(7);
     let mut seen = Seen::default();
     let statuses = [
-        ("nothing was ever started", None),
+        ("no item", None),
         ("two servers", Some(PoolStatus { live: 2, ..PoolStatus::default() })),
         ("no server", Some(PoolStatus::default())),
         (
-            "a pause for failures that is over",
+            "a pause for failures that has ended",
             Some(PoolStatus { live: 1, changes: 3, failures: 2, backoff_until: Some(NOW), ..PoolStatus::default() }),
         ),
         (
@@ -596,7 +595,7 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             }),
         ),
         (
-            "an operator's pause that is over",
+            "an operator's pause that has ended",
             Some(PoolStatus {
                 live: 1,
                 paused_until: Some(NOW),
@@ -605,7 +604,7 @@ async fn every_write_on_a_frontier_and_a_fleet_does_what_apply_says() {
             }),
         ),
         (
-            "a later word of an operator",
+            "a later command of an operator",
             Some(PoolStatus {
                 live: 1,
                 failures: 2,

@@ -1,4 +1,4 @@
-//! The fleet looks after itself.
+//! Reconcile: repairs of the fleet, scale-in, headroom, and servers that send no heartbeats.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use shared::{
 };
 use tokio::task::JoinSet;
 
-use crate::support::{Hand, World, ecs_client, eventually, limits, looks_after, seconds};
+use crate::support::{GameServer, World, ecs_client, eventually, limits, reconcile_as_function, seconds};
 
 impl World {
     async fn running_tasks(&self) -> Vec<String> {
@@ -28,37 +28,37 @@ impl World {
     }
 
     /// Waits until a server whose lease lasts a second has been silent for three more.
-    async fn long_silent(&self, server: &Hand) {
+    async fn long_silent(&self, server: &GameServer) {
         let is =
             |ledger: &Ledger| ledger.lease_until.is_some_and(|until| until + Span(4_000) < self.stack.owmm().time());
-        self.until(&server.id, "it is long silent", is).await;
+        self.until(&server.id, "its lease lapsed three seconds ago", is).await;
     }
 
-    /// Writes into a server's ledger as nobody else does; `:it` stands for the value.
-    async fn edit(&self, server: &Hand, update: &str, it: Option<AttributeValue>) {
+    /// Updates a server's ledger with an arbitrary expression; `:it` stands for the value.
+    async fn edit(&self, server: &GameServer, update: &str, it: Option<AttributeValue>) {
         let key = keys::ledger(&ServerId::parse(&server.id).unwrap());
         let edit = self.stack.dynamodb().update_item().table_name(&self.table).set_key(Some(key));
         let values = it.map(|it| HashMap::from([(":it".to_owned(), it)]));
         edit.update_expression(update).set_expression_attribute_values(values).send().await.unwrap();
     }
 
-    /// Looks after the fleet until something is so.
+    /// Runs reconcile until its report satisfies `is`.
     async fn reconcile_until(&self, what: &str, is: impl AsyncFn(&Reconciled) -> bool) -> Reconciled {
-        let look = || async {
+        let probe = || async {
             let report = self.reconcile().await;
             (is(&report).await, report)
         };
-        eventually(what, look, |(is, _)| *is).await.1
+        eventually(what, probe, |(is, _)| *is).await.1
     }
 }
 
-fn many_that_beat_each_second(options: &mut local::stack::Options) {
+fn many_servers_with_a_one_second_lease(options: &mut local::stack::Options) {
     limits(1, 100)(options);
     options.limits.lease = seconds(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_in_good_order_is_left_alone() {
+async fn a_reconcile_run_on_a_healthy_fleet_changes_nothing() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
@@ -72,23 +72,23 @@ async fn a_fleet_in_good_order_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headroom_is_kept_ahead_of_demand_and_not_twice_by_two_at_once() {
+async fn two_reconcile_runs_at_once_start_the_headroom_once() {
     let world = World::new(|options| {
         limits(10, 100)(options);
         options.limits.headroom = 25;
     })
     .await;
     let (a, b) = (world.stack.owmm().another_copy(), world.stack.owmm().another_copy());
-    let (a, b) = tokio::join!(looks_after(&a), looks_after(&b));
+    let (a, b) = tokio::join!(reconcile_as_function(&a), reconcile_as_function(&b));
     a.unwrap();
     b.unwrap();
     world.reconcile().await;
-    assert_eq!(world.stack.ecs().counts().processes_started, 3, "ceil(25 / 10), however many look");
+    assert_eq!(world.stack.ecs().counts().processes_started, 3, "ceil(25 / 10), however many runs there are");
     assert_eq!(world.live().await, 3);
     for ledger in world.ledgers().await {
-        world.hand(ledger.id.as_str()).await.register(&world).await.is(200);
+        world.game_server(ledger.id.as_str()).await.register(&world).await.is(200);
     }
-    // Demand finds them, at once.
+    // A join finds one of these servers at once.
     world.join_for_good("alice").await.is(200);
     world.end().await;
 }
@@ -107,7 +107,7 @@ async fn an_idle_server_drains_and_stops_and_the_pool_scales_to_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
+async fn a_claim_and_a_scale_in_at_the_same_time_cannot_both_succeed() {
     let world = Arc::new(World::new(limits(50, 100)).await);
     let server = world.ready_server("alice").await;
     server.disconnect(&world, "alice", "").await.is(204);
@@ -115,7 +115,7 @@ async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
     let mut ledger = world.ledger(&server.id).await;
     let (mut joined, mut drained) = (0, 0);
     for i in 0..1_000 {
-        // Idle for long, again and again.
+        // Reset to a server that has been idle for a long time.
         ledger.idle_since = Some(shared::domain::Time(1));
         ledger.state = ServerState::Ready;
         ledger.claims.clear();
@@ -139,12 +139,12 @@ async fn a_last_moment_joiner_and_scale_in_cannot_both_win() {
         joined += claim;
         drained += drain;
     }
-    assert!(joined > 0 && drained > 0, "the race was no race: {joined} joined, {drained} drained");
+    assert!(joined > 0 && drained > 0, "only one of both ever won: {joined} joined, {drained} drained");
     Arc::into_inner(world).unwrap().end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_server_whose_stopper_died_is_counted_out() {
+async fn a_stopped_server_that_was_not_counted_out_is_counted_out_by_reconcile() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let ledger = world.ledger(&server.id).await;
@@ -155,31 +155,31 @@ async fn a_stopped_server_whose_stopper_died_is_counted_out() {
     assert_eq!(report.repaired.get("counted_out"), Some(&1), "{report:?}");
     assert_eq!(report.repaired.get("orphan_task"), None, "a task is an orphan once its server is off the roster");
     assert_eq!(world.live().await, 0);
-    // Its task runs on for nobody.
+    // Its task still runs although its server is off the roster.
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("orphan_task"), Some(&1), "{report:?}");
-    world.reconcile_until("the task is gone", async |_| world.running_tasks().await.is_empty()).await;
+    world.reconcile_until("the task has stopped", async |_| world.running_tasks().await.is_empty()).await;
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_launch_that_nobody_polls_ends_by_itself() {
+async fn a_failed_launch_without_a_polling_player_is_abandoned_by_reconcile() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let over = async |_: &Reconciled| world.ledger(&server).await.state == ServerState::Stopped;
-    world.reconcile_until("the launch is given up", over).await;
+    let abandoned = async |_: &Reconciled| world.ledger(&server).await.state == ServerState::Stopped;
+    world.reconcile_until("the launch is abandoned", abandoned).await;
     assert_eq!(world.live().await, 0);
     world.reconcile_until("no task is left", async |_| world.running_tasks().await.is_empty()).await;
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
+async fn a_silent_server_is_stopped_only_without_connected_players() {
     let world = World::new(|options| options.limits.lease = seconds(1)).await;
     let empty = world.ready_server("alice").await;
     empty.disconnect(&world, "alice", "").await.is(204);
     let stopped = async |_: &Reconciled| world.ledger(&empty.id).await.state == ServerState::Stopped;
-    world.reconcile_until("the empty one stops", stopped).await;
+    world.reconcile_until("the empty server stops", stopped).await;
     let full = world.ready_server("bob").await;
     full.connect(&world, "bob", None).await.is(200);
     world.long_silent(&full).await;
@@ -187,24 +187,26 @@ async fn a_silent_server_is_stopped_only_if_nobody_is_inside() {
     assert_eq!(report.lapsed, 1);
     assert_eq!(world.ledger(&full.id).await.state, ServerState::Ready, "a lapse alone ends no game: {report:?}");
     assert_eq!(world.running_tasks().await.len(), 1);
-    // It takes nobody new, and it is back with its next beat.
+    // A lapsed server gets no new players until its next heartbeat.
     assert_ne!(world.join("carol").await.is(202).server(), full.id);
-    full.beat(&world, None).await.is(200);
+    full.heartbeat(&world, None).await.is(200);
     assert_eq!(world.reconcile().await.lapsed, 0);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
-    let world = World::new(many_that_beat_each_second).await;
+async fn when_many_leases_lapse_at_once_no_server_is_stopped() {
+    let world = World::new(many_servers_with_a_one_second_lease).await;
     let mut servers = Vec::new();
     for i in 0..6 {
         let player = format!("player-{i}");
         let server = world.ready_server(&player).await;
         server.disconnect(&world, &player, "").await.is(204);
         servers.push(server);
-        // The next one is started only once this one is no candidate any more.
-        world.until(&servers[i].id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
+        // The next join starts a server only once this one is no candidate any more.
+        world
+            .until(&servers[i].id, "its lease has lapsed", |ledger| ledger.has_lapsed(world.stack.owmm().time()))
+            .await;
     }
     world.long_silent(&servers[5]).await;
     let report = world.reconcile().await;
@@ -212,29 +214,29 @@ async fn when_many_leases_lapse_at_once_nobody_is_believed_dead() {
     for server in &servers {
         assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready);
     }
-    // One is back: five silent ones are believable.
-    servers[0].beat(&world, None).await.is(200);
+    // One server sends a heartbeat: five lapsed leases are below the limit of a mass lapse.
+    servers[0].heartbeat(&world, None).await.is(200);
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("silent"), Some(&5), "{report:?}");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_have_long_been_silent_and_that_ecs_does_not_know_are_over_however_many_they_are() {
-    let world = World::new(many_that_beat_each_second).await;
+async fn long_silent_servers_without_a_task_in_ecs_are_stopped_even_in_a_mass_lapse() {
+    let world = World::new(many_servers_with_a_one_second_lease).await;
     let mut servers = Vec::new();
     for i in 0..6 {
         let player = format!("player-{i}");
         let server = world.ready_server(&player).await;
         server.let_in(&world, &player).await;
-        // ECS has forgotten it, as it does an hour after the end.
+        // ECS does not describe the task, as an hour after its end.
         let forgotten = AttributeValue::S(format!("arn:aws:ecs:local:000000000000:task/default/{i}"));
         world.edit(&server, "SET task = :it", Some(forgotten)).await;
         servers.push(server);
     }
     world.long_silent(&servers[5]).await;
     let report = world.reconcile().await;
-    assert_eq!((report.lapsed, report.mass_lapses), (6, 1), "it is worth an alarm all the same: {report:?}");
+    assert_eq!((report.lapsed, report.mass_lapses), (6, 1), "a mass lapse must still be reported: {report:?}");
     assert_eq!(report.repaired.get("task_missing"), Some(&6), "{report:?}");
     assert_eq!(world.live().await, 0);
     world.join("player-0").await.is(202);
@@ -242,14 +244,14 @@ async fn servers_that_have_long_been_silent_and_that_ecs_does_not_know_are_over_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_task_was_never_put_on_record_is_over_when_ecs_has_none_of_it() {
+async fn a_server_without_a_recorded_task_is_stopped_when_ecs_runs_no_task_of_its_attempt() {
     let world = World::new(|options| options.limits.lease = seconds(1)).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
-    // As if the function that started it had died before it wrote the task down.
+    // As if the function that started the task had ended before it recorded the task.
     world.edit(&server, "REMOVE task", None).await;
     let lapsed = |ledger: &Ledger| ledger.has_lapsed(world.stack.owmm().time());
-    world.until(&server.id, "its lease is over", lapsed).await;
+    world.until(&server.id, "its lease has lapsed", lapsed).await;
     world.reconcile().await;
     assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "its task runs");
     let owmm = world.stack.owmm();
@@ -258,9 +260,13 @@ async fn a_server_whose_task_was_never_put_on_record_is_over_when_ecs_has_none_o
     moved.task.cluster = "elsewhere".to_owned();
     owmm.configure(moved).await.unwrap();
     world.reconcile().await;
-    assert_eq!(world.ledger(&server.id).await.state, ServerState::Ready, "it runs where its pool was before");
+    assert_eq!(
+        world.ledger(&server.id).await.state,
+        ServerState::Ready,
+        "its task runs in the previous cluster of its pool"
+    );
     owmm.configure(pool).await.unwrap();
-    // Of this attempt no task runs.
+    // No task of attempt 2 runs.
     world.edit(&server, "SET attempt = :it", Some(AttributeValue::N("2".to_owned()))).await;
     let report = world.reconcile().await;
     assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
@@ -273,7 +279,7 @@ async fn a_task_of_an_older_attempt_is_stopped_and_the_one_of_the_current_attemp
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
-    // As if the first task had been given up, and had hung instead of ending.
+    // As if the first attempt had failed while its task hung instead of ending.
     let run = ecs_client(world.stack.ecs_url()).run_task().task_definition("game:1").count(1);
     let run = run.started_by(format!("{}/2", server.id)).group(format!("owmm:{}", world.table));
     let current = run.send().await.unwrap().tasks()[0].task_arn().unwrap().to_owned();
@@ -290,7 +296,7 @@ async fn a_task_of_an_older_attempt_is_stopped_and_the_one_of_the_current_attemp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_count_that_is_wrong_is_put_right() {
+async fn a_wrong_count_of_live_servers_is_corrected() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
@@ -320,7 +326,7 @@ async fn expired_reservations_are_swept_and_their_server_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_that_look_at_once_come_to_the_same_fleet_as_one() {
+async fn six_reconcile_runs_at_once_start_the_headroom_once() {
     let world = Arc::new(
         World::new(|options| {
             limits(10, 100)(options);
@@ -329,12 +335,12 @@ async fn many_that_look_at_once_come_to_the_same_fleet_as_one() {
         })
         .await,
     );
-    let mut looks = JoinSet::new();
+    let mut runs = JoinSet::new();
     for _ in 0..6 {
         let owmm = world.stack.owmm().another_copy();
-        looks.spawn(async move { looks_after(&owmm).await.unwrap() });
+        runs.spawn(async move { reconcile_as_function(&owmm).await.unwrap() });
     }
-    looks.join_all().await;
+    runs.join_all().await;
     let ledgers = world.ledgers().await;
     assert_eq!(ledgers.len(), 3, "{ledgers:?}");
     assert_eq!(world.live().await, 3);
@@ -342,7 +348,7 @@ async fn many_that_look_at_once_come_to_the_same_fleet_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_or_a_connection_that_arrives_while_a_silent_server_is_looked_at_wins() {
+async fn a_heartbeat_or_connection_during_reconcile_prevents_the_stop_of_a_silent_server() {
     let world = World::new(|options| {
         options.limits.lease = seconds(1);
         options.limits.reservation = seconds(600);
@@ -352,18 +358,18 @@ async fn a_beat_or_a_connection_that_arrives_while_a_silent_server_is_looked_at_
     let long = |ledger: &shared::domain::Ledger| {
         ledger.lease_until.is_some_and(|until| until + Span(3_000) < world.stack.owmm().time())
     };
-    let seen = world.until(&server.id, "it is long silent, with a reservation", long).await;
+    let seen = world.until(&server.id, "its lease lapsed three seconds ago, and it has a reservation", long).await;
     let table = world.stack.owmm().table();
     let stop = |reason| seen.stop_for(reason, world.stack.owmm().time());
-    // What was seen is not so any more: the player has come in.
+    // The claims differ from those that were seen: the player has connected.
     let (silent, missing) = (stop(StopReason::Silent), stop(StopReason::TaskMissing));
     server.connect(&world, "alice", None).await.is(200);
     assert!(matches!(table.write_ledger(&seen.id, &silent).await.unwrap(), Answer::Refused(Some(_))));
-    // The server beats.
+    // The server sends a heartbeat.
     server.disconnect(&world, "alice", "").await.is(204);
     let seen = world.ledger(&server.id).await;
     let silent = seen.stop_for(StopReason::Silent, world.stack.owmm().time());
-    server.beat(&world, None).await.is(200);
+    server.heartbeat(&world, None).await.is(200);
     for write in [silent, missing] {
         assert!(matches!(table.write_ledger(&seen.id, &write).await.unwrap(), Answer::Refused(Some(_))));
     }
@@ -373,12 +379,12 @@ async fn a_beat_or_a_connection_that_arrives_while_a_silent_server_is_looked_at_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_cannot_be_looked_after_keeps_the_others_from_nothing() {
+async fn a_pool_that_cannot_be_reconciled_does_not_affect_the_other_pools() {
     let world = World::new(|_| {}).await;
     let put = async |item: shared::table::keys::Attributes| {
         world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
     };
-    // One pool without a single readable ledger, one whose own item cannot be read, and the default pool.
+    // A pool without a readable ledger, a pool whose own item cannot be read, and the default pool.
     let text = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
     let (ill, worse) = (crate::support::pool("ill"), crate::support::pool("worse"));
     let mut pool = world.stack.owmm().table().pool(&crate::support::pool("default")).await.unwrap().unwrap();
@@ -395,7 +401,7 @@ async fn a_pool_that_cannot_be_looked_after_keeps_the_others_from_nothing() {
         let ledger = world.ledger(&server.id).await;
         let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: world.stack.owmm().time() };
         world.stack.owmm().table().write_ledger(&ledger.id, &stop).await.unwrap();
-        // Whichever comes first, and that is another one each time.
+        // Reconcile takes the pools in another order each time.
         let report = world.reconcile().await;
         assert_eq!((report.failed, report.repaired.get("counted_out")), (2, Some(&1)), "{report:?}");
     }
@@ -415,12 +421,12 @@ async fn servers_are_found_after_the_pool_has_been_given_fewer_frontiers() {
     set(16).await;
     world.operate("POST", "/pools/default/launch", Some(json!({ "atLeast": 6 }))).await.is(200);
     for ledger in world.ledgers().await {
-        world.hand(ledger.id.as_str()).await.register(&world).await.is(200);
+        world.game_server(ledger.id.as_str()).await.register(&world).await.is(200);
     }
     set(1).await;
     for player in 0..12 {
         world.join_for_good(&format!("player-{player}")).await.is(200);
     }
-    assert_eq!(world.ledgers().await.len(), 6, "there was room for all");
+    assert_eq!(world.ledgers().await.len(), 6, "the six servers have room for all twelve players");
     world.end().await;
 }

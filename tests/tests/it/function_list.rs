@@ -1,4 +1,4 @@
-//! The list of functions in `functions/src/lib.rs` against every other place that must know a function.
+//! Compares the list of functions in `functions/src/lib.rs` with every other place that names functions.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use crate::{
     template::{functions as deployed, root, template},
 };
 
-/// Every problem of one place: names that it lacks, and names that do not belong there.
+/// Differences of one place from the list: missing names and unknown names.
 fn compare(place: &str, found: &BTreeSet<String>, listed: &BTreeSet<String>) -> Vec<String> {
     let lacks = listed.difference(found).map(|name| format!("{place} lacks {name}"));
-    let unknown = found.difference(listed).map(|name| format!("{place} must not have {name}"));
+    let unknown = found.difference(listed).map(|name| format!("{place} has {name}, which is not in the list"));
     lacks.chain(unknown).collect()
 }
 
-/// Names of the Rust files of a folder, without their ending.
+/// Names of the Rust files of a folder, without `.rs`.
 fn files(folder: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
     files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
-/// Programs of `functions/Cargo.toml` without a test program of their own.
+/// Names of the `[[bin]]` targets of `functions/Cargo.toml` with `test = false`.
 fn programs() -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("functions/Cargo.toml")).unwrap();
     let tables = text.split("[[bin]]\n").skip(1).filter_map(|table| table.strip_prefix("name = \""));
@@ -32,7 +32,7 @@ fn programs() -> BTreeSet<String> {
     tested.map(|table| table.split('"').next().unwrap().to_owned()).collect()
 }
 
-/// Kinds of the events that invoke each function, in the words of the list.
+/// Kinds of events that invoke a deployed function, named like the variants of `Handler`.
 fn events(function: &Value) -> BTreeSet<&'static str> {
     let events = function["Properties"]["Events"].as_object().into_iter().flatten();
     let kind = |event: &Value| match event["Type"].as_str().unwrap() {
@@ -41,13 +41,13 @@ fn events(function: &Value) -> BTreeSet<&'static str> {
         "EventBridgeRule" if event["Properties"]["Pattern"].to_string().contains("ECS Task State Change") => {
             "TaskStateChange"
         }
-        other => panic!("no handler is for {other}"),
+        other => panic!("`Handler` has no variant for the event {other}"),
     };
     events.map(|(_, event)| kind(event)).collect()
 }
 
 #[test]
-fn every_place_that_must_know_a_function_knows_exactly_the_listed_ones() {
+fn every_place_that_names_functions_has_exactly_the_listed_ones() {
     let names = |is_listed: fn(&Handler) -> bool| {
         let listed = ALL.iter().filter(|function| is_listed(&function.handler));
         listed.map(|function| function.name.to_owned()).collect::<BTreeSet<_>>()
@@ -82,7 +82,7 @@ fn every_place_that_must_know_a_function_knows_exactly_the_listed_ones() {
 }
 
 #[test]
-fn a_handler_selects_its_function_and_an_unknown_one_is_told_the_known_names() {
+fn a_handler_selects_its_function_and_the_error_for_an_unknown_one_lists_all_names() {
     for function in ALL {
         assert_eq!(named(function.name).unwrap().name, function.name);
     }

@@ -1,4 +1,4 @@
-//! Launches that do not go as they should.
+//! Launches that fail, hang or are repeated.
 
 use ecs::Fault;
 use functions::task_stopped;
@@ -8,7 +8,7 @@ use shared::domain::{Launch, Ledger, LedgerWrite, MAX_LAUNCH_ATTEMPTS, PoolStatu
 use crate::support::{SOON, World, limits, seconds};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its_players_placed_anew() {
+async fn a_launch_that_fails_is_retried_then_abandoned_and_its_players_are_placed_anew() {
     let world = World::new(|options| {
         options.game_server = vec!["sh".into(), "-c".into(), "exit 3".into()];
         options.limits.launch = seconds(1);
@@ -21,7 +21,7 @@ async fn a_server_that_dies_while_it_starts_is_tried_again_then_given_up_and_its
     assert!(ledger.claims.is_empty());
     assert!(world.ledger(&second).await.claims.keys().any(|player| player.as_str() == "alice"));
     let status = world.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap();
-    assert_eq!((status.live, status.failures), (1, 1), "the dead one is counted out, once");
+    assert_eq!((status.live, status.failures), (1, 1), "the failed server is counted out once");
     assert_eq!(world.stack.ecs().counts().processes_started, u64::from(MAX_LAUNCH_ATTEMPTS) + 1);
     world.end().await;
 }
@@ -36,26 +36,26 @@ async fn launches_that_fail_repeatedly_pause_launching_until_a_server_registers(
     assert_eq!((status.live, status.failures), (0, shared::domain::PAUSE_AFTER_FAILURES));
     let started = world.stack.ecs().counts().processes_started;
     world.join("bob").await.problem(503, "launch_paused");
-    assert_eq!(world.stack.ecs().counts().processes_started, started, "nothing more is started");
+    assert_eq!(world.stack.ecs().counts().processes_started, started, "no server is started during the pause");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_ends_the_count_of_failures() {
+async fn a_registration_resets_the_count_of_failed_launches() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let pool = crate::support::pool("default");
     let first = world.join("alice").await.is(202).server().to_owned();
     let second = world.placed_anew("alice", &first).await;
     assert_eq!(world.stack.owmm().table().pool_status(&pool).await.unwrap().failures, 1);
-    world.hand(&second).await.register(&world).await.is(200);
+    world.game_server(&second).await.register(&world).await.is(200);
     assert_eq!(world.stack.owmm().table().pool_status(&pool).await.unwrap().failures, 0);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_task_whose_answer_is_lost_is_repeated_and_starts_nothing_twice() {
+async fn a_run_task_with_a_lost_response_is_repeated_and_starts_no_second_task() {
     let world = World::new(|_| {}).await;
-    // Every attempt of the SDK and the first of ours: the task runs, and nobody knows.
+    // All three attempts of the SDK lose their response: the task runs, and OWMM does not know its ARN.
     world.stack.ecs().inject(Fault::AnswerLost, 3);
     let server = world.join("alice").await.is(202).server().to_owned();
     assert_eq!(world.ledger(&server).await.task, None);
@@ -67,21 +67,21 @@ async fn run_task_whose_answer_is_lost_is_repeated_and_starts_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ecs_without_capacity_is_asked_again_with_a_new_token_of_the_server() {
+async fn a_run_task_without_capacity_is_retried_with_a_new_token_of_the_server() {
     let world = World::new(|_| {}).await;
     world.stack.ecs().inject(Fault::NoCapacity, 1);
     let server = world.join("alice").await.is(202).server().to_owned();
     let refused = world.ledger(&server).await;
-    assert_eq!((refused.attempt, &refused.task), (2, &None), "the next attempt is due after a pause");
+    assert_eq!((refused.attempt, &refused.task), (2, &None), "the second attempt has no task yet");
     world.polled_until("alice", &server, "the task is on record", |ledger| ledger.task.is_some()).await;
     assert_eq!(world.processes_started().await, 1);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ecs_that_throttles_has_not_refused_and_is_asked_again_in_the_same_attempt() {
+async fn a_throttled_run_task_is_retried_in_the_same_attempt() {
     let world = World::new(|_| {}).await;
-    // Every attempt of the SDK.
+    // All three attempts of the SDK are throttled.
     world.stack.ecs().inject(Fault::Throttled, 3);
     let server = world.join("alice").await.is(202).server().to_owned();
     let ledger = world.ledger(&server).await;
@@ -89,20 +89,20 @@ async fn ecs_that_throttles_has_not_refused_and_is_asked_again_in_the_same_attem
     let token = ledger.launch.unwrap().token;
     let started = |ledger: &Ledger| ledger.task.is_some();
     let ledger = world.polled_until("alice", &server, "the task is on record", started).await;
-    assert_eq!((ledger.attempt, ledger.launch.unwrap().token), (1, token), "the first attempt, and its token");
+    assert_eq!((ledger.attempt, ledger.launch.unwrap().token), (1, token), "the attempt and its token must not change");
     assert_eq!(world.processes_started().await, 1);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_tasks_for_one_server_the_one_of_the_older_attempt_is_refused() {
+async fn a_task_of_an_older_attempt_cannot_register() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let old = world.hand(&server).await;
+    let old = world.game_server(&server).await;
     world.polled_until("alice", &server, "the second attempt", |ledger| ledger.attempt > 1).await;
-    // The first task was only slow, and registers now.
+    // The task of the first attempt was slow and registers only now.
     old.register(&world).await.problem(403, "wrong_token");
-    let new = world.hand(&server).await;
+    let new = world.game_server(&server).await;
     assert_ne!(old.token, new.token);
     new.register(&world).await.is(200);
     assert_eq!(world.join("alice").await.is(200).server(), server);
@@ -113,7 +113,7 @@ async fn of_two_tasks_for_one_server_the_one_of_the_older_attempt_is_refused() {
 async fn a_token_is_in_the_table_only_until_its_server_has_registered() {
     let world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     hand.register(&world).await.is(200);
     let items = format!("{:?}", world.scan().await);
     assert!(!items.contains(&hand.token));
@@ -135,17 +135,17 @@ async fn a_server_that_stops_makes_room_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_of_an_older_attempt_stop_nothing() {
+async fn a_task_stopped_event_of_an_older_attempt_has_no_effect() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
     world.polled_until("alice", &server, "the second attempt", |ledger| ledger.attempt > 1).await;
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     hand.register(&world).await.is(200);
     let owmm = world.stack.owmm();
     let id = shared::domain::ServerId::parse(&server).unwrap();
     assert!(!acting_as("task-stopped", owmm.task_stopped(&id, 1)).await.unwrap());
     assert_eq!(world.ledger(&server).await.state, ServerState::Ready);
-    // Of the current one: it is over, and twice is the same as once.
+    // An event of the current attempt stops the server, and a repeat changes nothing.
     let attempt = world.ledger(&server).await.attempt;
     for _ in 0..2 {
         assert!(acting_as("task-stopped", owmm.task_stopped(&id, attempt)).await.unwrap());
@@ -157,10 +157,10 @@ async fn news_of_an_older_attempt_stop_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_says_disconnect_before_it_has_registered_counts_as_one_that_failed_to_start() {
+async fn a_server_that_deregisters_before_it_registers_counts_as_a_failed_launch() {
     let world = World::new(|_| {}).await;
     let server = world.join("alice").await.is(202).server().to_owned();
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     hand.close(&world).await.is(204);
     assert_eq!(world.ledger(&server).await.state, ServerState::Stopped);
     let status = world.stack.owmm().table().pool_status(&crate::support::pool("default")).await.unwrap();
@@ -170,16 +170,16 @@ async fn a_server_that_says_disconnect_before_it_has_registered_counts_as_one_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_of_a_stopped_server_that_was_not_counted_out_counts_it_out_once() {
+async fn a_task_stopped_event_counts_a_stopped_server_out_once() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let (owmm, pool) = (world.stack.owmm(), crate::support::pool("default"));
     let ledger = world.ledger(&server.id).await;
-    // As if whoever stopped it had died right after that.
+    // As if the function that stopped the server had ended before it counted the server out.
     let stop = LedgerWrite::Stop { by: StopBy::Attempt(ledger.attempt), now: owmm.time() };
     owmm.table().write_ledger(&ledger.id, &stop).await.unwrap();
     assert_eq!(owmm.table().pool_status(&pool).await.unwrap().live, 1);
-    for case in ["the first news", "the same news again"] {
+    for case in ["the first event", "a repeated event"] {
         assert!(acting_as("task-stopped", owmm.task_stopped(&ledger.id, ledger.attempt)).await.unwrap(), "{case}");
         let status = owmm.table().pool_status(&pool).await.unwrap();
         assert_eq!((status.live, status.failures), (0, 0), "{case}");
@@ -187,7 +187,7 @@ async fn news_of_a_stopped_server_that_was_not_counted_out_counts_it_out_once() 
     world.end().await;
 }
 
-/// Every order of these.
+/// All permutations of the elements.
 fn orders<T: Clone>(things: &[T]) -> Vec<Vec<T>> {
     if things.is_empty() {
         return vec![Vec::new()];
@@ -201,7 +201,7 @@ fn orders<T: Clone>(things: &[T]) -> Vec<Vec<T>> {
     all
 }
 
-/// The events of a real task's life at the local ECS, oldest first, as if they were of that server's attempt.
+/// All events of one task of the local ECS, from its start to its end, oldest first.
 async fn life(world: &World) -> Vec<serde_json::Value> {
     let mut events = world.stack.ecs().events();
     let ecs = crate::support::ecs_client(world.stack.ecs_url());
@@ -210,22 +210,22 @@ async fn life(world: &World) -> Vec<serde_json::Value> {
     let mut life = Vec::new();
     loop {
         let event = tokio::time::timeout(SOON, events.recv()).await.unwrap().unwrap();
-        let over = event["detail"]["lastStatus"] == "STOPPED";
+        let is_last = event["detail"]["lastStatus"] == "STOPPED";
         life.push(event);
-        if over {
+        if is_last {
             return life;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
+async fn task_events_have_the_same_result_in_every_order_and_when_repeated() {
     let world = World::new(|_| {}).await;
     let life = life(&world).await;
     let versions = life.iter().map(|event| event["detail"]["version"].as_u64().unwrap()).collect::<Vec<_>>();
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     assert!(life.iter().all(|event| event["source"] == "aws.ecs" && event["detail-type"] == "ECS Task State Change"));
-    // The first, one in the middle and the last, which is the only one that says STOPPED.
+    // The first event, one in the middle, and the last one, which alone has the status STOPPED.
     let (first, middle, last) = (&life[0], &life[life.len() / 2], &life[life.len() - 1]);
     assert_eq!(life.iter().filter(|event| event["detail"]["lastStatus"] == "STOPPED").count(), 1);
     let server = world.ready_server("alice").await;
@@ -264,7 +264,7 @@ async fn events_of_tasks_come_to_the_same_in_every_order_and_however_often() {
             put(shared::table::ledger::to_item(image)).await;
             put(shared::table::pool_status::to_item(&image.pool, &status)).await;
             put(shared::table::keys::roster(&image.pool, &image.id)).await;
-            // At least once: the last comes again.
+            // EventBridge delivers at least once: the last event is repeated.
             for event in order.iter().chain(order.last()) {
                 task_stopped::handle(owmm, serde_json::from_value(event.clone()).unwrap()).await.unwrap();
             }

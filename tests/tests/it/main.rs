@@ -1,7 +1,7 @@
-//! What OWMM promises, tried with real parts: the real SDK, a real engine, real sockets, real processes.
+//! Integration tests with the real AWS SDK, a real DynamoDB engine, real sockets and real processes.
 //!
-//! With `OWMM_TEST_DYNAMODB=URL` the same tests run on that engine instead of the embedded one; each makes a table of
-//! its own there.
+//! With `OWMM_TEST_DYNAMODB=URL` the same tests run on the engine at that URL instead of the embedded one; each test
+//! creates its own table there.
 
 #![allow(
     missing_docs,

@@ -1,5 +1,5 @@
-//! `openapi.yaml` against the code: the same routes, functions and problem codes; and every answer that any test of this
-//! program gets is held against the document.
+//! `openapi.yaml` against the code: the same routes, functions and problem codes. Every response that a test of this
+//! program receives is validated against the document.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,7 +19,7 @@ fn document() -> &'static Value {
     DOCUMENT.get_or_init(|| serde_yaml_ng::from_str(include_str!("../../../openapi.yaml")).unwrap())
 }
 
-/// Follows a reference, if it is one.
+/// Follows `$ref` if the value has one.
 fn resolve(value: &'static Value) -> &'static Value {
     match value["$ref"].as_str() {
         Some(reference) => {
@@ -38,14 +38,14 @@ pub fn operations() -> impl Iterator<Item = (String, &'static str, &'static Valu
     })
 }
 
-/// Whether a path is one of a template.
+/// Whether a path matches a path template.
 fn is_of(template: &str, path: &str) -> bool {
     let (template, path) = (template.split('/'), path.split('/'));
     template.clone().count() == path.clone().count()
         && template.zip(path).all(|(name, part)| name == part || (name.starts_with('{') && !part.is_empty()))
 }
 
-/// The schema at some place of the document, compiled once.
+/// Panics if `body` does not conform to the schema. The validator is compiled once for each `place`.
 fn conforms(place: &str, schema: &Value, body: &Value) {
     static COMPILED: OnceLock<Mutex<HashMap<String, &'static Validator>>> = OnceLock::new();
     let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap();
@@ -62,7 +62,7 @@ fn conforms(place: &str, schema: &Value, body: &Value) {
     assert!(errors.is_empty(), "{place} does not conform to openapi.yaml: {errors:?}\n{body:#}");
 }
 
-/// Holds an answer against the document. Routes that the document does not have are not its matter.
+/// Validates a response against the document. Routes that are not in the document are ignored.
 pub fn check((method, path): &(String, String), reply: &Reply) {
     let Some((_, template, operation)) = operations().find(|(m, template, _)| m == method && is_of(template, path))
     else {
@@ -71,16 +71,17 @@ pub fn check((method, path): &(String, String), reply: &Reply) {
     let status = reply.status.as_u16();
     let response = operation["responses"].get(status.to_string());
     let response = resolve(
-        response.unwrap_or_else(|| panic!("{method} {template} answers {status}, which is in no document: {reply:?}")),
+        response.unwrap_or_else(|| panic!("openapi.yaml has no response {status} of {method} {template}: {reply:?}")),
     );
     let needs_retry_after = response["headers"].get("Retry-After").is_some();
     assert_eq!(needs_retry_after, reply.retry_after.is_some(), "Retry-After of {method} {template} {status}");
     match response["content"].as_object() {
-        None => assert_eq!(reply.body, Value::Null, "{method} {template} {status} has no body"),
+        None => assert_eq!(reply.body, Value::Null, "{method} {template} {status} must have no body"),
         Some(content) => {
             let of_type = content.get(&reply.content_type);
-            let of_type =
-                of_type.unwrap_or_else(|| panic!("{method} {template} {status} is no {}", reply.content_type));
+            let of_type = of_type.unwrap_or_else(|| {
+                panic!("{method} {template} {status} must not have the type {}", reply.content_type)
+            });
             conforms(&format!("{method} {template} {status}"), &of_type["schema"], &reply.body);
         }
     }
@@ -102,7 +103,7 @@ fn every_problem_code_is_documented_with_its_status_and_title() {
     let examples = document()["components"]["examples"].as_object().unwrap();
     let documented = examples.values().map(|example| &example["value"]).filter(|value| value.get("code").is_some());
     let of_code = documented.map(|problem| (problem["code"].as_str().unwrap(), problem)).collect::<HashMap<_, _>>();
-    // These two are of no route; the text at the top has them.
+    // These two codes belong to no route; `info.description` documents them.
     let (of_none, of_routes) = Code::ALL
         .iter()
         .copied()

@@ -1,4 +1,4 @@
-//! What operators do: pools, a look at the servers, a drain.
+//! Routes of operators: pools, servers, players, drain, launch, pause and resume.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ async fn a_pool_is_configured_listed_and_used() {
     let world = World::new(|_| {}).await;
     let arena = world.operate("PUT", "/pools/arena", Some(settings(|_| {}))).await.is(200);
     assert_eq!(arena.body["settings"]["capacity"], 20);
-    assert_eq!(arena.body["settings"]["reservationSeconds"], 60, "what is not said has its default");
+    assert_eq!(arena.body["settings"]["reservationSeconds"], 60, "an omitted setting has its default");
     assert_eq!(world.operate("GET", "/pools/arena", None).await.is(200).body, arena.body);
     let all = world.operate("GET", "/pools", None).await.is(200);
     let names = all.body["pools"].as_array().unwrap().iter().map(|pool| pool["name"].clone()).collect::<Vec<_>>();
@@ -30,7 +30,7 @@ async fn a_pool_is_configured_listed_and_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_arrive_late_undo_no_later_ones() {
+async fn a_late_pool_update_does_not_overwrite_a_newer_one() {
     let world = World::new(|_| {}).await;
     let table = world.stack.owmm().table();
     let seen = table.pool(&crate::support::pool("default")).await.unwrap().unwrap();
@@ -47,16 +47,16 @@ async fn settings_that_arrive_late_undo_no_later_ones() {
         let first = first.succeeding(Some(&seen));
         assert!(table.put_pool(&first, Some(&seen)).await.unwrap());
         let second = seen.clone().succeeding(Some(&seen));
-        assert!(!table.put_pool(&second, Some(&seen)).await.unwrap(), "a {what} that was not seen");
-        assert!(!table.put_pool(&first, Some(&seen)).await.unwrap(), "a repeat");
+        assert!(!table.put_pool(&second, Some(&seen)).await.unwrap(), "the update did not see the current {what}");
+        assert!(!table.put_pool(&first, Some(&seen)).await.unwrap(), "a repeated update must be refused");
         assert_eq!(table.pool(&first.name).await.unwrap(), Some(first.clone()));
-        assert!(table.put_pool(&seen, Some(&first)).await.unwrap(), "as it was");
+        assert!(table.put_pool(&seen, Some(&first)).await.unwrap(), "restored");
     }
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_setting_names_itself_and_nothing_changes() {
+async fn an_invalid_setting_is_refused_by_name_and_changes_nothing() {
     let world = World::new(|_| {}).await;
     let before = world.operate("GET", "/pools/default", None).await.is(200).body;
     type Change = fn(&mut Value);
@@ -106,7 +106,7 @@ async fn a_bad_setting_names_itself_and_nothing_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_signed_operate() {
+async fn operator_routes_refuse_unsigned_requests() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let (one, drain) = (format!("/servers/{}", server.id), format!("/servers/{}/drain", server.id));
@@ -164,19 +164,19 @@ async fn a_draining_server_keeps_its_players_takes_no_new_ones_and_stops_when_em
     let server = world.join("alice").await.is(202).server().to_owned();
     let drain = format!("/servers/{server}/drain");
     world.operate("POST", &drain, None).await.problem(409, "not_registered");
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     hand.register(&world).await.is(200);
     hand.let_in(&world, "alice").await;
     let ticket = world.join("bob").await.is(200).ticket().to_owned();
     let drained = world.operate("POST", &drain, None).await.is(200);
     assert_eq!((&drained.body["connected"], &drained.body["reserved"]), (&json!(1), &json!(1)));
-    assert_eq!(hand.beat(&world, None).await.is(200).body["state"], "draining");
-    // A promise is kept: bob may still come in. Nobody else is sent there.
+    assert_eq!(hand.heartbeat(&world, None).await.is(200).body["state"], "draining");
+    // Bob's reservation made before the drain is still good. No other player is placed on this server.
     hand.connect(&world, "bob", Some(&ticket)).await.is(200);
-    assert_eq!(world.join("alice").await.is(200).server(), server, "a reconnect");
+    assert_eq!(world.join("alice").await.is(200).server(), server, "a connected player stays");
     assert_ne!(world.join_for_good_or_starting("carol").await.server(), server);
     world.reconcile().await;
-    assert_eq!(world.ledger(&server).await.state, ServerState::Draining, "somebody is inside");
+    assert_eq!(world.ledger(&server).await.state, ServerState::Draining, "a player is still connected");
     hand.disconnect(&world, "alice", "").await.is(204);
     hand.disconnect(&world, "bob", "").await.is(204);
     world.reconcile().await;
@@ -187,7 +187,7 @@ async fn a_draining_server_keeps_its_players_takes_no_new_ones_and_stops_when_em
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_ends_a_drain_with_players_inside() {
+async fn a_drain_deadline_stops_a_server_with_connected_players() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
@@ -205,7 +205,7 @@ async fn a_deadline_ends_a_drain_with_players_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_shown_whole_and_without_its_token() {
+async fn get_server_shows_state_and_claims_but_not_the_token() {
     let world = World::new(|_| {}).await;
     let starting = world.join("alice").await.is(202).server().to_owned();
     let path = format!("/servers/{starting}");
@@ -216,8 +216,8 @@ async fn a_server_is_shown_whole_and_without_its_token() {
     );
     assert!(shown["launchDeadline"].is_string() && shown["task"].is_string(), "{shown}");
     assert_eq!(shown["claims"][0]["player"], "alice");
-    assert_eq!(shown["claims"][0]["expiresAt"], Value::Null, "not before it is ready");
-    let hand = world.hand(&starting).await;
+    assert_eq!(shown["claims"][0]["expiresAt"], Value::Null, "a reservation on a starting server has no expiry");
+    let hand = world.game_server(&starting).await;
     assert!(!shown.to_string().contains(&hand.token));
     hand.register(&world).await.is(200);
     let placement = hand.let_in(&world, "alice").await;
@@ -239,7 +239,7 @@ async fn a_server_is_shown_whole_and_without_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pools_may_be_called_like_what_is_asked_of_them() {
+async fn a_pool_may_have_the_name_of_an_api_path_segment() {
     let world = World::new(|_| {}).await;
     for name in ["servers", "pools", "pause", "launch"] {
         let path = format!("/pools/{name}");
@@ -254,7 +254,7 @@ async fn pools_may_be_called_like_what_is_asked_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside() {
+async fn get_player_shows_the_seat_and_a_release_is_refused_while_connected() {
     let world = World::new(|_| {}).await;
     let path = "/players/alice";
     for method in ["GET", "DELETE"] {
@@ -265,7 +265,7 @@ async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside
     let shown = world.operate("GET", path, None).await.is(200).body;
     assert_eq!((&shown["seat"]["state"], &shown["seat"]["server"]), (&json!("reserved"), &json!(server.id)));
     assert_eq!((&shown["claim"]["live"], &shown["claim"]["placement"]), (&json!(true), &shown["seat"]["placement"]));
-    // A reservation goes, and again is as good as once.
+    // A reservation is released, and a repeat changes nothing.
     for _ in 0..2 {
         world.operate("DELETE", path, None).await.is(204);
         assert!(world.ledger(&server.id).await.claims.is_empty());
@@ -273,13 +273,13 @@ async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside
         assert_eq!((&shown["seat"]["state"], &shown["seat"]["server"]), (&json!("void"), &Value::Null));
         assert_eq!((&shown["claim"], &shown["serverState"]), (&Value::Null, &Value::Null));
     }
-    // Who is inside stays inside, whatever the server's lease says, and the refusal names the way.
+    // A connected player is not released, even if the server's lease has lapsed; the refusal names the drain call.
     let placement = server.let_in(&world, "alice").await;
     let (ledger, seat) = (world.ledger(&server.id).await, world.seat("alice").await);
     let refused = world.operate("DELETE", path, None).await.problem(409, "player_inside");
     assert!(refused.body["detail"].as_str().unwrap().contains(&format!("/servers/{}/drain", server.id)));
     assert_eq!((world.ledger(&server.id).await, world.seat("alice").await), (ledger, seat), "nothing was written");
-    // That way works: the server hangs, an operator drains it with a deadline, and the player is free.
+    // If the server hangs, an operator drains it with a deadline, and the player can then be released.
     let drain = format!("/servers/{}/drain", server.id);
     world.operate("POST", &drain, Some(json!({ "deadlineSeconds": 0 }))).await.is(200);
     world.operate("DELETE", path, None).await.problem(409, "player_inside");
@@ -288,8 +288,8 @@ async fn a_player_is_shown_where_they_are_and_released_if_nobody_has_them_inside
     assert_eq!((&shown["seat"]["state"], &shown["serverState"]), (&json!("connected"), &json!("stopped")));
     assert_eq!(shown["claim"], Value::Null);
     world.operate("DELETE", path, None).await.is(204);
-    let void = world.operate("GET", path, None).await.is(200).body;
-    assert_eq!((&void["seat"]["state"], &void["seat"]["placement"]), (&json!("void"), &json!(placement)));
+    let vacant = world.operate("GET", path, None).await.is(200).body;
+    assert_eq!((&vacant["seat"]["state"], &vacant["seat"]["placement"]), (&json!("void"), &json!(placement)));
     assert_ne!(world.join("alice").await.is(202).server(), server.id);
     world.end().await;
 }
@@ -305,10 +305,10 @@ async fn a_disconnect_that_died_half_way_is_finished_by_a_release() {
     let release = LedgerWrite::Free { by, player: alice, claim, ready: true };
     let id = ServerId::parse(&server.id).unwrap();
     world.stack.owmm().table().write_ledger(&id, &release).await.unwrap();
-    assert!(matches!(world.seat("alice").await, Some(Seat::Assigned(_))), "the second half is missing");
+    assert!(matches!(world.seat("alice").await, Some(Seat::Assigned(_))), "the seat is not yet vacated");
     world.operate("DELETE", "/players/alice", None).await.is(204);
     assert_eq!(world.seat("alice").await, Some(Seat::Vacant(claim.placement())));
-    // The server's own repeat changes nothing any more, also once the player is back.
+    // A repeated disconnect of the server changes nothing, even after the player has reconnected.
     let back = server.let_in(&world, "alice").await;
     server.disconnect(&world, "alice", &format!("?placement={placement}")).await.is(204);
     assert_eq!(world.ledger(&server.id).await.claims.len(), 1);
@@ -318,7 +318,7 @@ async fn a_disconnect_that_died_half_way_is_finished_by_a_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_and_a_registration_of_the_same_player_cannot_both_win() {
+async fn a_release_and_a_registration_of_the_same_player_cannot_both_succeed() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("first").await;
     let (mut released, mut let_in) = (0, 0);
@@ -345,23 +345,24 @@ async fn a_release_and_a_registration_of_the_same_player_cannot_both_win() {
             (409, 204) => released += 1,
             other => panic!("{other:?}: {connect:?} {release:?}"),
         }
-        let inside = matches!(world.seat(&player).await, Some(Seat::Assigned(place)) if place.claim.is_connected());
-        assert_eq!(inside, connect.status == 200);
-        if inside {
+        let is_connected =
+            matches!(world.seat(&player).await, Some(Seat::Assigned(place)) if place.claim.is_connected());
+        assert_eq!(is_connected, connect.status == 200);
+        if is_connected {
             server.disconnect(&world, &player, "").await.is(204);
         }
     }
-    assert!(released > 0 && let_in > 0, "the race was no race: {released} released, {let_in} let in");
+    assert!(released > 0 && let_in > 0, "only one of both ever won: {released} released, {let_in} connected");
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_launch_by_hand_says_how_many_there_shall_be_so_a_repeat_starts_no_more() {
+async fn a_repeated_launch_starts_no_more_servers() {
     let world = World::new(limits(10, 3)).await;
     let launch = async |body: Value| world.operate("POST", "/pools/default/launch", Some(body)).await;
     let first = world.operate("POST", "/pools/default/launch", None).await.is(200).body;
     assert_eq!((first["started"].as_array().unwrap().len(), &first["liveServers"]), (1, &json!(1)), "one by default");
-    // Four operators at once, and each of them twice.
+    // Four operators at once, each with a repeated call.
     let twice = async || {
         for _ in 0..2 {
             let reply = launch(json!({ "atLeast": 3 })).await;
@@ -379,9 +380,9 @@ async fn a_launch_by_hand_says_how_many_there_shall_be_so_a_repeat_starts_no_mor
         launch(bad).await.problem(400, "invalid_body");
     }
     world.operate("POST", "/pools/nowhere/launch", None).await.problem(404, "unknown_pool");
-    // They are servers like any other: once they are up, players find them.
+    // A join finds such a server once it has registered.
     let server = first["started"][0].as_str().unwrap();
-    world.hand(server).await.register(&world).await.is(200);
+    world.game_server(server).await.register(&world).await.is(200);
     assert_eq!(world.join_for_good("alice").await.is(200).server(), server);
     world.end().await;
 }
@@ -397,7 +398,7 @@ async fn a_launch_of_more_servers_than_the_maximum_starts_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
+async fn an_operators_pause_is_ended_by_resume_and_not_by_a_registration() {
     let world = World::new(|options| {
         limits(1, 10)(options);
         options.limits.headroom = 2;
@@ -407,13 +408,13 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     let first = world.join("alice").await.is(202).server().to_owned();
     let paused = world.operate("POST", pause, None).await.is(200).body;
     assert_eq!((&paused["operatorPause"], &paused["launchPausedUntil"]), (&json!({ "until": null }), &Value::Null));
-    // Neither players nor headroom nor an operator start a server now.
+    // During the pause no server is started for players, for headroom or by an operator.
     let refused = world.join("bob").await.problem(503, "launch_paused");
     assert!((1..=30).contains(&refused.retry_after.unwrap()), "{refused:?}");
     world.operate("POST", "/pools/default/launch", Some(json!({ "atLeast": 2 }))).await.problem(503, "launch_paused");
     world.reconcile().await;
-    // What is starting goes on, and its registration does not end the pause; nor does one that forgets failures.
-    let hand = world.hand(&first).await;
+    // A starting server can register. Its registration ends the pause after failures, and not the operator's pause.
+    let hand = world.game_server(&first).await;
     let failed = PoolStatusWrite::Failed { was: 0, backoff_until: Some(world.stack.owmm().time() + Span(60_000)) };
     let name = crate::support::pool("default");
     world.stack.owmm().table().write_pool_status(&name, &failed).await.unwrap();
@@ -422,9 +423,9 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
     let shown = world.operate("GET", "/pools/default", None).await.is(200).body;
     assert_eq!((&shown["operatorPause"], &shown["launchPausedUntil"]), (&json!({ "until": null }), &Value::Null));
     world.join("bob").await.problem(503, "launch_paused");
-    assert_eq!(world.join("alice").await.is(200).server(), first, "room that is there is given away");
+    assert_eq!(world.join("alice").await.is(200).server(), first, "free slots are still handed out");
     assert_eq!(world.stack.ecs().counts().processes_started, 1);
-    // Resuming ends both kinds.
+    // Resume ends both kinds of pause.
     let now = world.stack.owmm().time();
     let again = PoolStatusWrite::Recount { changes: 2, live: 1 };
     world.stack.owmm().table().write_pool_status(&name, &again).await.unwrap();
@@ -438,13 +439,13 @@ async fn a_pause_by_hand_is_ended_by_hand_and_not_by_a_server_that_registers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_for_a_time_ends_by_itself() {
+async fn a_pause_with_a_duration_ends_by_itself() {
     let world = World::new(|_| {}).await;
     let pause = "/pools/default/pause";
     let paused = world.operate("POST", pause, Some(json!({ "seconds": 3_600 }))).await.is(200).body;
     assert!(paused["operatorPause"]["until"].is_string());
     let refused = world.join("alice").await.problem(503, "launch_paused");
-    assert!(refused.retry_after.unwrap() <= 30, "it may be resumed at any moment: {refused:?}");
+    assert!(refused.retry_after.unwrap() <= 30, "the pause may be resumed at any moment: {refused:?}");
     world.operate("POST", pause, Some(json!({ "seconds": 1 }))).await.is(200);
     let begun = Instant::now();
     world.join_until("alice", |reply| reply.code() != "launch_paused").await;

@@ -1,4 +1,4 @@
-//! Parties: all of them on one server in one write, or nobody.
+//! Parties: all players of a party get slots on one server in one write, or none of them gets one.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ impl World {
         self.operate("POST", "/pools/default/join", Some(json!({ "players": players }))).await
     }
 
-    /// Asks again while the answer is busy, as every caller should.
+    /// Joins as a party, and retries while the response is `busy`, as every caller should.
     async fn party_unless_busy(&self, players: &[String]) -> Reply {
-        eventually("an answer other than busy", || self.party(players), |reply| reply.code() != "busy").await
+        eventually("a response other than `busy`", || self.party(players), |reply| reply.code() != "busy").await
     }
 
-    /// A ready server with nobody on it.
-    async fn empty_server(&self) -> crate::support::Hand {
+    /// A ready server without claims.
+    async fn empty_server(&self) -> crate::support::GameServer {
         let server = self.ready_server("nobody").await;
         server.disconnect(self, "nobody", "").await.is(204);
         server
@@ -46,11 +46,11 @@ async fn a_party_is_placed_on_one_server_and_a_repeat_answers_the_same() {
     assert_eq!(tickets(&again), tickets(&first));
     assert_eq!(world.audit().await, 16);
     for (player, ticket) in tickets(&first) {
-        // Everybody's own join is the same slot, and their ticket lets them in.
+        // The player's own join returns the same slot, and the ticket is accepted.
         assert_eq!(world.join(&player).await.is(200).ticket(), ticket);
         server.connect(&world, &player, Some(&ticket)).await.is(200);
     }
-    assert_eq!(world.party(&names).await.is(200).server(), server.id, "inside is placed too");
+    assert_eq!(world.party(&names).await.is(200).server(), server.id, "connected players are placed too");
     assert_eq!(world.audit().await, 16);
     world.end().await;
 }
@@ -62,19 +62,19 @@ async fn a_party_is_placed_into_a_server_that_is_starting() {
     assert_eq!(first.retry_after, Some(1));
     let server = first.server().to_owned();
     assert_eq!(world.party(&["a", "b", "c"]).await.is(202).server(), server, "the same call is the poll");
-    // One slot is left there: not enough for two, and enough for one.
+    // One slot is left on that server: too few for two players, enough for one.
     let second = world.party(&["d", "e"]).await.is(202).server().to_owned();
     assert_ne!(second, server);
     assert_eq!(world.stack.ecs().counts().processes_started, 2);
-    world.hand(&server).await.register(&world).await.is(200);
+    world.game_server(&server).await.register(&world).await.is(200);
     assert_eq!(world.party(&["a", "b", "c"]).await.is(200).server(), server);
-    assert_eq!(world.join_afresh("f").await, server, "what the party left there is found");
+    assert_eq!(world.join_afresh("f").await, server, "the slot that the party left free is found");
     assert_eq!(world.audit().await, 6);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sits_elsewhere_is_named_and_nobody_is_placed() {
+async fn a_party_with_players_placed_elsewhere_is_refused_and_names_them() {
     let world = World::new(limits(3, 10)).await;
     let first = world.empty_server().await;
     first.let_in(&world, "ann").await;
@@ -84,19 +84,19 @@ async fn who_sits_elsewhere_is_named_and_nobody_is_placed() {
     assert_eq!(refused.body["players"], json!(["bob", "ann"]));
     assert_eq!(world.seat("carol").await, None);
     assert!(world.ledger(arena.server()).await.claims.len() == 1 && world.ledger(&first.id).await.claims.len() == 1);
-    // Ann's server has room for two more, and not for three.
+    // Three players cannot join Ann on a server with three slots.
     let three = world.party(&["ann", "carol", "dave", "erin"]).await.problem(400, "invalid_body");
     assert!(three.body["detail"].as_str().unwrap().contains("3 slots"));
     world.join("frank").await.is(200);
     let refused = world.party(&["ann", "carol", "dave"]).await.problem(409, "placed_elsewhere");
     assert_eq!(refused.body["players"], json!(["ann"]));
-    assert_eq!(world.party(&["ann", "carol"]).await.is(200).server(), first.id, "beside their friend");
+    assert_eq!(world.party(&["ann", "carol"]).await.is(200).server(), first.id, "on Ann's server");
     assert_eq!(world.ledger(&first.id).await.claims.len(), 3);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_party_that_nobody_can_read_is_refused() {
+async fn an_invalid_or_unsigned_party_is_refused() {
     let world = World::new(|_| {}).await;
     let many = (0..17).map(|i| format!("player-{i}")).collect::<Vec<_>>();
     world.party(&many).await.problem(400, "invalid_body");
@@ -117,7 +117,7 @@ async fn a_party_that_nobody_can_read_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_party_many_times_at_once_comes_to_one_placement() {
+async fn concurrent_joins_of_the_same_party_result_in_one_placement() {
     let world = Arc::new(World::new(limits(8, 100)).await);
     let names = (0..8).map(|i| format!("player-{i}")).collect::<Vec<_>>();
     let mut calls = JoinSet::new();
@@ -126,7 +126,7 @@ async fn the_same_party_many_times_at_once_comes_to_one_placement() {
         calls.spawn(async move { world.party_unless_busy(&names).await });
     }
     for reply in calls.join_all().await {
-        // Whatever races there were: the slots of this answer are in that server's ledger.
+        // Each response must match the ledger of the server that it names.
         let ledger = world.ledger(reply.is(202).server()).await;
         assert!(names.iter().all(|name| ledger.claims.keys().any(|player| player.as_str() == name)), "{ledger:?}");
     }
@@ -135,13 +135,16 @@ async fn the_same_party_many_times_at_once_comes_to_one_placement() {
     assert_eq!(ledger.claims.len(), 8);
     for name in &names {
         let seat = world.seat(name).await;
-        assert!(matches!(&seat, Some(Seat::Assigned(place)) if place.server == ledger.id), "one place: {seat:?}");
+        assert!(
+            matches!(&seat, Some(Seat::Assigned(place)) if place.server == ledger.id),
+            "the seat must name the party's server: {seat:?}"
+        );
     }
     Arc::into_inner(world).unwrap().end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parties_and_single_players_at_once_never_overfill_nor_tear() {
+async fn concurrent_parties_and_single_joins_overfill_no_server_and_split_no_party() {
     let world = Arc::new(World::new(limits(10, 100)).await);
     let mut calls = JoinSet::new();
     for p in 0..12 {
@@ -164,18 +167,18 @@ async fn parties_and_single_players_at_once_never_overfill_nor_tear() {
         for p in 0..12 {
             let of_party = format!("party-{p}-");
             let members = ledger.claims.keys().filter(|player| player.as_str().starts_with(&of_party)).count();
-            assert!(members == 0 || members == 4, "party {p} is torn: {ledger:?}");
+            assert!(members == 0 || members == 4, "party {p} is split: {ledger:?}");
         }
     }
     Arc::into_inner(world).unwrap().end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_party_whose_server_never_starts_gives_the_launch_up_and_is_placed_anew() {
+async fn a_party_whose_server_never_starts_is_placed_on_another_server() {
     let world = World::new(|options| options.limits.launch = seconds(1)).await;
     let names = ["a".to_owned(), "b".to_owned()];
     let first = world.party_unless_busy(&names).await.is(202).server().to_owned();
-    // Nothing else looks at that launch: no join, no reconcile, and its task only sleeps.
+    // Only the party's own polls can abandon the launch: there is no other join, no reconcile, and its task is idle.
     let poll = || async { world.party_unless_busy(&names).await.is(202) };
     let second = eventually("the party waits for another server", poll, |reply| reply.server() != first).await;
     let second = second.server().to_owned();
@@ -185,7 +188,7 @@ async fn a_party_whose_server_never_starts_gives_the_launch_up_and_is_placed_ane
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_party_that_has_its_slots_is_told_so_although_new_servers_are_too_small_by_now() {
+async fn a_placed_party_keeps_its_slots_after_the_pools_capacity_is_lowered() {
     let world = World::new(limits(4, 10)).await;
     let players = ["ann", "bob", "cat", "dan"];
     let first = world.party(&players).await.is(202);

@@ -1,4 +1,4 @@
-//! Many at once. Nothing here is timed; every count is exact.
+//! Concurrent joins, disconnects and launches. Nothing is timed; every expected count is exact.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,13 +13,13 @@ use shared::{
 use tokio::task::JoinSet;
 
 use crate::{
-    reconcile_crash::{Death, Ground, Wire, a_fleet, a_pool, id, starting},
+    reconcile_crash::{Interrupt, Testbed, Wire, a_pool, id, starting, write_fleet},
     reply::Reply,
     support::{World, demo_server, eventually, limits, seconds},
 };
 
-/// Lets `n` players join at once over HTTP.
-async fn herd(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
+/// Joins `n` players at once over HTTP; returns each player with the response.
+async fn join_at_once(world: &Arc<World>, n: usize) -> Vec<(String, Reply)> {
     let mut joins = JoinSet::new();
     for i in 0..n {
         let world = Arc::clone(world);
@@ -37,7 +37,7 @@ async fn end(world: Arc<World>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_are_told_the_truth() {
+async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_get_pool_full() {
     let world = Arc::new(World::new(limits(50, 3)).await);
     // Three ready servers without a player.
     for i in 0..3 {
@@ -53,11 +53,11 @@ async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_ar
     }
     for ledger in world.ledgers().await {
         assert!(ledger.claims.is_empty());
-        world.hand(ledger.id.as_str()).await.register(&world).await.is(200);
+        world.game_server(ledger.id.as_str()).await.register(&world).await.is(200);
     }
     assert_eq!(world.stack.ecs().counts().run_task_calls, 3);
 
-    let replies = herd(&world, 300).await;
+    let replies = join_at_once(&world, 300).await;
     let mut placed = HashMap::<_, u32>::new();
     let mut refused = Vec::new();
     for (player, reply) in replies {
@@ -66,13 +66,13 @@ async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_ar
             _ => refused.push((player, reply)),
         }
     }
-    // Busy is not a false full: who was told to ask again is placed or told that the pool is full.
+    // A player who got `busy` retries and gets a slot or `pool_full`.
     for (player, reply) in refused {
-        let truth = if reply.code() == "busy" { world.join_for_good(&player).await } else { reply };
-        match truth.status.as_u16() {
-            200 => *placed.entry(truth.server().to_owned()).or_default() += 1,
+        let last = if reply.code() == "busy" { world.join_for_good(&player).await } else { reply };
+        match last.status.as_u16() {
+            200 => *placed.entry(last.server().to_owned()).or_default() += 1,
             _ => {
-                truth.problem(503, "pool_full");
+                last.problem(503, "pool_full");
             }
         }
     }
@@ -86,7 +86,7 @@ async fn three_hundred_joins_at_once_fill_three_servers_of_fifty_and_the_rest_ar
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_joins_at_once_into_an_empty_pool_of_fifty_start_twenty_servers() {
     let world = Arc::new(World::new(|options| options.game_server = demo_server()).await);
-    let replies = herd(&world, 1_000).await;
+    let replies = join_at_once(&world, 1_000).await;
     let mut servers = HashSet::new();
     for (player, reply) in replies {
         let reply = if reply.status == 503 { world.join_unless_busy(&player).await } else { reply };
@@ -95,8 +95,8 @@ async fn a_thousand_joins_at_once_into_an_empty_pool_of_fifty_start_twenty_serve
     }
     assert_eq!(servers.len(), 20);
     assert_eq!(world.stack.ecs().counts().processes_started, 20, "not 21");
-    assert_eq!(world.audit().await, 1_000, "nobody twice, nobody lost");
-    // Everybody gets the address of the very server that they were promised.
+    assert_eq!(world.audit().await, 1_000, "every player holds exactly one claim");
+    // A player gets the address of the server on which the slot was reserved.
     for ledger in world.ledgers().await {
         assert_eq!(ledger.claims.len(), 50);
         let player = ledger.claims.keys().next().unwrap().to_string();
@@ -107,8 +107,8 @@ async fn a_thousand_joins_at_once_into_an_empty_pool_of_fifty_start_twenty_serve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_functions_that_know_nothing_of_each_other_start_no_server_too_many() {
-    // Each has hints of its own, as each copy of a Lambda function has.
+async fn separate_processes_that_join_at_once_start_no_excess_server() {
+    // Each process has its own hints, like each instance of a Lambda function.
     let world = World::new(limits(50, 100)).await;
     let mut joins = JoinSet::new();
     for copy in 0..8 {
@@ -167,23 +167,23 @@ async fn capacity_holds_while_players_come_and_go() {
                     !refused
                 });
                 let joined = joined.await;
-                let inside = server.connect(&world, &player, Some(joined.ticket())).await.is(200);
+                let connected = server.connect(&world, &player, Some(joined.ticket())).await.is(200);
                 let ledger = world.ledger(&server.id).await;
                 assert!(ledger.claims.len() <= 5, "I1: {ledger:?}");
-                let placement = inside.body["placement"].as_i64().unwrap();
+                let placement = connected.body["placement"].as_i64().unwrap();
                 server.disconnect(&world, &player, &format!("?placement={placement}")).await.is(204);
             }
         });
     }
     players.join_all().await;
     assert_eq!(world.audit().await, 0);
-    // The server is still found: no slot has leaked out of the index.
+    // A join still finds the server: it is listed in the index with its free slots.
     assert_eq!(world.join_for_good("last").await.is(200).server(), server.id);
     end(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_frontiers_start_at_most_one_server_each_too_many() {
+async fn several_frontiers_start_at_most_one_excess_server_each() {
     let world = Arc::new(
         World::new(|options| {
             limits(10, 100)(options);
@@ -191,7 +191,7 @@ async fn several_frontiers_start_at_most_one_server_each_too_many() {
         })
         .await,
     );
-    let replies = herd(&world, 200).await;
+    let replies = join_at_once(&world, 200).await;
     for (player, reply) in replies {
         let reply = if reply.status == 503 { world.join_unless_busy(&player).await } else { reply };
         reply.is(202);
@@ -218,7 +218,7 @@ async fn a_pool_is_not_full_while_another_frontier_has_slots() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_pool_of_several_frontiers_says_so_to_everybody_at_once() {
+async fn concurrent_joins_of_a_full_pool_with_several_frontiers_all_get_pool_full() {
     let world = Arc::new(
         World::new(|options| {
             limits(1, 2)(options);
@@ -226,7 +226,8 @@ async fn a_full_pool_of_several_frontiers_says_so_to_everybody_at_once() {
         })
         .await,
     );
-    let replies = tokio::time::timeout(crate::support::SOON, herd(&world, 40)).await.expect("nobody waits for ever");
+    let replies =
+        tokio::time::timeout(crate::support::SOON, join_at_once(&world, 40)).await.expect("every join must end");
     let mut placed = 0;
     for (player, reply) in replies {
         let reply = if reply.code() == "busy" { world.join_unless_busy(&player).await } else { reply };
@@ -242,7 +243,7 @@ async fn a_full_pool_of_several_frontiers_says_so_to_everybody_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_player_whose_server_is_gone_and_who_joins_often_at_once_starts_one_server() {
+async fn concurrent_joins_of_one_player_whose_server_has_stopped_start_one_server() {
     let world = Arc::new(World::new(limits(1, 100)).await);
     let server = world.ready_server("alice").await;
     server.close(&world).await.is(204);
@@ -261,25 +262,29 @@ async fn one_player_whose_server_is_gone_and_who_joins_often_at_once_starts_one_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_given_up_on_a_starting_server_is_handed_out_again() {
+async fn a_freed_slot_on_a_starting_server_is_handed_out_again() {
     let world = World::new(limits(2, 100)).await;
     let server = world.join("alice").await.is(202).server().to_owned();
     for _ in 0..5 {
         assert_eq!(world.join("bob").await.is(202).server(), server);
         world.call("DELETE", "/join", Some("bob"), None).await.is(204);
     }
-    assert_eq!(world.stack.ecs().counts().processes_started, 1, "who comes and goes starts nothing");
+    assert_eq!(
+        world.stack.ecs().counts().processes_started,
+        1,
+        "joins and cancellations on a starting server start no other"
+    );
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_have_fallen_silent_do_not_hide_one_with_room() {
+async fn lapsed_servers_in_the_index_do_not_hide_a_server_with_free_slots() {
     let world = World::new(|options| {
         limits(2, 100)(options);
         options.limits.lease = seconds(2);
     })
     .await;
-    // Five with one player each, so that the index names them before the empty one.
+    // Five servers with one player each, which the index lists before the empty one.
     let mut silent = Vec::new();
     for i in 0..5 {
         let hand = world.ready_server(&format!("first-{i}")).await;
@@ -292,17 +297,17 @@ async fn servers_that_have_fallen_silent_do_not_hide_one_with_room() {
     }
     last.disconnect(&world, "last", "").await.is(204);
     for hand in &silent {
-        world.until(&hand.id, "its lease is over", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
+        world.until(&hand.id, "its lease has lapsed", |ledger| ledger.has_lapsed(world.stack.owmm().time())).await;
     }
-    last.beat(&world, None).await.is(200);
+    last.heartbeat(&world, None).await.is(200);
     let player = shared::domain::PlayerId::parse("carol").unwrap();
     let place = world.stack.owmm().another_copy().join(&player, None).await.unwrap();
     assert!(
         matches!(&place, shared::JoinOutcome::Slot(shared::Slot::Ready { server, .. }) if server.as_str() == last.id),
         "{place:?}"
     );
-    // A server that beats again is listed again.
-    silent[0].beat(&world, None).await.is(200);
+    // The next heartbeat of a lapsed server lists it again.
+    silent[0].heartbeat(&world, None).await.is(200);
     assert!(world.ledger(&silent[0].id).await.listed.is_some());
     world.end().await;
 }
@@ -321,7 +326,7 @@ async fn a_player_who_joins_and_leaves_at_once_uses_up_no_frontier() {
         }
     }
     world.call("DELETE", "/join", Some("mallory"), None).await.is(204);
-    // Not one slot for each: a slot that many calls return at once may be lost, and is found once the server is up.
+    // Concurrent cancellations may lose a freed slot until the server is ready, but must not use up the frontier.
     let servers = world.ledgers().await.into_iter().map(|ledger| ledger.id.to_string()).collect::<Vec<_>>();
     assert_eq!(servers, [server], "one player needs one server");
     world.end().await;
@@ -351,11 +356,11 @@ async fn a_herd_that_joins_and_leaves_again_and_again_starts_no_more_servers_tha
     }
 }
 
-/// Whichever frontier a call begins at.
+/// Each seed begins at another frontier; every one of them must find the free slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_at_its_maximum_is_not_full_while_a_frontier_can_go_back_to_a_server_with_a_free_slot() {
-    let ground = Ground::new().await;
-    let now = ground.now();
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
     let default = a_pool("default", 0);
     let limits = PoolLimits { concurrent_launches: 2, max_servers: 3, ..default.limits };
     let pool = Pool { limits, shards: 2, ..default };
@@ -367,35 +372,35 @@ async fn a_pool_at_its_maximum_is_not_full_while_a_frontier_can_go_back_to_a_ser
     for seed in 0..8 {
         let mut left = full("left", 0);
         left.claims.pop_first();
-        a_fleet(&ground, &pool, &[left, full("next", 0), full("another", 1)]).await;
+        write_fleet(&testbed, &pool, &[left, full("next", 0), full("another", 1)]).await;
         let freed = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
         let frontiers = [(0, freed), (1, Frontier::new(id("another"), 0))];
         let frontiers = frontiers.iter().map(|(k, it)| table::frontier::to_item(&pool.name, *k, it));
-        ground.put(frontiers.collect()).await;
-        let owmm = ground.owmm(&Wire::new(Death::Never), seed);
+        testbed.put(frontiers.collect()).await;
+        let owmm = testbed.owmm(&Wire::new(Interrupt::Never), seed);
         let place = owmm.join(&PlayerId::parse(&format!("player-{seed}")).unwrap(), None).await.unwrap();
         let is_there = matches!(&place, JoinOutcome::Slot(Slot::Starting { server, .. }) if *server == id("left"));
         assert!(is_there, "seed {seed}: {place:?}");
     }
-    ground.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frontier_forgets_a_server_that_it_could_go_back_to_once_that_has_no_free_slot() {
-    let ground = Ground::new().await;
-    let (now, pool) = (ground.now(), a_pool("default", 0));
+async fn a_frontier_removes_a_freed_server_that_has_no_free_slot() {
+    let testbed = Testbed::new().await;
+    let (now, pool) = (testbed.now(), a_pool("default", 0));
     let claim = |i| Claim::Reserved(Placement::new(i).unwrap());
     let full = |name: &str| {
         let claims = (1..=4).map(|i| (PlayerId::parse(&format!("{name}-{i}")).unwrap(), claim(i)));
         Ledger { claims: claims.collect(), ..starting(name, now, now + Span::seconds(86_400)) }
     };
-    a_fleet(&ground, &pool, &[full("left"), full("next")]).await;
+    write_fleet(&testbed, &pool, &[full("left"), full("next")]).await;
     let frontier = Frontier { freed: [id("left")].into(), ..Frontier::new(id("next"), 0) };
-    ground.put(vec![table::frontier::to_item(&pool.name, 0, &frontier)]).await;
-    let owmm = ground.owmm(&Wire::new(Death::Never), 1);
+    testbed.put(vec![table::frontier::to_item(&pool.name, 0, &frontier)]).await;
+    let owmm = testbed.owmm(&Wire::new(Interrupt::Never), 1);
     let place = owmm.join(&PlayerId::parse("player").unwrap(), None).await.unwrap();
     let JoinOutcome::Slot(Slot::Starting { server, .. }) = place else { panic!("{place:?}") };
     let frontier = owmm.table().frontier(&pool.name, 0).await.unwrap();
-    assert_eq!(frontier, Some(Frontier::new(server, 3)), "a new server, and nothing to go back to");
-    ground.end().await;
+    assert_eq!(frontier, Some(Frontier::new(server, 3)), "a new server and no freed server");
+    testbed.end().await;
 }

@@ -1,7 +1,7 @@
-//! `reconcile` killed after each of its requests, and run beside others: it always comes to the same fleet.
+//! Reconcile interrupted at each of its requests, and concurrent reconcile runs: the resulting fleet is the same.
 //!
-//! The function dies in the wire: the SDK's HTTP connector holds one request for ever, before it has gone out or after its
-//! answer has come, and the function's future is dropped there. Nothing of it runs on.
+//! The interruption happens in the SDK's HTTP connector: it holds one request for ever, before the request is sent or
+//! after its response has arrived, and the test drops the function's future. No code of that run executes afterwards.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,67 +41,67 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::support::{ecs_client, eventually, pool};
 
-/// Between two looks.
+/// Time between two reconcile runs.
 const A_MINUTE: Span = Span(60_000);
-/// Looks until there must be nothing left to do.
-const LOOKS_AT_MOST: usize = 8;
+/// Maximum of reconcile runs until nothing is left to repair.
+const MOST_RUNS: usize = 8;
 
-/// The clock of the functions, which stands still until it is turned.
+/// Clock of the functions; it changes only when the test advances it.
 #[derive(Clone, Debug)]
-struct Turned(Arc<AtomicI64>);
+struct TestClock(Arc<AtomicI64>);
 
-impl TimeSource for Turned {
+impl TimeSource for TestClock {
     fn now(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs())
     }
 }
 
-/// When a function dies.
+/// What happens to a function at one of its requests.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Death {
+pub(crate) enum Interrupt {
     Never,
-    /// With its n-th request not sent.
+    /// The function ends before its n-th request is sent.
     Before(u64),
-    /// With the answer to its n-th request not seen.
+    /// The function ends before it sees the response to its n-th request.
     After(u64),
-    /// Not at all: it stands still after the first answer to that operation, until it is woken.
-    Sleeps(&'static str),
-    /// Not at all: the n-th call of that operation is refused, or each of them with 0.
+    /// The function waits after the first response to that operation, until the test resumes it.
+    Stalls(&'static str),
+    /// The n-th call of that operation is refused, or every call if n is 0; the function goes on.
     Refused(&'static str, u64),
-    /// Not at all: each call of that operation is answered with this, and is not sent.
+    /// Every call of that operation gets this response body and is not sent; the function goes on.
     Answered(&'static str, &'static str),
 }
 
-/// A wire to the table and to ECS, on which a function may die.
+/// HTTP connector to DynamoDB and ECS that counts and records requests and can interrupt the function.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
-    death: Death,
+    interrupt: Interrupt,
     sent: Arc<AtomicU64>,
-    died: Arc<Notify>,
-    woken: Arc<Notify>,
-    slept: Arc<AtomicBool>,
+    interrupted: Arc<Notify>,
+    resumed: Arc<Notify>,
+    stalled: Arc<AtomicBool>,
     refusable: Arc<AtomicU64>,
     pub(crate) bodies: Arc<Mutex<Vec<String>>>,
     http: reqwest::Client,
 }
 
 impl Wire {
-    pub(crate) fn new(death: Death) -> Self {
+    pub(crate) fn new(interrupt: Interrupt) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
-            death,
+            interrupt,
             sent: Arc::default(),
-            died: Arc::default(),
-            woken: Arc::default(),
-            slept: Arc::default(),
+            interrupted: Arc::default(),
+            resumed: Arc::default(),
+            stalled: Arc::default(),
             refusable: Arc::default(),
             bodies: Arc::default(),
             http,
         }
     }
 
-    async fn die(&self) {
-        self.died.notify_one();
+    async fn interrupt_here(&self) {
+        self.interrupted.notify_one();
         pending::<()>().await;
     }
 }
@@ -122,7 +122,7 @@ async fn forward(http: reqwest::Client, request: HttpRequest) -> Result<HttpResp
     Ok(response)
 }
 
-/// An answer after which the SDK does not try again.
+/// A response that the SDK does not retry.
 fn refusal() -> HttpResponse {
     let body = r#"{"__type": "AccessDeniedException", "message": "refused by the test"}"#;
     HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body))
@@ -135,27 +135,29 @@ impl HttpConnector for Wire {
         HttpConnectorFuture::new(async move {
             let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
             wire.bodies.lock().unwrap().push(body);
-            if matches!(wire.death, Death::Before(n) if n == number) {
-                wire.die().await;
+            if matches!(wire.interrupt, Interrupt::Before(n) if n == number) {
+                wire.interrupt_here().await;
             }
             let target = request.headers().get("x-amz-target").unwrap_or_default().to_owned();
-            if let Death::Refused(operation, n) = wire.death
+            if let Interrupt::Refused(operation, n) = wire.interrupt
                 && target.ends_with(operation)
                 && [0, wire.refusable.fetch_add(1, Ordering::SeqCst) + 1].contains(&n)
             {
                 return Ok(refusal());
             }
-            if let Death::Answered(operation, body) = wire.death
+            if let Interrupt::Answered(operation, body) = wire.interrupt
                 && target.ends_with(operation)
             {
                 return Ok(HttpResponse::new(StatusCode::try_from(200).unwrap(), SdkBody::from(body)));
             }
             let answer = forward(wire.http.clone(), request).await;
-            match wire.death {
-                Death::After(n) if n == number => wire.die().await,
-                Death::Sleeps(operation) if target.ends_with(operation) && !wire.slept.swap(true, Ordering::SeqCst) => {
-                    wire.died.notify_one();
-                    wire.woken.notified().await;
+            match wire.interrupt {
+                Interrupt::After(n) if n == number => wire.interrupt_here().await,
+                Interrupt::Stalls(operation)
+                    if target.ends_with(operation) && !wire.stalled.swap(true, Ordering::SeqCst) =>
+                {
+                    wire.interrupted.notify_one();
+                    wire.resumed.notified().await;
                 }
                 _ => {}
             }
@@ -164,14 +166,14 @@ impl HttpConnector for Wire {
     }
 }
 
-/// A table and an ECS, without anybody who looks after them.
-pub(crate) struct Ground {
+/// A table and a local ECS without a schedule, a gateway or event delivery.
+pub(crate) struct Testbed {
     dynamodb_url: String,
     ecs: LocalEcs,
     ecs_url: String,
     ecs_server: JoinHandle<()>,
     table: String,
-    clock: Turned,
+    clock: TestClock,
     _engine: Option<Engine>,
 }
 
@@ -189,7 +191,7 @@ macro_rules! client {
     }};
 }
 
-impl Ground {
+impl Testbed {
     pub(crate) async fn new() -> Self {
         let options = crate::support::options();
         let engine = options.dynamodb.is_none().then(|| Engine::start(None).unwrap());
@@ -199,17 +201,17 @@ impl Ground {
         let ecs_url = format!("http://{}", listener.local_addr().unwrap());
         let router = ecs.router();
         let ecs_server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let clock = Turned(Arc::new(AtomicI64::new(Clock::system().now().0)));
-        let ground = Self { dynamodb_url, ecs, ecs_url, ecs_server, table: options.table, clock, _engine: engine };
-        create_table(&ground.dynamodb(&Wire::new(Death::Never)), &ground.table).await.unwrap();
-        ground
+        let clock = TestClock(Arc::new(AtomicI64::new(Clock::system().now().0)));
+        let testbed = Self { dynamodb_url, ecs, ecs_url, ecs_server, table: options.table, clock, _engine: engine };
+        create_table(&testbed.dynamodb(&Wire::new(Interrupt::Never)), &testbed.table).await.unwrap();
+        testbed
     }
 
     fn dynamodb(&self, wire: &Wire) -> aws_sdk_dynamodb::Client {
         client!(aws_sdk_dynamodb, &self.dynamodb_url, wire)
     }
 
-    /// The functions in a process of their own.
+    /// The functions in a process of their own, with their own caches and random numbers.
     pub(crate) fn owmm(&self, wire: &Wire, seed: u64) -> Owmm {
         let config = Config { table: self.table.clone(), default_pool: pool("default") };
         let clock = Clock::of(SharedTimeSource::new(self.clock.clone()));
@@ -221,28 +223,28 @@ impl Ground {
         Time(self.clock.0.load(Ordering::SeqCst))
     }
 
-    fn a_minute_later(&self) {
-        self.later(A_MINUTE);
+    fn advance_a_minute(&self) {
+        self.advance(A_MINUTE);
     }
 
-    /// Turns the clock of the functions.
-    pub(crate) fn later(&self, span: Span) {
+    /// Advances the clock of the functions.
+    pub(crate) fn advance(&self, span: Span) {
         self.clock.0.fetch_add(span.0, Ordering::SeqCst);
     }
 
-    /// The ledger of a server as it is in the table.
+    /// Reads a server's ledger from the table.
     pub(crate) async fn ledger(&self, server: &ServerId) -> Ledger {
-        self.owmm(&Wire::new(Death::Never), 0).table().ledger(server).await.unwrap().unwrap()
+        self.owmm(&Wire::new(Interrupt::Never), 0).table().ledger(server).await.unwrap().unwrap()
     }
 
-    /// The tasks that run and were not told to stop.
+    /// ARNs of the tasks whose desired status is RUNNING.
     async fn running(&self) -> Vec<String> {
         let list = ecs_client(&self.ecs_url).list_tasks().desired_status(DesiredStatus::Running);
         list.send().await.unwrap().task_arns().to_vec()
     }
 
     pub(crate) async fn put(&self, items: Vec<keys::Attributes>) {
-        let dynamodb = self.dynamodb(&Wire::new(Death::Never));
+        let dynamodb = self.dynamodb(&Wire::new(Interrupt::Never));
         for some in items.chunks(25) {
             let put = |item: &keys::Attributes| {
                 let put = PutRequest::builder().set_item(Some(item.clone())).build().unwrap();
@@ -254,14 +256,14 @@ impl Ground {
         }
     }
 
-    /// A task of ours that runs.
+    /// Starts a task in OWMM's group for an attempt of a server; returns its ARN.
     pub(crate) async fn task(&self, server: &str, attempt: u32) -> String {
         let run = ecs_client(&self.ecs_url).run_task().task_definition("game:1").count(1);
         let run = run.started_by(format!("{server}/{attempt}")).group(format!("owmm:{}", self.table));
         run.send().await.unwrap().tasks()[0].task_arn().unwrap().to_owned()
     }
 
-    /// A task of ours that has stopped, and nobody was told.
+    /// Starts and stops a task in OWMM's group without an event; returns its ARN.
     async fn dead_task(&self, server: &str) -> String {
         let (arn, ecs) = (self.task(server, 1).await, ecs_client(&self.ecs_url));
         ecs.stop_task().task(&arn).send().await.unwrap();
@@ -294,7 +296,7 @@ pub(crate) fn a_pool(name: &str, headroom: u32) -> Pool {
         launch_type: None,
         url: "http://127.0.0.1:1".into(),
     };
-    // A server that starts here never registers, and nobody is to wait for that.
+    // Servers that are started here never register, so a launch must not fail during the test.
     let limits = PoolLimits { capacity: 4, headroom, launch: Span::seconds(86_400), ..PoolLimits::DEFAULT };
     Pool {
         name: pool(name),
@@ -308,7 +310,7 @@ pub(crate) fn a_pool(name: &str, headroom: u32) -> Pool {
     }
 }
 
-/// A server that is up, with a player inside, and needs nothing.
+/// A ready server with a connected player that needs no repair.
 pub(crate) fn ready(name: &str, now: Time) -> Ledger {
     let ago = |seconds: u32| now - Span::seconds(seconds);
     let claim = Claim::Connected(Placement::new(ago(900).0).unwrap());
@@ -326,7 +328,7 @@ pub(crate) fn ready(name: &str, now: Time) -> Ledger {
     }
 }
 
-/// A server that is starting, with a player who waits.
+/// A starting server with a reservation.
 pub(crate) fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
     let up = ready(name, now);
     let waits = |claim: &Claim| Claim::Reserved(claim.placement());
@@ -350,18 +352,18 @@ pub(crate) fn starting(name: &str, now: Time, deadline: Time) -> Ledger {
     }
 }
 
-/// One of everything that a look puts right.
-async fn one_of_everything(ground: &Ground) {
-    let now = ground.now();
+/// Writes a fleet with one instance of everything that reconcile repairs.
+async fn write_fleet_that_needs_every_repair(testbed: &Testbed) {
+    let now = testbed.now();
     let ago = |seconds: u32| now - Span::seconds(seconds);
     let later = now + Span::seconds(86_400);
     let empty = |name: &str| Ledger { claims: BTreeMap::new(), ..ready(name, now) };
     let lapsed = |ledger: Ledger| Ledger { lease_until: Some(ago(500)), seen: Some(ago(530)), ..ledger };
     let task = async |ledger: Ledger| {
-        let task = ground.task(ledger.id.as_str(), ledger.attempt).await;
+        let task = testbed.task(ledger.id.as_str(), ledger.attempt).await;
         Ledger { task: Some(task), ..ledger }
     };
-    let dead = async |ledger: Ledger| Ledger { task: Some(ground.dead_task(ledger.id.as_str()).await), ..ledger };
+    let dead = async |ledger: Ledger| Ledger { task: Some(testbed.dead_task(ledger.id.as_str()).await), ..ledger };
     let stopped = |ledger: Ledger| Ledger {
         state: ServerState::Stopped,
         claims: BTreeMap::new(),
@@ -390,8 +392,8 @@ async fn one_of_everything(ground: &Ground) {
         Ledger { build: 0, ..ready("outdated", now) },
         expired,
     ];
-    ground.task("older-task", 1).await;
-    ground.task("nobodys", 1).await;
+    testbed.task("older-task", 1).await;
+    testbed.task("nobodys", 1).await;
     let (default, hungry) = (a_pool("default", 0), a_pool("hungry", 5));
     let roster = ledgers.iter().map(|ledger| ledger.id.clone()).chain([id("gone")]).collect::<Vec<_>>();
     let live = u32::try_from(roster.len()).unwrap() + 3;
@@ -403,20 +405,20 @@ async fn one_of_everything(ground: &Ground) {
     ];
     items.extend(roster.iter().map(|server| keys::roster(&default.name, server)));
     items.extend(ledgers.iter().map(table::ledger::to_item));
-    ground.put(items).await;
+    testbed.put(items).await;
 }
 
-/// Whether the functions have thought of the name.
+/// Whether the functions chose the id: a ULID has 26 characters.
 fn is_new(server: &str) -> bool {
     server.len() == 26
 }
 
-/// What matters of a fleet: neither times nor tokens, and of servers that were started ahead only how many there are.
-async fn picture(ground: &Ground) -> BTreeMap<String, String> {
-    let dynamodb = ground.dynamodb(&Wire::new(Death::Never));
-    let mut picture = BTreeMap::new();
+/// State of the fleet without times and tokens; servers that were started ahead are only counted.
+async fn snapshot(testbed: &Testbed) -> BTreeMap<String, String> {
+    let dynamodb = testbed.dynamodb(&Wire::new(Interrupt::Never));
+    let mut snapshot = BTreeMap::new();
     let mut others = BTreeMap::<String, u32>::new();
-    let mut items = dynamodb.scan().table_name(&ground.table).consistent_read(true).into_paginator().items().send();
+    let mut items = dynamodb.scan().table_name(&testbed.table).consistent_read(true).into_paginator().items().send();
     while let Some(item) = items.next().await {
         let item = item.unwrap();
         let text = |name: &str| item[name].as_s().unwrap().clone();
@@ -429,46 +431,46 @@ async fn picture(ground: &Ground) -> BTreeMap<String, String> {
             let (task, starts, idle) = (task.is_some(), launch.is_some(), idle_since.is_some());
             let text = format!("{pool} {state:?} {claims:?} {listed:?} attempt {attempt} {task} {starts} {idle}");
             if !is_new(id.as_str()) {
-                picture.insert(pk, text);
+                snapshot.insert(pk, text);
             } else {
                 *others.entry(text).or_default() += 1;
             }
         } else if sk == "STATUS" {
-            picture.insert(format!("{pk} {sk}"), format!("{:?}", table::pool_status::from_item(&item).unwrap()));
+            snapshot.insert(format!("{pk} {sk}"), format!("{:?}", table::pool_status::from_item(&item).unwrap()));
         } else if sk.starts_with("FRONTIER") {
-            picture.insert(format!("{pk} {sk}"), format!("{:?}", table::frontier::from_item(&item).unwrap()));
+            snapshot.insert(format!("{pk} {sk}"), format!("{:?}", table::frontier::from_item(&item).unwrap()));
         } else if sk.starts_with(keys::ROSTER) {
             *others.entry(format!("on the roster {pk}")).or_default() += 1;
         }
     }
-    let ecs = ecs_client(&ground.ecs_url);
+    let ecs = ecs_client(&testbed.ecs_url);
     let running = ecs.list_tasks().send().await.unwrap();
     if !running.task_arns().is_empty() {
         let tasks = ecs.describe_tasks().set_tasks(Some(running.task_arns().to_vec())).send().await.unwrap();
         for task in tasks.tasks().iter().filter(|task| task.desired_status() == Some("RUNNING")) {
             let by = task.started_by().unwrap();
-            let by = if is_new(by.split('/').next().unwrap()) { "somebody started ahead" } else { by };
+            let by = if is_new(by.split('/').next().unwrap()) { "a server started ahead" } else { by };
             *others.entry(format!("task of {by}")).or_default() += 1;
         }
     }
-    picture.extend(others.into_iter().map(|(what, often)| (what, often.to_string())));
-    picture
+    snapshot.extend(others.into_iter().map(|(what, often)| (what, often.to_string())));
+    snapshot
 }
 
-async fn look(ground: &Ground, seed: u64) -> Reconciled {
-    let report = ground.owmm(&Wire::new(Death::Never), seed).reconcile().await.unwrap();
+async fn run_once(testbed: &Testbed, seed: u64) -> Reconciled {
+    let report = testbed.owmm(&Wire::new(Interrupt::Never), seed).reconcile().await.unwrap();
     assert_eq!(report.failed, 0, "{report:?}");
-    ground.a_minute_later();
+    testbed.advance_a_minute();
     report
 }
 
-/// The fleet as looks without any disturbance leave it, and how many it takes.
-async fn undisturbed() -> (BTreeMap<String, String>, usize) {
-    let ground = Ground::new().await;
-    one_of_everything(&ground).await;
+/// The fleet after uninterrupted runs, and the number of runs until nothing is left to repair.
+async fn uninterrupted() -> (BTreeMap<String, String>, usize) {
+    let testbed = Testbed::new().await;
+    write_fleet_that_needs_every_repair(&testbed).await;
     let mut repaired = BTreeSet::new();
-    for looks in 1..=LOOKS_AT_MOST {
-        let report = look(&ground, 1).await;
+    for runs in 1..=MOST_RUNS {
+        let report = run_once(&testbed, 1).await;
         repaired.extend(report.repaired.keys().copied());
         if report.repaired.is_empty() {
             let everything = [
@@ -488,85 +490,85 @@ async fn undisturbed() -> (BTreeMap<String, String>, usize) {
                 "task_missing",
                 "task_stopped",
             ];
-            assert_eq!(repaired, BTreeSet::from(everything), "the fleet has one of everything");
-            let picture = picture(&ground).await;
-            ground.end().await;
-            return (picture, looks);
+            assert_eq!(repaired, BTreeSet::from(everything), "the initial fleet must need every kind of repair");
+            let snapshot = snapshot(&testbed).await;
+            testbed.end().await;
+            return (snapshot, runs);
         }
     }
-    panic!("never done: {repaired:?}");
+    panic!("{MOST_RUNS} runs did not finish the repairs: {repaired:?}");
 }
 
-/// Lets one look die, and then others live.
-async fn killed(death: Death, looks: usize) -> Option<BTreeMap<String, String>> {
-    let ground = Ground::new().await;
-    one_of_everything(&ground).await;
-    let wire = Wire::new(death);
-    let died = tokio::select! {
+/// Interrupts one run, then does `runs` complete ones; returns the fleet, or `None` if the run was not interrupted.
+async fn interrupted_run(interrupt: Interrupt, runs: usize) -> Option<BTreeMap<String, String>> {
+    let testbed = Testbed::new().await;
+    write_fleet_that_needs_every_repair(&testbed).await;
+    let wire = Wire::new(interrupt);
+    let interrupted = tokio::select! {
         biased;
-        () = wire.died.notified() => true,
-        report = { let owmm = ground.owmm(&wire, 1); async move { owmm.reconcile().await } } => {
+        () = wire.interrupted.notified() => true,
+        report = { let owmm = testbed.owmm(&wire, 1); async move { owmm.reconcile().await } } => {
             report.unwrap();
             false
         }
     };
-    ground.a_minute_later();
-    for _ in 0..looks {
-        look(&ground, 2).await;
+    testbed.advance_a_minute();
+    for _ in 0..runs {
+        run_once(&testbed, 2).await;
     }
-    let picture = picture(&ground).await;
-    ground.end().await;
-    died.then_some(picture)
+    let snapshot = snapshot(&testbed).await;
+    testbed.end().await;
+    interrupted.then_some(snapshot)
 }
 
-async fn killed_everywhere(death: fn(u64) -> Death) {
-    let (expected, looks) = undisturbed().await;
+async fn interrupted_at_every_request(interrupt: fn(u64) -> Interrupt) {
+    let (expected, runs) = uninterrupted().await;
     let mut requests = 0;
-    while let Some(picture) = killed(death(requests + 1), looks).await {
+    while let Some(snapshot) = interrupted_run(interrupt(requests + 1), runs).await {
         requests += 1;
-        assert_eq!(picture, expected, "killed at request {requests}");
+        assert_eq!(snapshot, expected, "interrupted at request {requests}");
     }
-    println!("killed at each of {requests} requests; {looks} looks until nothing is left to do");
+    println!("interrupted at each of {requests} requests; {runs} runs until nothing is left to repair");
     assert!(requests > 40, "only {requests} requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reconcile_killed_before_any_of_its_requests_comes_to_the_same_fleet() {
-    killed_everywhere(Death::Before).await;
+async fn reconcile_killed_before_any_of_its_requests_leaves_the_same_fleet() {
+    interrupted_at_every_request(Interrupt::Before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reconcile_killed_after_any_of_its_requests_comes_to_the_same_fleet() {
-    killed_everywhere(Death::After).await;
+async fn reconcile_killed_after_any_of_its_requests_leaves_the_same_fleet() {
+    interrupted_at_every_request(Interrupt::After).await;
 }
 
-/// Looks as often as it takes, with another process at work beside each look; ten times over.
-async fn beside(another: impl AsyncFn(Owmm)) {
-    let (expected, looks) = undisturbed().await;
+/// Runs reconcile until nothing is left to repair, with `another` running concurrently; ten rounds.
+async fn reconcile_beside(another: impl AsyncFn(Owmm)) {
+    let (expected, runs) = uninterrupted().await;
     for round in 0..10 {
-        let ground = Ground::new().await;
-        one_of_everything(&ground).await;
-        for _ in 0..looks {
-            let wire = Wire::new(Death::Never);
-            let owmm = ground.owmm(&wire, round);
-            let (report, ()) = tokio::join!(owmm.reconcile(), another(ground.owmm(&wire, round + 100)));
+        let testbed = Testbed::new().await;
+        write_fleet_that_needs_every_repair(&testbed).await;
+        for _ in 0..runs {
+            let wire = Wire::new(Interrupt::Never);
+            let owmm = testbed.owmm(&wire, round);
+            let (report, ()) = tokio::join!(owmm.reconcile(), another(testbed.owmm(&wire, round + 100)));
             report.unwrap();
-            ground.a_minute_later();
+            testbed.advance_a_minute();
         }
-        assert_eq!(picture(&ground).await, expected, "round {round}");
-        ground.end().await;
+        assert_eq!(snapshot(&testbed).await, expected, "round {round}");
+        testbed.end().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_looks_at_once_come_to_the_same_fleet_as_one() {
-    beside(async |owmm| drop(owmm.reconcile().await.unwrap())).await;
+async fn two_reconcile_runs_at_once_leave_the_same_fleet_as_one() {
+    reconcile_beside(async |owmm| drop(owmm.reconcile().await.unwrap())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_of_stopped_tasks_beside_a_look_changes_nothing_about_where_it_ends() {
-    beside(async |owmm| {
-        // Of both dead tasks, of an older attempt, of a server that is over, and of nobody's; all of it twice.
+async fn task_stopped_events_during_reconcile_do_not_change_the_resulting_fleet() {
+    reconcile_beside(async |owmm| {
+        // Events of both stopped tasks, an older attempt, a stopped server and an unknown server; each of them twice.
         for server in ["attempt-failed", "dead-task", "older-task", "not-counted-out", "nobodys"] {
             for _ in 0..2 {
                 owmm.task_stopped(&id(server), 1).await.unwrap();
@@ -577,22 +579,22 @@ async fn news_of_stopped_tasks_beside_a_look_changes_nothing_about_where_it_ends
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looks_that_all_die_early_leave_nobody_always_last() {
-    let ground = Ground::new().await;
+async fn reconcile_runs_that_all_end_early_reach_every_server() {
+    let testbed = Testbed::new().await;
     let default = a_pool("default", 0);
     let names = (0..300).map(|i| format!("server-{i:03}")).collect::<BTreeSet<_>>();
     let mut items = vec![table::pool::to_item(&default).unwrap()];
     items.extend(names.iter().map(|name| keys::roster(&default.name, &id(name))));
-    items.extend(names.iter().map(|name| table::ledger::to_item(&ready(name, ground.now()))));
-    ground.put(items).await;
+    items.extend(names.iter().map(|name| table::ledger::to_item(&ready(name, testbed.now()))));
+    testbed.put(items).await;
     let mut seen = BTreeSet::new();
     for seed in 0..200 {
-        // The pools, ECS's tasks, the fleet, the roster, and the first page.
-        let wire = Wire::new(Death::Before(5));
-        let owmm = ground.owmm(&wire, seed);
+        // Request 5 reads the first page of ledgers, after the pools, ECS's tasks, the pool's status and the roster.
+        let wire = Wire::new(Interrupt::Before(5));
+        let owmm = testbed.owmm(&wire, seed);
         tokio::select! {
-            () = wire.died.notified() => {}
-            _ = owmm.reconcile() => panic!("a look at so many servers is more than four requests"),
+            () = wire.interrupted.notified() => {}
+            _ = owmm.reconcile() => panic!("a run over 300 servers must make more than four requests"),
         }
         let bodies = wire.bodies.lock().unwrap().clone();
         let page = bodies.iter().find(|body| body.contains("RequestItems")).unwrap();
@@ -601,352 +603,350 @@ async fn looks_that_all_die_early_leave_nobody_always_last() {
             break;
         }
     }
-    assert_eq!(seen, names, "some servers are in no look's first page");
-    ground.end().await;
+    assert_eq!(seen, names, "some servers are in the first page of no run");
+    testbed.end().await;
 }
 
-/// A look that stands still after the first answer to `operation`, while something else happens.
-async fn look_that_sleeps(
-    ground: &Ground,
+/// Does one run that waits after the first response to `operation` until `meanwhile` has finished; returns its report.
+async fn stalled_run(
+    testbed: &Testbed,
     seed: u64,
     operation: &'static str,
     meanwhile: impl AsyncFnOnce(),
 ) -> Reconciled {
-    let wire = Wire::new(Death::Sleeps(operation));
-    let owmm = ground.owmm(&wire, seed);
-    let look = tokio::spawn(async move { owmm.reconcile().await });
-    wire.died.notified().await;
+    let wire = Wire::new(Interrupt::Stalls(operation));
+    let owmm = testbed.owmm(&wire, seed);
+    let run = tokio::spawn(async move { owmm.reconcile().await });
+    wire.interrupted.notified().await;
     meanwhile().await;
-    wire.woken.notify_one();
-    look.await.unwrap().unwrap()
+    wire.resumed.notify_one();
+    run.await.unwrap().unwrap()
 }
 
-/// A pool with these servers.
-pub(crate) async fn a_fleet(ground: &Ground, pool: &Pool, ledgers: &[Ledger]) {
+/// Writes a pool with these servers, its status and its roster.
+pub(crate) async fn write_fleet(testbed: &Testbed, pool: &Pool, ledgers: &[Ledger]) {
     let live = u32::try_from(ledgers.len()).unwrap();
     let status = PoolStatus { live, changes: live, ..PoolStatus::default() };
     let mut items = vec![table::pool::to_item(pool).unwrap(), table::pool_status::to_item(&pool.name, &status)];
     items.extend(ledgers.iter().map(|ledger| keys::roster(&pool.name, &ledger.id)));
     items.extend(ledgers.iter().map(table::ledger::to_item));
-    ground.put(items).await;
+    testbed.put(items).await;
 }
 
-/// It is up, a player is inside, and it has missed a heartbeat. Whoever started it died before its task was on record.
-async fn has_started_meanwhile(ground: &Ground) -> String {
-    let now = ground.now();
+/// Writes a ready server with a connected player, a lapsed lease and no recorded task, and starts its task.
+async fn start_newcomer(testbed: &Testbed) -> String {
+    let now = testbed.now();
     let lapsed = Ledger { lease_until: Some(now - Span(1)), ..ready("newcomer", now) };
-    ground.put(vec![table::ledger::to_item(&lapsed)]).await;
-    ground.task("newcomer", 1).await
+    testbed.put(vec![table::ledger::to_item(&lapsed)]).await;
+    testbed.task("newcomer", 1).await
 }
 
-/// What ECS says of tasks is as old as the question: a server that has started since is not missing.
+/// The result of ListTasks is as old as its request, so a server that started afterwards is not missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_has_stood_still_since_it_asked_ecs_ends_no_server_that_has_started_since() {
-    let ground = Ground::new().await;
-    let now = ground.now();
+async fn a_stalled_run_does_not_stop_a_server_whose_task_started_after_list_tasks() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
     let pool = a_pool("default", 0);
-    a_fleet(&ground, &pool, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
+    write_fleet(&testbed, &pool, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
     let mut task = String::new();
-    let report = look_that_sleeps(&ground, 1, "ListTasks", async || task = has_started_meanwhile(&ground).await).await;
+    let report = stalled_run(&testbed, 1, "ListTasks", async || task = start_newcomer(&testbed).await).await;
     assert_eq!((report.servers, report.lapsed, report.repaired.get("task_missing")), (1, 1, None), "{report:?}");
-    ecs_client(&ground.ecs_url).stop_task().task(&task).send().await.unwrap();
-    let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();
+    ecs_client(&testbed.ecs_url).stop_task().task(&task).send().await.unwrap();
+    let report = testbed.owmm(&Wire::new(Interrupt::Never), 2).reconcile().await.unwrap();
     assert_eq!(report.repaired.get("task_missing"), Some(&1), "{report:?}");
-    ground.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_has_stood_still_since_it_read_the_pool_ends_no_server_that_has_started_where_the_pool_is_now() {
-    let ground = Ground::new().await;
-    let now = ground.now();
+async fn a_stalled_run_does_not_stop_a_server_that_started_in_the_pools_new_cluster() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
     let pool = a_pool("default", 0);
     let mut before = pool.clone();
     before.task.cluster = "elsewhere".to_owned();
-    a_fleet(&ground, &before, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
+    write_fleet(&testbed, &before, &[starting("newcomer", now, now + Span::seconds(86_400))]).await;
     let meanwhile = async || {
-        ground
+        testbed
             .put(vec![
                 table::pool::to_item(&Pool { previous_clusters: vec!["elsewhere".to_owned()], ..pool.clone() })
                     .unwrap(),
             ])
             .await;
-        has_started_meanwhile(&ground).await;
+        start_newcomer(&testbed).await;
     };
-    let report = look_that_sleeps(&ground, 1, "Query", meanwhile).await;
+    let report = stalled_run(&testbed, 1, "Query", meanwhile).await;
     assert_eq!((report.servers, report.lapsed, report.repaired.get("task_missing")), (1, 1, None), "{report:?}");
-    ground.end().await;
+    testbed.end().await;
 }
 
-/// Leases are judged by a time before the ledgers were read: who has beaten since is alive.
+/// Leases are judged by a time before the ledgers were read, so a server with a later heartbeat is not lapsed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_has_stood_still_since_it_read_the_ledgers_takes_no_lease_for_over_and_starts_nothing() {
-    let ground = Ground::new().await;
-    let now = ground.now();
-    let beats = Ledger { lease_until: Some(now + Span::seconds(5)), ..ready("beats", now) };
-    a_fleet(&ground, &a_pool("default", 3), &[beats]).await;
-    let report = look_that_sleeps(&ground, 1, "BatchGetItem", async || ground.a_minute_later()).await;
+async fn a_stalled_run_judges_leases_by_the_time_before_its_read_and_starts_no_server() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
+    let alive = Ledger { lease_until: Some(now + Span::seconds(5)), ..ready("alive", now) };
+    write_fleet(&testbed, &a_pool("default", 3), &[alive]).await;
+    let report = stalled_run(&testbed, 1, "BatchGetItem", async || testbed.advance_a_minute()).await;
     assert_eq!((report.free_slots, report.lapsed), (3, 0), "{report:?}");
     assert_eq!(report.repaired.get("started_ahead"), None, "{report:?}");
-    ground.end().await;
+    testbed.end().await;
 }
 
-/// As many live as before, and they are others.
+/// The number of live servers is unchanged, but the servers are different ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_has_stood_still_while_one_server_came_and_one_went_starts_nothing_ahead() {
-    let ground = Ground::new().await;
+async fn a_stalled_run_starts_no_headroom_if_one_server_started_and_one_stopped_meanwhile() {
+    let testbed = Testbed::new().await;
     let pool = a_pool("default", 4);
-    a_fleet(&ground, &pool, &[ready("full", ground.now())]).await;
+    write_fleet(&testbed, &pool, &[ready("full", testbed.now())]).await;
     let others = PoolStatus { live: 1, changes: 3, ..PoolStatus::default() };
-    let meanwhile = async || ground.put(vec![table::pool_status::to_item(&pool.name, &others)]).await;
-    let report = look_that_sleeps(&ground, 1, "BatchGetItem", meanwhile).await;
+    let meanwhile = async || testbed.put(vec![table::pool_status::to_item(&pool.name, &others)]).await;
+    let report = stalled_run(&testbed, 1, "BatchGetItem", meanwhile).await;
     assert_eq!(report.repaired.get("started_ahead"), None, "{report:?}");
-    let report = ground.owmm(&Wire::new(Death::Never), 2).reconcile().await.unwrap();
+    let report = testbed.owmm(&Wire::new(Interrupt::Never), 2).reconcile().await.unwrap();
     assert_eq!(report.repaired.get("started_ahead"), Some(&1), "{report:?}");
-    ground.end().await;
+    testbed.end().await;
 }
 
-/// Whichever server a look begins with, two of them do without the same one.
+/// Each seed begins with another server; both runs must drain the same idle one.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_looks_at_the_same_moment_leave_the_headroom() {
+async fn two_reconcile_runs_at_once_do_not_drain_the_headroom() {
     for seed in 1..=4 {
-        let ground = Ground::new().await;
-        let now = ground.now();
+        let testbed = Testbed::new().await;
+        let now = testbed.now();
         let idle = async |name: &str| {
-            let task = Some(ground.task(name, 1).await);
+            let task = Some(testbed.task(name, 1).await);
             let since = Some(now - Span::seconds(10_000));
             Ledger { claims: BTreeMap::new(), idle_since: since, task, ..ready(name, now) }
         };
         let servers = [idle("one").await, idle("another").await, idle("third").await];
-        a_fleet(&ground, &a_pool("default", 8), &servers).await;
-        let other = ground.owmm(&Wire::new(Death::Never), 10 - seed);
+        write_fleet(&testbed, &a_pool("default", 8), &servers).await;
+        let other = testbed.owmm(&Wire::new(Interrupt::Never), 10 - seed);
         let mut reports = Vec::new();
-        let late = look_that_sleeps(&ground, seed, "BatchGetItem", async || {
+        let late = stalled_run(&testbed, seed, "BatchGetItem", async || {
             reports.push(other.reconcile().await.unwrap());
         });
         let late = late.await;
         reports.push(late);
         let drained = reports.iter().filter_map(|report| report.repaired.get("idle")).sum::<u32>();
         assert_eq!(drained, 1, "{reports:?}");
-        ground.end().await;
+        testbed.end().await;
     }
 }
 
 /// A count is compared with the roster only by a run in which nothing else has changed or failed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_count_is_put_right_by_the_first_look_that_repairs_nothing_else() {
-    let ground = Ground::new().await;
-    let unlisted = Ledger { listed: None, ..ready("unlisted", ground.now()) };
-    a_fleet(&ground, &a_pool("default", 0), &[unlisted]).await;
+async fn a_wrong_count_is_corrected_by_the_first_run_that_repairs_nothing_else() {
+    let testbed = Testbed::new().await;
+    let unlisted = Ledger { listed: None, ..ready("unlisted", testbed.now()) };
+    write_fleet(&testbed, &a_pool("default", 0), &[unlisted]).await;
     let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
-    ground.put(vec![table::pool_status::to_item(&pool("default"), &wrong)]).await;
-    for (when, repaired) in
-        [("first look", vec!["listing"]), ("second look", vec!["recounted"]), ("third look", vec![])]
-    {
-        let report = look(&ground, 1).await;
+    testbed.put(vec![table::pool_status::to_item(&pool("default"), &wrong)]).await;
+    for (when, repaired) in [("first run", vec!["listing"]), ("second run", vec!["recounted"]), ("third run", vec![])] {
+        let report = run_once(&testbed, 1).await;
         assert_eq!(report.repaired.keys().copied().collect::<Vec<_>>(), repaired, "{when}: {report:?}");
     }
-    ground.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_failed_for_one_server_does_not_count_the_fleet_again() {
-    let ground = Ground::new().await;
-    let now = ground.now();
-    // Its task is not on record, so its pool is read again, and that read is refused: the second of a single item.
+async fn a_run_that_failed_for_one_server_does_not_correct_the_count() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
+    // The task is not recorded, so reconcile reads the pool again; that read, the second GetItem, is refused.
     let lapsed = Ledger { lease_until: Some(now - Span(1)), listed: None, ..ready("unrecorded", now) };
-    a_fleet(&ground, &a_pool("default", 0), &[lapsed]).await;
-    let _task = ground.task("unrecorded", 1).await;
+    write_fleet(&testbed, &a_pool("default", 0), &[lapsed]).await;
+    let _task = testbed.task("unrecorded", 1).await;
     let wrong = PoolStatus { live: 9, changes: 1, ..PoolStatus::default() };
-    ground.put(vec![table::pool_status::to_item(&pool("default"), &wrong)]).await;
-    let report = ground.owmm(&Wire::new(Death::Refused(".GetItem", 2)), 1).reconcile().await.unwrap();
+    testbed.put(vec![table::pool_status::to_item(&pool("default"), &wrong)]).await;
+    let report = testbed.owmm(&Wire::new(Interrupt::Refused(".GetItem", 2)), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, &report.repaired), (1, &BTreeMap::new()), "{report:?}");
-    let report = look(&ground, 1).await;
+    let report = run_once(&testbed, 1).await;
     assert_eq!(report.repaired, BTreeMap::from([("recounted", 1)]), "{report:?}");
-    ground.end().await;
+    testbed.end().await;
 }
 
-/// Whether ECS lists a server's task and describes it, or says nothing of it.
+/// Two cases: ECS lists and describes the task, or ListTasks is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_task_of_a_silent_server_is_stopped_whether_or_not_ecs_says_that_it_runs() {
+async fn the_task_of_a_silent_server_is_stopped_whether_or_not_ecs_lists_it() {
     for (case, wire) in [
-        ("ECS lists the task", Wire::new(Death::Never)),
-        ("ECS lists no tasks", Wire::new(Death::Refused("ListTasks", 0))),
+        ("ECS lists the task", Wire::new(Interrupt::Never)),
+        ("ECS lists no tasks", Wire::new(Interrupt::Refused("ListTasks", 0))),
     ] {
-        let ground = Ground::new().await;
-        let (now, task) = (ground.now(), ground.task("silent", 1).await);
+        let testbed = Testbed::new().await;
+        let (now, task) = (testbed.now(), testbed.task("silent", 1).await);
         let ago = |seconds: u32| Some(now - Span::seconds(seconds));
         let silent = Ledger { claims: BTreeMap::new(), task: Some(task.clone()), ..ready("silent", now) };
         let silent = Ledger { lease_until: ago(500), seen: ago(530), ..silent };
-        a_fleet(&ground, &a_pool("default", 0), &[silent]).await;
-        assert_eq!(ground.running().await, [task], "{case}");
-        let report = ground.owmm(&wire, 1).reconcile().await.unwrap();
+        write_fleet(&testbed, &a_pool("default", 0), &[silent]).await;
+        assert_eq!(testbed.running().await, [task], "{case}");
+        let report = testbed.owmm(&wire, 1).reconcile().await.unwrap();
         assert_eq!(report.repaired, BTreeMap::from([("silent", 1)]), "{case}: {report:?}");
-        assert_eq!(ground.running().await, [""; 0], "{case}");
-        ground.end().await;
+        assert_eq!(testbed.running().await, [""; 0], "{case}");
+        testbed.end().await;
     }
 }
 
-/// Whoever configured the new build died before the frontiers knew of it.
+/// The process that configured the new build ended before it updated the frontiers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frontier_that_still_hands_out_slots_of_an_old_build_is_used_up_after_a_look() {
-    let ground = Ground::new().await;
-    let now = ground.now();
+async fn reconcile_uses_up_a_frontier_that_hands_out_slots_of_an_old_build() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
     let later = now + Span::seconds(86_400);
     let default = a_pool("default", 0);
     let sharded = Pool { shards: 2, ..default.clone() };
     let old = Ledger { build: 0, ..starting("old", now, later) };
-    a_fleet(&ground, &sharded, &[old, starting("new", now, later)]).await;
+    write_fleet(&testbed, &sharded, &[old, starting("new", now, later)]).await;
     let put = |k, server| table::frontier::to_item(&default.name, k, &Frontier::new(id(server), 2));
-    ground.put(vec![put(0, "old"), put(1, "new")]).await;
-    look(&ground, 1).await;
-    let table = ground.owmm(&Wire::new(Death::Never), 1).table().clone();
+    testbed.put(vec![put(0, "old"), put(1, "new")]).await;
+    run_once(&testbed, 1).await;
+    let table = testbed.owmm(&Wire::new(Interrupt::Never), 1).table().clone();
     for (case, k, server, remaining) in [("of the old build", 0, "old", 0), ("of the new build", 1, "new", 2)] {
         let frontier = table.frontier(&default.name, k).await.unwrap();
         assert_eq!(frontier, Some(Frontier::new(id(server), remaining)), "{case}");
     }
-    ground.end().await;
+    testbed.end().await;
 }
 
-/// What it would have offered is nobody's room, so the headroom does not miss it.
+/// Free slots of a lapsed server do not count as headroom.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_has_lapsed_is_not_drained_in_the_place_of_an_idle_one_that_lives() {
-    let ground = Ground::new().await;
-    let now = ground.now();
+async fn a_lapsed_server_is_not_drained_in_place_of_an_idle_server_with_a_lease() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
     let idle = async |name: &str, lease_until: Time| {
-        let (task, since) = (ground.task(name, 1).await, Some(now - Span::seconds(10_000)));
+        let (task, since) = (testbed.task(name, 1).await, Some(now - Span::seconds(10_000)));
         let lease_until = Some(lease_until);
         Ledger { claims: BTreeMap::new(), idle_since: since, task: Some(task), lease_until, ..ready(name, now) }
     };
     let servers = [idle("a-lapsed", now - Span(1)).await, idle("b-alive", now + Span::seconds(86_400)).await];
-    a_fleet(&ground, &a_pool("default", 0), &servers).await;
-    look(&ground, 1).await;
+    write_fleet(&testbed, &a_pool("default", 0), &servers).await;
+    run_once(&testbed, 1).await;
     for (server, state) in [("a-lapsed", ServerState::Ready), ("b-alive", ServerState::Draining)] {
-        assert_eq!(ground.ledger(&id(server)).await.state, state, "{server}");
+        assert_eq!(testbed.ledger(&id(server)).await.state, state, "{server}");
     }
-    ground.end().await;
+    testbed.end().await;
 }
 
-/// Nothing is known of its servers then, and each may run in the task that ECS lists.
+/// The servers of such a pool are unknown, so each listed task may belong to one of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_task_of_a_pool_whose_ledgers_cannot_be_read_is_taken_for_an_orphan() {
-    let ground = Ground::new().await;
-    let task = ground.task("up", 1).await;
-    let up = Ledger { task: Some(task.clone()), ..ready("up", ground.now()) };
-    a_fleet(&ground, &a_pool("default", 0), &[up]).await;
-    let report = ground.owmm(&Wire::new(Death::Refused("BatchGetItem", 0)), 1).reconcile().await.unwrap();
+async fn no_task_of_a_pool_whose_ledgers_cannot_be_read_is_stopped_as_an_orphan() {
+    let testbed = Testbed::new().await;
+    let task = testbed.task("up", 1).await;
+    let up = Ledger { task: Some(task.clone()), ..ready("up", testbed.now()) };
+    write_fleet(&testbed, &a_pool("default", 0), &[up]).await;
+    let report = testbed.owmm(&Wire::new(Interrupt::Refused("BatchGetItem", 0)), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, &report.repaired), (1, &BTreeMap::new()), "{report:?}");
-    assert_eq!(ground.running().await, [task]);
-    ground.end().await;
+    assert_eq!(testbed.running().await, [task]);
+    testbed.end().await;
 }
 
-/// The read of many ledgers is not consistent, so it may miss one that has just been written.
+/// BatchGetItem reads eventually consistently, so it may miss a ledger that was just written.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_the_read_of_many_ledgers_misses_is_read_by_itself_and_counts() {
-    let ground = Ground::new().await;
-    a_fleet(&ground, &a_pool("default", 3), &[ready("newcomer", ground.now())]).await;
-    let misses = Death::Answered("BatchGetItem", r#"{"Responses": {}, "UnprocessedKeys": {}}"#);
-    let report = ground.owmm(&Wire::new(misses), 1).reconcile().await.unwrap();
+async fn a_ledger_missing_from_the_batch_read_is_read_individually() {
+    let testbed = Testbed::new().await;
+    write_fleet(&testbed, &a_pool("default", 3), &[ready("newcomer", testbed.now())]).await;
+    let misses = Interrupt::Answered("BatchGetItem", r#"{"Responses": {}, "UnprocessedKeys": {}}"#);
+    let report = testbed.owmm(&Wire::new(misses), 1).reconcile().await.unwrap();
     assert_eq!((report.failed, report.players, report.free_slots), (0, 1, 3), "{report:?}");
-    assert_eq!(report.repaired, BTreeMap::new(), "nothing is started ahead: {report:?}");
-    ground.end().await;
+    assert_eq!(report.repaired, BTreeMap::new(), "no server must be started ahead: {report:?}");
+    testbed.end().await;
 }
 
-/// Whoever repeats a call first wins the time when it is due, so the others do not repeat it too.
+/// The first run that repeats a call moves the time when it is due, so that other runs do not repeat it too.
 #[tokio::test(flavor = "multi_thread")]
-async fn run_task_without_an_answer_is_repeated_after_five_seconds_and_not_by_every_look() {
-    let ground = Ground::new().await;
-    let now = ground.now();
-    a_fleet(&ground, &a_pool("default", 0), &[starting("due", now, now + Span::seconds(86_400))]).await;
-    // Each attempt of the SDK at the first call.
-    ground.ecs.inject(ecs::Fault::AnswerLost, 3);
+async fn run_task_without_a_response_is_repeated_after_five_seconds_and_not_by_every_run() {
+    let testbed = Testbed::new().await;
+    let now = testbed.now();
+    write_fleet(&testbed, &a_pool("default", 0), &[starting("due", now, now + Span::seconds(86_400))]).await;
+    // All three attempts of the SDK lose their response.
+    testbed.ecs.inject(ecs::Fault::AnswerLost, 3);
     for (case, turn, calls) in [
         ("the call is due", 0, 3),
         ("at the same moment", 0, 3),
         ("a millisecond too early", 4_999, 3),
         ("after five seconds", 1, 4),
-        ("its task is on record", 5_000, 4),
+        ("the task is recorded", 5_000, 4),
     ] {
-        ground.later(Span(turn));
-        ground.owmm(&Wire::new(Death::Never), 1).reconcile().await.unwrap();
-        assert_eq!(ground.ecs.counts().run_task_calls, calls, "{case}");
+        testbed.advance(Span(turn));
+        testbed.owmm(&Wire::new(Interrupt::Never), 1).reconcile().await.unwrap();
+        assert_eq!(testbed.ecs.counts().run_task_calls, calls, "{case}");
     }
-    assert_eq!(ground.ecs.counts().processes_started, 1);
-    ground.end().await;
+    assert_eq!(testbed.ecs.counts().processes_started, 1);
+    testbed.end().await;
 }
 
-/// A pool that has moved to a cluster that ECS does not have, and its `left` ones.
+/// A pool that was moved to a cluster that does not exist, with the previous clusters `left`.
 fn moved(left: &[&str]) -> Pool {
     let mut pool = Pool { previous_clusters: left.iter().map(|it| (*it).to_owned()).collect(), ..a_pool("default", 0) };
     pool.task.cluster = "elsewhere".to_owned();
     pool
 }
 
-/// The ARN of a task names its cluster, whether or not the pool still remembers that it was there.
+/// The ARN of a task names its cluster, so reconcile needs no previous clusters of the pool to find the task.
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_in_a_cluster_that_their_pool_has_left_are_asked_about_and_stopped_there() {
-    for (case, left) in [("remembered by the pool", &["default"][..]), ("forgotten by the pool", &[])] {
-        let ground = Ground::new().await;
-        let now = ground.now();
-        let crashed = Ledger { task: Some(ground.dead_task("crashed").await), ..ready("crashed", now) };
-        let task = ground.task("drained", 1).await;
+async fn servers_in_a_previous_cluster_of_their_pool_are_described_and_stopped_there() {
+    for (case, left) in [("listed as a previous cluster", &["default"][..]), ("not listed", &[])] {
+        let testbed = Testbed::new().await;
+        let now = testbed.now();
+        let crashed = Ledger { task: Some(testbed.dead_task("crashed").await), ..ready("crashed", now) };
+        let task = testbed.task("drained", 1).await;
         let empty = Ledger { claims: BTreeMap::new(), task: Some(task.clone()), ..ready("drained", now) };
         let drained = Ledger { state: ServerState::Draining, listed: None, ..empty };
-        a_fleet(&ground, &moved(left), &[crashed, drained]).await;
-        assert_eq!(ground.running().await, [task], "{case}");
-        let report = look(&ground, 1).await;
+        write_fleet(&testbed, &moved(left), &[crashed, drained]).await;
+        assert_eq!(testbed.running().await, [task], "{case}");
+        let report = run_once(&testbed, 1).await;
         assert_eq!(report.repaired, BTreeMap::from([("task_stopped", 1), ("drained", 1)]), "{case}: {report:?}");
-        assert_eq!(ground.running().await, [""; 0], "{case}");
-        ground.end().await;
+        assert_eq!(testbed.running().await, [""; 0], "{case}");
+        testbed.end().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_ecs_does_not_have_runs_no_task_of_a_server_that_none_is_on_record_for() {
-    let ground = Ground::new().await;
-    let lapsed = Ledger { lease_until: Some(ground.now() - Span(1)), ..ready("unrecorded", ground.now()) };
-    a_fleet(&ground, &moved(&["default"]), &[lapsed]).await;
-    let report = look(&ground, 1).await;
+async fn an_unknown_cluster_counts_as_running_no_task_of_an_unrecorded_server() {
+    let testbed = Testbed::new().await;
+    let lapsed = Ledger { lease_until: Some(testbed.now() - Span(1)), ..ready("unrecorded", testbed.now()) };
+    write_fleet(&testbed, &moved(&["default"]), &[lapsed]).await;
+    let report = run_once(&testbed, 1).await;
     assert_eq!(report.repaired, BTreeMap::from([("task_missing", 1)]), "{report:?}");
-    ground.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_of_another_table_is_not_taken_for_an_orphan() {
-    let ground = Ground::new().await;
-    a_fleet(&ground, &a_pool("default", 0), &[]).await;
-    let run = ecs_client(&ground.ecs_url).run_task().task_definition("game:1").count(1);
+async fn a_task_of_another_table_is_not_stopped_as_an_orphan() {
+    let testbed = Testbed::new().await;
+    write_fleet(&testbed, &a_pool("default", 0), &[]).await;
+    let run = ecs_client(&testbed.ecs_url).run_task().task_definition("game:1").count(1);
     let run = run.started_by("server-of-another/1").group("owmm:another-table").send().await.unwrap();
     let task = run.tasks()[0].task_arn().unwrap().to_owned();
-    assert_eq!(look(&ground, 1).await.repaired, BTreeMap::new());
-    assert_eq!(ground.running().await, [task]);
-    ground.end().await;
+    assert_eq!(run_once(&testbed, 1).await.repaired, BTreeMap::new());
+    assert_eq!(testbed.running().await, [task]);
+    testbed.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orphan_in_a_cluster_that_its_pool_has_left_is_stopped() {
-    let ground = Ground::new().await;
-    a_fleet(&ground, &moved(&["default"]), &[]).await;
-    let task = ground.task("nobodys", 1).await;
-    assert_eq!(ground.running().await, [task]);
-    assert_eq!(look(&ground, 1).await.repaired, BTreeMap::from([("orphan_task", 1)]));
-    assert_eq!(ground.running().await, [""; 0]);
-    ground.end().await;
+async fn an_orphan_task_in_a_previous_cluster_of_its_pool_is_stopped() {
+    let testbed = Testbed::new().await;
+    write_fleet(&testbed, &moved(&["default"]), &[]).await;
+    let task = testbed.task("nobodys", 1).await;
+    assert_eq!(testbed.running().await, [task]);
+    assert_eq!(run_once(&testbed, 1).await.repaired, BTreeMap::from([("orphan_task", 1)]));
+    assert_eq!(testbed.running().await, [""; 0]);
+    testbed.end().await;
 }
 
-/// The answer names the servers that were started, although no more may be by now.
+/// The outcome names the servers that were started before the pause.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_launch_by_hand_that_a_pause_cuts_short_says_which_servers_it_has_started() {
-    let ground = Ground::new().await;
+async fn an_operators_launch_that_a_pause_interrupts_returns_the_servers_it_has_started() {
+    let testbed = Testbed::new().await;
     let pool = a_pool("default", 0);
-    a_fleet(&ground, &pool, &[]).await;
-    let wire = Wire::new(Death::Sleeps("RunTask"));
-    let (owmm, operator) = (ground.owmm(&wire, 1), ground.owmm(&Wire::new(Death::Never), 2));
+    write_fleet(&testbed, &pool, &[]).await;
+    let wire = Wire::new(Interrupt::Stalls("RunTask"));
+    let (owmm, operator) = (testbed.owmm(&wire, 1), testbed.owmm(&Wire::new(Interrupt::Never), 2));
     let launch = tokio::spawn(async move { owmm.launch(&a_pool("default", 0).name, 3).await });
-    wire.died.notified().await;
+    wire.interrupted.notified().await;
     operator.pause(&pool.name, None).await.unwrap();
-    wire.woken.notify_one();
+    wire.resumed.notify_one();
     let outcome = launch.await.unwrap().unwrap();
     let LaunchOutcome::Started { started, live } = &outcome else { panic!("{outcome:?}") };
     assert_eq!((started.len(), *live), (1, 1), "{outcome:?}");
-    ground.end().await;
+    testbed.end().await;
 }

@@ -1,4 +1,4 @@
-//! Players who drop out and come back, with real processes: a client that is killed, a server that is killed.
+//! Players who lose their connection and reconnect, with real processes: a killed client, a killed server.
 
 use std::process::Stdio;
 
@@ -18,13 +18,13 @@ fn player(world: &World, id: &str) -> Player {
     Player::new(world.stack.url(), id, None, world.http.clone())
 }
 
-/// A pool of one server with one slot, whose demo server holds the slot of who drops out for so long.
+/// A pool of one server with one slot; the demo server holds the slot of a lost connection for `grace_seconds`.
 async fn one_slot(grace_seconds: u32) -> World {
     World::new(|options| {
         limits(1, 1)(options);
-        // Beats often, so that a hold that has ended is soon seen.
+        // Frequent heartbeats, so that an expired reservation is noticed soon.
         options.limits.lease = seconds(3);
-        // A placement only ever grows, so a slot is held for at least this long after the placement that it was.
+        // Placements only grow, so a slot is held at least this long after the placement that it replaces.
         options.limits.reservation = seconds(5);
         let grace = format!("OWMM_DEMO_GRACE_SECONDS={grace_seconds}");
         let program = env!("CARGO_BIN_EXE_stack");
@@ -33,8 +33,8 @@ async fn one_slot(grace_seconds: u32) -> World {
     .await
 }
 
-/// A player in a process of their own, who is inside a server.
-async fn inside(world: &World, id: &str) -> Child {
+/// Starts a player in a process of its own; returns once the player is connected to a server.
+async fn connected_player(world: &World, id: &str) -> Child {
     let mut program = Command::new(env!("CARGO_BIN_EXE_stack"));
     program.args(["player", "--url", world.stack.url(), "--id", id, "--play-seconds", "3600"]);
     let mut child = program.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
@@ -60,9 +60,9 @@ async fn join(player: &Player) -> Ready {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_ticket() {
+async fn a_player_whose_client_was_killed_gets_the_same_slot_with_a_new_ticket() {
     let world = one_slot(600).await;
-    let client = inside(&world, "alice").await;
+    let client = connected_player(&world, "alice").await;
     let alice = player(&world, "alice");
     let first = join(&alice).await;
     let connected = world.ledger(&first.server).await;
@@ -72,16 +72,16 @@ async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_
 
     assert!(signal("KILL", &client.id().unwrap().to_string()));
     let held = |ledger: &Ledger| matches!(claim(ledger, "alice"), Some(Claim::Reserved(_)));
-    let ledger = world.until(&first.server, "the server has noticed, and holds the slot", held).await;
+    let ledger = world.until(&first.server, "the server has disconnected the player and holds the slot", held).await;
     let held = claim(&ledger, "alice").unwrap();
     assert!(held.placement() > before.placement());
     world.join("bob").await.problem(503, "pool_full");
 
     let again = join(&alice).await;
     assert_eq!(again.server, first.server);
-    assert_eq!(placement(&ledger, "alice", &again), held.placement(), "the ticket is of the placement that stands");
+    assert_eq!(placement(&ledger, "alice", &again), held.placement(), "the ticket has the current placement");
     assert_ne!(again.ticket, first.ticket);
-    // The old one is of a placement that is over.
+    // The old ticket's placement has ended.
     let refused = alice.connect(&first).await.unwrap_err();
     assert!(matches!(refused, demo::player::Error::Refused { .. }), "{refused:?}");
     let mut visit = alice.connect(&again).await.unwrap();
@@ -93,9 +93,9 @@ async fn a_player_whose_client_was_killed_is_back_on_the_same_slot_with_a_fresh_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_slot_of_a_player_who_does_not_come_back_in_time_is_another_players() {
+async fn a_slot_held_for_reconnect_goes_to_another_player_after_the_grace_time() {
     let world = one_slot(1).await;
-    let client = inside(&world, "alice").await;
+    let client = connected_player(&world, "alice").await;
     let server = join(&player(&world, "alice")).await.server;
     world.join("bob").await.problem(503, "pool_full");
     assert!(signal("KILL", &client.id().unwrap().to_string()));
@@ -125,11 +125,11 @@ async fn players_of_a_server_that_was_killed_are_placed_anew_and_their_old_ticke
     }
     assert_eq!(old[0].server, old[1].server);
     assert_eq!(world.audit().await, 2);
-    // Nobody disconnect.
+    // The killed server sends no disconnects.
     let pid = std::fs::read_to_string(&pids).unwrap();
     assert!(signal("KILL", pid.trim()));
     let stopped = |ledger: &Ledger| ledger.state == ServerState::Stopped;
-    let ledger = world.until(&old[0].server, "it is over", stopped).await;
+    let ledger = world.until(&old[0].server, "the server is stopped", stopped).await;
     assert!(ledger.claims.is_empty());
     for (player, old) in players.iter().zip(&old) {
         let again = player.join_until_ready(SOON, |_| {}).await.unwrap();
@@ -140,7 +140,7 @@ async fn players_of_a_server_that_was_killed_are_placed_anew_and_their_old_ticke
         visits.push(player.connect(&again).await.unwrap());
     }
     assert_eq!(world.audit().await, 2);
-    assert_eq!(world.stack.ecs().counts().processes_started, 2, "one new server for both");
+    assert_eq!(world.stack.ecs().counts().processes_started, 2, "both players share one new server");
     drop(visits);
     world.end().await;
     std::fs::remove_file(pids).unwrap();

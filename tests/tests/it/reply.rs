@@ -1,12 +1,12 @@
-//! The answer to a request, and what a test expects of it.
+//! An HTTP response, with assertions on its status and problem code.
 
 use reqwest::StatusCode;
 use serde_json::Value;
 
-/// The answer to a request.
+/// Response of the API.
 #[derive(Debug)]
 pub struct Reply {
-    /// The request, so that a failure in a loop over many of them names it.
+    /// The request, which a failed assertion prints.
     #[expect(dead_code, reason = "read in the Debug form only")]
     pub request: String,
     pub status: StatusCode,

@@ -1,4 +1,4 @@
-//! Another build: new servers run it, and the old ones end as the pool's roll-out says.
+//! Rollouts: new servers run the new build, and old servers end as the pool's `rollout` setting says.
 
 use serde_json::json;
 use shared::domain::{Rollout, ServerState};
@@ -6,7 +6,7 @@ use shared::domain::{Rollout, ServerState};
 use crate::support::{World, eventually, limits, seconds, settings};
 
 impl World {
-    /// The default pool gets another task definition.
+    /// Sets another task definition, and so a new build, for the default pool.
     async fn new_build(&self, revision: u32, rollout: Rollout) {
         let body = settings(|it| {
             it["capacity"] = json!(4);
@@ -19,44 +19,44 @@ impl World {
         self.operate("PUT", "/pools/default", Some(body)).await.is(200);
     }
 
-    /// Looks after the fleet until a server has stopped.
+    /// Runs reconcile until a server is stopped.
     async fn reconcile_until_stopped(&self, server: &str) {
-        let look = || async {
+        let probe = || async {
             let report = self.reconcile().await;
             (self.ledger(server).await, report)
         };
-        eventually("the server stops", look, |(ledger, _)| ledger.state == ServerState::Stopped).await;
+        eventually("the server stops", probe, |(ledger, _)| ledger.state == ServerState::Stopped).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_build_begins_only_with_another_task_definition() {
+async fn only_a_new_task_definition_begins_a_new_build() {
     let world = World::new(|_| {}).await;
     let build = async || world.operate("GET", "/pools/default", None).await.is(200).body["build"].clone();
     assert_eq!(build().await, 0);
     world.new_build(7, Rollout::Lazy).await;
     assert_eq!(build().await, 1);
     world.new_build(7, Rollout::Drain).await;
-    assert_eq!(build().await, 1, "the same build, whatever else has changed");
+    assert_eq!(build().await, 1, "another rollout setting begins no build");
     world.new_build(8, Rollout::Drain).await;
     assert_eq!(build().await, 2);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drained_build_takes_nobody_new_and_its_players_stay() {
+async fn a_drained_build_takes_no_new_players_and_keeps_the_connected_ones() {
     let world = World::new(limits(4, 10)).await;
     let old = world.ready_server("ann").await;
     old.connect(&world, "ann", None).await.is(200);
     world.new_build(7, Rollout::Drain).await;
-    // Before anybody has looked after the fleet.
+    // No reconcile run has happened yet.
     assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
     let new = world.join_afresh("bob").await;
     assert_ne!(new, old.id);
     assert_eq!(world.ledger(&new).await.build, 1);
     world.reconcile().await;
-    assert_eq!(old.beat(&world, Some(&["ann"])).await.is(200).body["state"], "draining");
-    assert_eq!(world.ledger(&old.id).await.claims.len(), 1, "who is inside stays");
+    assert_eq!(old.heartbeat(&world, Some(&["ann"])).await.is(200).body["state"], "draining");
+    assert_eq!(world.ledger(&old.id).await.claims.len(), 1, "the connected player stays");
     old.disconnect(&world, "ann", "").await.is(204);
     world.reconcile_until_stopped(&old.id).await;
     world.end().await;
@@ -85,9 +85,9 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
         old.let_in(&world, player).await;
     }
     world.new_build(7, Rollout::Lazy).await;
-    assert_eq!(world.join_afresh("dave").await, old.id, "lazy: no new server while an old one has room");
+    assert_eq!(world.join_afresh("dave").await, old.id, "lazy: an old server is used while it has free slots");
     old.disconnect(&world, "bob", "").await.is(204);
-    // A server of the new build, asked for ahead of demand.
+    // Headroom starts a server of the new build.
     let pool = crate::support::pool("default");
     let (config, status) = world.stack.owmm().pool_and_status(&pool).await.unwrap();
     let headroom = shared::Pool { limits: shared::domain::PoolLimits { headroom: 4, ..config.limits }, ..config };
@@ -96,19 +96,19 @@ async fn a_join_never_lands_on_an_old_build_while_a_new_one_has_room() {
     world.reconcile().await;
     let ledgers = world.ledgers().await;
     let new = ledgers.iter().find(|ledger| ledger.build == 1).unwrap().id.to_string();
-    world.hand(&new).await.register(&world).await.is(200);
-    // The old one is the fuller, and has room.
+    world.game_server(&new).await.register(&world).await.is(200);
+    // The old server has more claims than the new one, and a free slot.
     assert!(world.ledger(&old.id).await.claims.len() == 3 && world.ledger(&new).await.claims.is_empty());
     for player in ["erin", "frank", "grace", "heidi"] {
         assert_eq!(
             world.join(player).await.is(200).server(),
             new,
-            "{player}: also for one who remembers an older answer: {:?}",
+            "{player}: also with a cached index result: {:?}",
             world.ledger(&new).await
         );
     }
     assert_eq!(world.join_afresh("ivan").await, old.id);
-    // It goes on while somebody is there, and ends when it is empty, long before it counts as idle.
+    // The old server runs while a player is connected, and stops when it is empty, before `idleSeconds` have passed.
     world.reconcile().await;
     assert_eq!(world.ledger(&old.id).await.state, ServerState::Ready);
     for player in ["ann", "carol", "dave", "ivan"] {

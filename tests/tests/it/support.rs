@@ -1,4 +1,4 @@
-//! The world of a test: a stack of its own, and hands to play players and servers with.
+//! Helpers of all tests: a local stack per test, calls of players, operators and servers, and bounded waits.
 
 use std::{
     ffi::OsString,
@@ -32,14 +32,16 @@ use tokio::io::{AsyncBufRead, Lines};
 
 use crate::reply::Reply;
 
-/// How long a test waits for what must happen soon.
+/// Default limit of a wait.
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// Pause between two probes of [`eventually`].
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
-/// Calls `probe` until its value satisfies `is`, and returns that value. After [`SOON`] it panics and names the caller's
-/// line, `what` was waited for and the value that was seen last; a probe that does not return within that time panics too.
+/// Calls `probe` until its value satisfies `is`, and returns that value.
+///
+/// Panics after [`SOON`], also if a probe has not returned by then. The message has the caller's line, `what`, and the
+/// last value of the probe.
 #[track_caller]
 pub fn eventually<T: Debug, F: Future<Output = T>>(
     what: &str,
@@ -76,7 +78,7 @@ fn eventually_within<T: Debug, F: Future<Output = T>>(
 
 #[tokio::test]
 #[should_panic(expected = "seven of seven: not within 200ms; last seen: Some(1)")]
-async fn a_wait_that_runs_out_says_what_was_waited_for_and_what_was_seen_last() {
+async fn a_wait_that_times_out_reports_its_subject_and_the_last_value() {
     let probes = AtomicU64::new(0);
     let probe = || async { probes.fetch_add(1, Ordering::Relaxed).min(1) };
     eventually_within(Duration::from_millis(200), "seven of seven", probe, |probe| *probe == 7).await;
@@ -89,13 +91,13 @@ async fn a_probe_that_never_returns_ends_the_wait_too() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_with_the_first_value_that_is_as_wanted() {
+async fn a_wait_ends_with_the_first_matching_value() {
     let probes = AtomicU64::new(0);
     let probe = || async { probes.fetch_add(1, Ordering::Relaxed) };
     assert_eq!(eventually("the third probe", probe, |probe| *probe >= 2).await, 2);
 }
 
-/// Reads lines of a program's output until one contains `text`, and returns that line. Bounded as [`eventually`] is.
+/// Reads lines of a program's output until one contains `text`, and returns that line. Panics after [`SOON`].
 #[track_caller]
 pub fn line_with<R: AsyncBufRead + Unpin>(lines: &mut Lines<R>, text: &str) -> impl Future<Output = String> {
     let what = format!("a line with `{text}`");
@@ -117,26 +119,27 @@ pub fn line_with<R: AsyncBufRead + Unpin>(lines: &mut Lines<R>, text: &str) -> i
     }
 }
 
-/// A stack and a client.
+/// A local stack with its table, and an HTTP client.
 pub struct World {
     pub stack: Stack,
     pub http: reqwest::Client,
     pub table: String,
 }
 
-/// The command of a task that does nothing: the test plays the server itself.
+/// Command of an idle task; the test makes the calls of the game server itself.
 pub fn idle() -> Vec<OsString> {
     vec!["sleep".into(), "3600".into()]
 }
 
-/// The demo game server.
+/// Command of the demo game server.
 pub fn demo_server() -> Vec<OsString> {
     vec![env!("CARGO_BIN_EXE_stack").into(), "game-server".into()]
 }
 
-/// Begins the notes of this build of the tests, which the program `least-privilege` checks: `permissions/BUILD` beside the
-/// stack. The first line of each process that finds no file names the programs and the roles; every process appends what
-/// its functions use. Notes of other builds are removed.
+/// Starts recording the permissions that the functions use, for the program `least-privilege` to check.
+///
+/// The file is `permissions/BUILD` beside the stack's program. A process that finds no file writes the programs and the
+/// permissions of the roles; every process appends the permissions that are used. Files of other builds are removed.
 fn note_permissions() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
@@ -185,12 +188,12 @@ pub fn options() -> Options {
         game_server: idle(),
         start_delay: Duration::ZERO,
         functions: None,
-        // Tests look after the fleet when they want to.
+        // Tests run reconcile themselves.
         reconcile_every: Duration::from_secs(3_600),
     }
 }
 
-/// A client that waits as long as a herd on two cores may take.
+/// An HTTP client whose timeout is long enough for a thousand concurrent joins on two cores.
 fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(4 * SOON).build().unwrap()
 }
@@ -248,7 +251,7 @@ impl World {
         reply
     }
 
-    /// The functions in a process that remembers nothing.
+    /// Joins through a process without caches; returns the server's id.
     pub async fn join_afresh(&self, player: &str) -> String {
         let player = shared::domain::PlayerId::parse(player).unwrap();
         match self.stack.owmm().another_copy().join(&player, None).await.unwrap() {
@@ -263,37 +266,37 @@ impl World {
         self.call("POST", "/join", Some(player), None).await
     }
 
-    /// Joins, and asks again until there is a slot of any kind.
+    /// Joins, and retries until the response is 200 or 202.
     pub async fn join_for_good_or_starting(&self, player: &str) -> Reply {
         self.join_until(player, |reply| reply.status.is_success()).await
     }
 
-    /// Joins, and asks again as told, until there is an answer other than 503 busy.
+    /// Joins, and retries until the response is not 503 `busy`.
     pub async fn join_unless_busy(&self, player: &str) -> Reply {
         self.join_until(player, |reply| reply.code() != "busy").await
     }
 
-    /// Joins, and asks again as told, until there is an answer other than 202 and 503 busy.
+    /// Joins, and retries until the response is neither 202 nor 503 `busy`.
     pub async fn join_for_good(&self, player: &str) -> Reply {
         self.join_until(player, |reply| reply.status != StatusCode::ACCEPTED && reply.code() != "busy").await
     }
 
-    /// Joins until the answer satisfies `done`.
+    /// Joins until the response satisfies `done`.
     pub async fn join_until(&self, player: &str, done: impl Fn(&Reply) -> bool) -> Reply {
-        eventually(&format!("the answer to {player}'s join"), || self.join(player), done).await
+        eventually(&format!("the response to {player}'s join"), || self.join(player), done).await
     }
 
-    /// Polls the join of a player who waits for `server` until they wait for another one; returns that one's id.
+    /// Polls the join of a player who waits for `server` until the player waits for another server; returns its id.
     pub async fn placed_anew(&self, player: &str, server: &str) -> String {
         let what = format!("{player} waits for another server than {server}");
         let poll = || async { self.join(player).await.is(202) };
         eventually(&what, poll, |reply| reply.server() != server).await.server().to_owned()
     }
 
-    /// Polls the join of a player who waits for `server` until something about its ledger is so.
+    /// Polls the join of a player who waits for `server` until the server's ledger satisfies `is`.
     pub async fn polled_until(&self, player: &str, server: &str, what: &str, is: impl Fn(&Ledger) -> bool) -> Ledger {
         let poll = || async {
-            assert_eq!(self.join(player).await.is(202).server(), server, "the slot stays the player's");
+            assert_eq!(self.join(player).await.is(202).server(), server, "the player must keep the slot");
             self.ledger(server).await
         };
         eventually(what, poll, is).await
@@ -337,34 +340,34 @@ impl World {
         named.collect()
     }
 
-    /// Waits for something about a server's ledger.
+    /// Waits until a server's ledger satisfies `is`.
     pub async fn until(&self, server: &str, what: &str, is: impl Fn(&Ledger) -> bool) -> Ledger {
         eventually(what, || self.ledger(server), is).await
     }
 
-    /// How many processes the local ECS has started; waits for the first, which starts after RunTask is answered.
+    /// Number of processes that the local ECS has started; waits for the first, which starts after RunTask returns.
     pub async fn processes_started(&self) -> u64 {
         let count = || async { self.stack.ecs().counts().processes_started };
         eventually("the task's process has started", count, |started| *started > 0).await
     }
 
-    /// A hand-played server for a server that is starting.
-    pub async fn hand(&self, server: &str) -> Hand {
+    /// The credentials of a starting server, with which the test makes the server's calls.
+    pub async fn game_server(&self, server: &str) -> GameServer {
         let ledger = self.ledger(server).await;
         let token = ledger.launch.unwrap_or_else(|| panic!("{server} is not starting")).token;
-        Hand { id: server.to_owned(), token }
+        GameServer { id: server.to_owned(), token }
     }
 
-    /// A ready server, and the player for whom it was started.
-    pub async fn ready_server(&self, player: &str) -> Hand {
+    /// Joins a player, registers the server that is started, and returns the server.
+    pub async fn ready_server(&self, player: &str) -> GameServer {
         let reply = self.join(player).await.is(202);
-        let hand = self.hand(reply.server()).await;
+        let hand = self.game_server(reply.server()).await;
         hand.register(self).await.is(200);
         hand
     }
 
-    /// Checks invariants I1 and I2 on the table as it is: no ledger has more claims than slots, every player's seat
-    /// agrees with exactly one claim. Returns how many claims there are.
+    /// Checks invariants I1 and I2 in the table: no ledger has more claims than slots, and every claim has the player's
+    /// seat. Returns the number of claims.
     pub async fn audit(&self) -> usize {
         let (ledgers, seats) = (self.ledgers().await, self.seats().await);
         let mut claims = 0;
@@ -381,9 +384,9 @@ impl World {
         claims
     }
 
-    /// Looks after the fleet, as EventBridge's schedule does.
+    /// Runs reconcile once, as the EventBridge schedule does.
     pub async fn reconcile(&self) -> Reconciled {
-        looks_after(self.stack.owmm()).await.unwrap()
+        reconcile_as_function(self.stack.owmm()).await.unwrap()
     }
 
     pub async fn end(self) {
@@ -391,12 +394,12 @@ impl World {
     }
 }
 
-/// Looks after the fleet, with the role that the function has.
-pub async fn looks_after(owmm: &Owmm) -> Result<Reconciled, Failure> {
+/// Runs reconcile once with the IAM permissions of its function.
+pub async fn reconcile_as_function(owmm: &Owmm) -> Result<Reconciled, Failure> {
     acting_as("reconcile", owmm.reconcile()).await
 }
 
-/// What an operator or a trusted backend sends; the local gateway believes any signature.
+/// `Authorization` header of an operator or a trusted backend; the local gateway accepts any signature.
 pub const SIGNED: &str =
     "AWS4-HMAC-SHA256 Credential=x/20261122/eu-central-1/execute-api/aws4_request, SignedHeaders=host, Signature=0";
 
@@ -406,7 +409,7 @@ impl World {
     }
 }
 
-/// A pool's configuration.
+/// Body of `PUT /pools/{pool}`, adjusted by `change`.
 pub fn settings(change: impl FnOnce(&mut Value)) -> Value {
     let mut settings = json!({
         "capacity": 20,
@@ -421,14 +424,14 @@ pub fn settings(change: impl FnOnce(&mut Value)) -> Value {
     settings
 }
 
-/// A dedicated server, played by hand over HTTP.
+/// Id and token of a server whose HTTP calls the test makes itself.
 #[derive(Clone, Debug)]
-pub struct Hand {
+pub struct GameServer {
     pub id: String,
     pub token: String,
 }
 
-impl Hand {
+impl GameServer {
     fn path(&self, rest: &str) -> String {
         format!("/servers/{}{rest}", self.id)
     }
@@ -441,7 +444,7 @@ impl Hand {
         world.call("PUT", &self.path(""), Some(&self.token), Some(body)).await
     }
 
-    pub async fn beat(&self, world: &World, players: Option<&[&str]>) -> Reply {
+    pub async fn heartbeat(&self, world: &World, players: Option<&[&str]>) -> Reply {
         let body = players.map(|players| json!({ "players": players }));
         world.call("POST", &self.path("/heartbeat"), Some(&self.token), body).await
     }
@@ -459,7 +462,7 @@ impl Hand {
         world.call("DELETE", &self.path(""), Some(&self.token), None).await
     }
 
-    /// A player joins this server and is let in; the placement.
+    /// Joins a player, asserts that the slot is on this server, connects the player and returns the placement.
     pub async fn let_in(&self, world: &World, player: &str) -> i64 {
         let joined = world.join(player).await.is(200);
         assert_eq!(joined.server(), self.id);
@@ -468,7 +471,7 @@ impl Hand {
     }
 }
 
-/// Limits for a test about them.
+/// Sets capacity and maximum of servers in the options of a stack.
 pub fn limits(capacity: u32, max_servers: u32) -> impl FnOnce(&mut Options) {
     move |options| {
         options.limits.capacity = capacity;
@@ -476,7 +479,7 @@ pub fn limits(capacity: u32, max_servers: u32) -> impl FnOnce(&mut Options) {
     }
 }
 
-/// A pool's name.
+/// Parses a pool's name.
 pub fn pool(name: &str) -> PoolName {
     PoolName::parse(name).unwrap()
 }
@@ -485,13 +488,13 @@ pub fn seconds(seconds: u32) -> Span {
     Span::seconds(seconds)
 }
 
-/// Sends a signal the way a terminal or a supervisor would.
+/// Sends a signal by name to a process; returns whether `kill` succeeded. Signal `0` only tests for existence.
 pub fn signal(name: &str, pid: &str) -> bool {
     let kill = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
     kill.unwrap().success()
 }
 
-/// A client of an ECS.
+/// A client for the ECS API at `url`.
 pub fn ecs_client(url: &str) -> aws_sdk_ecs::Client {
     let config = aws_sdk_ecs::Config::builder()
         .behavior_version(aws_sdk_ecs::config::BehaviorVersion::v2026_01_12())

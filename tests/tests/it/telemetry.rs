@@ -1,4 +1,4 @@
-//! What a function says of itself: a record of metrics a call, and no secret at any level of the log.
+//! Telemetry of functions: one record of metrics per call, and no secret in the log at any level.
 
 use std::{
     io::Write,
@@ -13,13 +13,13 @@ use shared::{
     domain::{PlayerId, TokenHash},
     http::{Body, Request},
     metrics::{self, Metric},
-    telemetry::{Calls, Tells, json_log},
+    telemetry::{Calls, Recorded, json_log},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{World, limits, pool, settings};
 
-/// A log that a test can read.
+/// An in-memory log that a test can read.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -35,7 +35,7 @@ impl Write for Log {
 }
 
 impl Log {
-    /// What is logged on this thread at a level goes here.
+    /// Collects log records of this thread at `level` and above until the guard is dropped.
     fn listen(level: &str) -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
@@ -48,23 +48,23 @@ impl Log {
     }
 }
 
-/// The base64 of some bytes' middle, in any alignment, without the ends that depend on their neighbours.
+/// Base64 fragments that any base64 text with these bytes in it contains, one for each alignment.
 fn encoded(bytes: &[u8]) -> Vec<String> {
     use base64::{Engine, prelude::BASE64_STANDARD};
     (0..3).map(|skip| BASE64_STANDARD.encode(&bytes[skip..])[..24].to_owned()).collect()
 }
 
-// On one thread, so that all of the SDK and of its HTTP client is heard.
+// On one thread, so that the records of the SDK and of its HTTP client are collected too.
 #[tokio::test]
-async fn no_secret_is_in_the_log_of_a_launch_and_a_registration_however_much_is_logged() {
+async fn no_secret_is_in_the_trace_log_of_a_launch_and_a_registration() {
     let world = World::new(|_| {}).await;
     let (log, guard) = Log::listen("trace");
     let server = world.join("alice").await.is(202).server().to_owned();
-    let hand = world.hand(&server).await;
+    let hand = world.game_server(&server).await;
     hand.register(&world).await.is(200);
     let ticket = world.join("alice").await.is(200).ticket().to_owned();
     hand.connect(&world, "alice", Some(&ticket)).await.is(200);
-    hand.beat(&world, Some(&["alice"])).await.is(200);
+    hand.heartbeat(&world, Some(&["alice"])).await.is(200);
     world.reconcile().await;
     drop(guard);
     let log = log.text();
@@ -81,7 +81,7 @@ async fn no_secret_is_in_the_log_of_a_launch_and_a_registration_however_much_is_
     world.end().await;
 }
 
-/// An endpoint that answers every request with the beginning of a 200.
+/// An endpoint that sends a 200 with this truncated body to every request; returns its URL.
 async fn cut_off(body: &'static str) -> String {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -102,7 +102,7 @@ async fn cut_off(body: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_read_is_logged_without_what_it_says() {
+async fn an_unreadable_response_is_logged_without_its_content() {
     let world = World::new(|_| {}).await;
     let ecs = crate::support::ecs_client(&cut_off(r#"{"tasks": [{"overrides": {"environment": "hush"#).await);
     let config = Config { table: world.table.clone(), default_pool: pool("default") };
@@ -116,14 +116,16 @@ async fn an_answer_that_cannot_be_read_is_logged_without_what_it_says() {
     world.end().await;
 }
 
-/// A request as API Gateway hands it on, from a signed operator who is player `alice` too.
+/// A request as API Gateway forwards it, with both a signature and the token of player `alice`.
 fn request(method: &str, path: &str, body: &str) -> Request {
     let event = json!({
         "version": "2.0", "routeKey": "any", "rawPath": path, "rawQueryString": "", "headers": {},
         "pathParameters": { "pool": path.rsplit('/').next() },
         "requestContext": {
             "accountId": "0", "apiId": "any", "stage": "$default", "routeKey": "any", "requestId": "1", "timeEpoch": 0,
-            "http": { "method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "" },
+            "http": {
+                "method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "",
+            },
             "authorizer": { "jwt": { "claims": { "sub": "alice" }, "scopes": null }, "iam": { "userArn": "any" } },
         },
         "isBase64Encoded": false,
@@ -133,7 +135,7 @@ fn request(method: &str, path: &str, body: &str) -> Request {
     request
 }
 
-async fn line<T: Tells>(calls: &Calls, call: impl Future<Output = T>) -> Value {
+async fn line<T: Recorded>(calls: &Calls, call: impl Future<Output = T>) -> Value {
     serde_json::from_str(&calls.measured(call).await.1).unwrap()
 }
 
@@ -142,38 +144,39 @@ fn value(line: &Value, metric: Metric) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_call_of_a_function_is_told_with_its_outcome_and_its_cost() {
+async fn each_call_of_a_function_emits_its_outcome_and_its_cost() {
     let world = World::new(limits(1, 1)).await;
     let owmm = world.stack.owmm();
     let calls = Calls::new("join", world.stack.meter().clone(), Clock::system());
-    let told = async |method: &str, body: &str| line(&calls, join::handle(owmm, request(method, "/join", body))).await;
-    let placed = told("POST", "").await;
+    let record =
+        async |method: &str, body: &str| line(&calls, join::handle(owmm, request(method, "/join", body))).await;
+    let placed = record("POST", "").await;
     assert_eq!((&placed["Function"], &placed["Outcome"]), (&json!("join"), &json!("ok")));
     assert_eq!(value(&placed, metrics::CALLS), 1.0);
     assert!(value(&placed, metrics::REQUESTS) >= 3.0 && value(&placed, metrics::WRITE_UNITS) >= 3.0, "{placed}");
     assert!(value(&placed, metrics::DURATION) > 0.0);
-    let refused = told("POST", r#"{"pool": "nowhere"}"#).await;
+    let refused = record("POST", r#"{"pool": "nowhere"}"#).await;
     assert_eq!((&refused["Outcome"], &refused["Code"]), (&json!("refused"), &json!("unknown_pool")));
     assert_eq!((value(&refused, metrics::WRITE_UNITS), value(&refused, metrics::ERRORS)), (0.0, 0.0));
-    // Our mistake: an item of the table that nobody can have written.
+    // An internal error: the seat's item is invalid.
     let mut seat = shared::table::keys::seat(&PlayerId::parse("alice").unwrap());
     seat.insert("placement".into(), aws_sdk_dynamodb::types::AttributeValue::S("late".into()));
     world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(seat)).send().await.unwrap();
-    let failed = told("POST", "").await;
+    let failed = record("POST", "").await;
     assert_eq!((&failed["Outcome"], &failed["Code"]), (&json!("failed"), &json!("internal")));
     assert_eq!(value(&failed, metrics::ERRORS), 1.0);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_at_the_fleet_is_told_in_numbers() {
+async fn a_reconcile_run_emits_the_metrics_of_the_fleet() {
     let world = World::new(limits(10, 100)).await;
     let server = world.ready_server("alice").await;
     server.let_in(&world, "alice").await;
     world.operate("PUT", "/pools/another", Some(settings(|_| {}))).await.is(200);
     let calls = Calls::new("reconcile", world.stack.meter().clone(), Clock::system());
     let table = world.stack.owmm().table();
-    // A count that is wrong, launches that have failed, and a pause for them.
+    // A wrong count, failed launches, and the pause after failures.
     let now = world.stack.owmm().time();
     let wrong = shared::domain::PoolStatusWrite::Recount { changes: 1, live: 5 };
     table.write_pool_status(&pool("default"), &wrong).await.unwrap();
@@ -184,8 +187,8 @@ async fn a_look_at_the_fleet_is_told_in_numbers() {
     };
     let item = shared::table::pool_status::to_item(&pool("another"), &status);
     world.stack.dynamodb().put_item().table_name(&world.table).set_item(Some(item)).send().await.unwrap();
-    let told = line(&calls, reconcile::handle(world.stack.owmm())).await;
-    assert_eq!((&told["Function"], &told["Outcome"]), (&json!("reconcile"), &json!("ok")));
+    let record = line(&calls, reconcile::handle(world.stack.owmm())).await;
+    assert_eq!((&record["Function"], &record["Outcome"]), (&json!("reconcile"), &json!("ok")));
     let expected = [
         (metrics::SERVERS, 1.0),
         (metrics::PLAYERS, 1.0),
@@ -197,10 +200,10 @@ async fn a_look_at_the_fleet_is_told_in_numbers() {
         (metrics::LAUNCHES_FAILED, 4.0),
         (metrics::LAUNCH_PAUSED, 1.0),
     ];
-    assert_eq!(expected.map(|(metric, _)| metric), metrics::OF_FLEET, "each is told");
+    assert_eq!(expected.map(|(metric, _)| metric), metrics::OF_FLEET, "the test must expect every metric of the fleet");
     for (metric, expected) in expected {
-        assert_eq!(value(&told, metric), expected, "{}: {told}", metric.name);
+        assert_eq!(value(&record, metric), expected, "{}: {record}", metric.name);
     }
-    assert_eq!(told[metrics::REASONS], json!({ "recounted": 1 }));
+    assert_eq!(record[metrics::REASONS], json!({ "recounted": 1 }));
     world.end().await;
 }

@@ -1,4 +1,4 @@
-//! `template.yaml` and the templates of `infra/` against the code: what is deployed is what is here.
+//! `template.yaml` and the templates of `infra/` against the code, `openapi.yaml` and the local stack.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +34,7 @@ pub fn template() -> Value {
     read(&text()).unwrap()
 }
 
-/// The templates that `template.yaml` nests, by the name that it gives them.
+/// Nested stacks of `template.yaml`: logical id, parameters, and the nested template.
 fn nested() -> impl Iterator<Item = (String, Value, Value)> {
     let template = template();
     let resources = template["Resources"].as_object().unwrap().clone();
@@ -51,7 +51,7 @@ fn of_type(template: &Value, kind: &str) -> BTreeMap<String, Value> {
     resources.filter(|(_, it)| it["Type"] == kind).map(|(id, it)| (id.clone(), it.clone())).collect()
 }
 
-/// The functions, by name: the `Handler`, with which `functions/src/main.rs` chooses what it runs.
+/// Resources of functions by their `Handler`, from which `functions/src/main.rs` selects the function.
 pub fn functions(template: &Value) -> BTreeMap<String, Value> {
     let functions = of_type(template, "AWS::Serverless::Function").into_values();
     functions.map(|it| (it["Properties"]["Handler"].as_str().unwrap().to_owned(), it)).collect()
@@ -65,7 +65,11 @@ fn get_att(value: &Value) -> &str {
 fn every_function_has_a_role_a_log_and_a_handler_of_its_own() {
     let template = template();
     let deployed = functions(&template);
-    assert_eq!(deployed.len(), of_type(&template, "AWS::Serverless::Function").len(), "two have the same handler");
+    assert_eq!(
+        deployed.len(),
+        of_type(&template, "AWS::Serverless::Function").len(),
+        "two functions have the same handler"
+    );
     let (mut logs, mut roles) = (BTreeSet::new(), BTreeSet::new());
     for (name, function) in deployed {
         let properties = &function["Properties"];
@@ -81,8 +85,8 @@ fn every_function_has_a_role_a_log_and_a_handler_of_its_own() {
     }
 }
 
-/// What sam build compares to find functions that share a build: `FunctionBuildDefinition` in SAM CLI's
-/// samcli/lib/build/build_graph.py. `infra/check/run` counts SAM's builds.
+/// SAM builds functions together whose `FunctionBuildDefinition` is equal (SAM CLI, samcli/lib/build/build_graph.py).
+/// `infra/check/run` counts SAM's builds.
 #[test]
 fn all_functions_share_one_build() {
     let template = template();
@@ -96,13 +100,13 @@ fn all_functions_share_one_build() {
             assert_eq!(
                 function["Properties"].get(shared),
                 None,
-                "{name}: {shared} is for all functions, under Globals"
+                "{name}: set {shared} under Globals, for all functions"
             );
         }
     }
 }
 
-/// Every `"OWMM_..."` that the functions' code has; what the launcher sends to game servers is theirs.
+/// Every `"OWMM_..."` in the code of the functions, without launching.rs, which sets variables of game servers.
 fn variables_read() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![root().join("shared/src"), root().join("functions")];
@@ -159,9 +163,9 @@ fn every_route_of_the_document_has_its_function_and_its_authorizer_and_there_is_
     let auth = &template["Resources"]["Api"]["Properties"]["Auth"];
     assert_eq!(auth["EnableIamAuthorizer"], true);
     assert_eq!(auth["Authorizers"].as_object().unwrap().keys().collect::<Vec<_>>(), ["Jwt"]);
-    // With a default, a route without an authorizer would have it; SAM has no way to say so that it also imports cleanly.
+    // A default would also apply to the routes of game servers; SAM's per-route opt-out does not import cleanly.
     assert_eq!(auth["DefaultAuthorizer"], Value::Null);
-    // Operators' routes are slow ones, each of them; whatever else there is has the stage's own rate.
+    // Every operator route has a throttle of its own; all other routes have the stage's default.
     let slow = template["Resources"]["Api"]["Properties"]["RouteSettings"].as_object().unwrap();
     let operators = operations().filter(|(.., operation)| operation["tags"][0] == "operators");
     let operators = operators.map(|(method, path, _)| format!("{method} {path}")).collect::<BTreeSet<_>>();
@@ -180,7 +184,7 @@ fn key_schema(schema: &[KeySchemaElement]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_that_is_deployed_is_the_one_that_the_local_stack_makes() {
+async fn the_deployed_table_has_the_schema_of_the_local_table() {
     let world = World::new(|_| {}).await;
     let dynamodb = world.stack.dynamodb();
     let table = dynamodb.describe_table().table_name(&world.table).send().await.unwrap().table.unwrap();
@@ -206,7 +210,7 @@ async fn the_table_that_is_deployed_is_the_one_that_the_local_stack_makes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_index_holds_what_its_query_reads_and_nothing_that_a_claim_would_have_to_write_too() {
+async fn the_index_projects_only_the_attributes_that_its_query_reads() {
     let world = World::new(|_| {}).await;
     let server = world.ready_server("alice").await;
     let query = world.stack.dynamodb().query().table_name(&world.table).index_name(keys::INDEX);
@@ -221,7 +225,7 @@ async fn the_index_holds_what_its_query_reads_and_nothing_that_a_claim_would_hav
     world.end().await;
 }
 
-/// Namespace, name and names of the dimensions of every metric that is looked at.
+/// Namespace, name and dimension names of every metric in an alarm or on the dashboard.
 fn watched(template: &Value) -> BTreeSet<(String, String, Vec<String>)> {
     let alarms = of_type(template, "AWS::CloudWatch::Alarm").into_values().map(|alarm| {
         let alarm = &alarm["Properties"];
@@ -235,7 +239,7 @@ fn watched(template: &Value) -> BTreeSet<(String, String, Vec<String>)> {
     let lines = widgets.flat_map(|widget| widget["properties"]["metrics"].as_array().unwrap().clone());
     let plotted = lines.filter_map(|line| {
         let texts = line.as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>();
-        // `...` is the line before once more.
+        // `...` repeats the metric of the line before.
         let [namespace, name, dimensions @ ..] = texts.as_slice() else { return None };
         let dimensions = dimensions.iter().step_by(2).map(|name| (*name).to_owned()).collect();
         Some(((*namespace).to_owned(), (*name).to_owned(), dimensions))
@@ -244,17 +248,20 @@ fn watched(template: &Value) -> BTreeSet<(String, String, Vec<String>)> {
 }
 
 #[test]
-fn every_metric_of_ours_that_is_watched_is_one_that_is_told() {
+fn every_owmm_metric_in_an_alarm_or_the_dashboard_is_emitted_by_the_code() {
     let template = template();
     let ours = watched(&template).into_iter().filter(|(namespace, ..)| namespace == NAMESPACE).collect::<Vec<_>>();
     assert!(ours.len() > 8, "{ours:?}");
     for (_, name, dimensions) in &ours {
         let metric = OF_CALLS.iter().chain(&OF_FLEET).find(|metric| metric.name == name);
-        let metric = metric.unwrap_or_else(|| panic!("nobody tells {name}"));
+        let metric = metric.unwrap_or_else(|| panic!("the code emits no metric {name}"));
         let by_outcome = dimensions.as_slice() == [FUNCTION, OUTCOME] && metric.by_outcome;
-        assert!(by_outcome || dimensions.as_slice() == [FUNCTION], "{name} by {dimensions:?}");
+        assert!(
+            by_outcome || dimensions.as_slice() == [FUNCTION],
+            "the code emits {name} without the dimensions {dimensions:?}"
+        );
     }
-    // What is an alarm, the metrics' own documentation says.
+    // The documentation of these metrics says that each has an alarm.
     for name in ["MassLapses", "LaunchPaused", "FailedPools"] {
         let alarms = of_type(&template, "AWS::CloudWatch::Alarm").into_values();
         assert_eq!(alarms.filter(|it| it["Properties"]["MetricName"] == name).count(), 1, "{name}");
@@ -266,11 +273,11 @@ fn every_metric_of_ours_that_is_watched_is_one_that_is_told() {
 }
 
 #[test]
-fn every_alarm_tells_somebody_and_is_of_something_that_is_deployed() {
+fn every_alarm_notifies_the_topic_and_watches_a_deployed_resource() {
     let template = template();
     for (id, alarm) in of_type(&template, "AWS::CloudWatch::Alarm") {
         let alarm = &alarm["Properties"];
-        assert_eq!(alarm["AlarmActions"]["Fn::If"][0], "Tells", "{id}");
+        assert_eq!(alarm["AlarmActions"]["Fn::If"][0], "HasAlarmTopic", "{id}");
         for dimension in alarm["Dimensions"].as_array().unwrap() {
             let value = &dimension["Value"];
             let of = value["Ref"].as_str().or_else(|| value["Fn::GetAtt"].as_str()?.split('.').next()).unwrap();
@@ -279,7 +286,7 @@ fn every_alarm_tells_somebody_and_is_of_something_that_is_deployed() {
     }
 }
 
-/// What a role may do beside what its function calls: write its log, be traced, and put aside what it could not do.
+/// Permissions of a role that its function's code does not use: logging, tracing, and the queue of failed events.
 fn beside(function: &Value, log: &str) -> BTreeSet<Permission> {
     let permission = |action: &str, resource: Value| (action.to_owned(), resource.to_string());
     let arn = |of: &str| json!({ "Fn::GetAtt": format!("{of}.Arn") });
@@ -296,9 +303,9 @@ fn beside(function: &Value, log: &str) -> BTreeSet<Permission> {
 }
 
 #[test]
-fn no_role_may_do_anything_to_everything() {
+fn no_role_has_a_wildcard_permission_it_does_not_need() {
     let template = template();
-    // The local stack refuses by these very roles.
+    // The local stack enforces these roles.
     assert_eq!(roles(&read(DEPLOYED).unwrap()).unwrap(), roles(&template).unwrap());
     let only_here = json!({ "ArnEquals": { "ecs:cluster": { "Fn::GetAtt": "GameServers.Outputs.ClusterArn" } } });
     for (name, function) in functions(&template) {
@@ -332,7 +339,7 @@ fn no_role_may_do_anything_to_everything() {
 }
 
 #[test]
-fn every_parameter_says_what_it_is_what_it_is_by_default_and_what_it_may_be() {
+fn every_parameter_has_a_description_bounds_and_a_default() {
     let children = nested().map(|(_, _, child)| child);
     for template in children.chain([template()]) {
         for (name, parameter) in template["Parameters"].as_object().unwrap() {
@@ -342,9 +349,9 @@ fn every_parameter_says_what_it_is_what_it_is_by_default_and_what_it_may_be() {
                 || (has("AllowedPattern") && has("ConstraintDescription"))
                 || (has("MinValue") && has("MaxValue"))
                 || has("MaxLength");
-            // CloudFormation itself looks whether such a thing is there.
+            // CloudFormation itself checks that a value of such a type exists.
             let typed = parameter["Type"].as_str().unwrap().contains("AWS::");
-            assert!(bounded || typed, "{name} may be anything");
+            assert!(bounded || typed, "{name} has no bounds");
         }
     }
     let template = template();
@@ -356,12 +363,12 @@ fn every_parameter_says_what_it_is_what_it_is_by_default_and_what_it_may_be() {
     parameters.sort_unstable();
     assert_eq!(grouped, parameters);
     for (name, parameter) in template["Parameters"].as_object().unwrap() {
-        assert!(parameter.get("Default").is_some(), "{name}: a first try must not have to know it");
+        assert!(parameter.get("Default").is_some(), "{name} has no default, so a first deployment would need it");
     }
 }
 
 #[test]
-fn a_nested_template_gets_its_parameters_with_the_bounds_of_the_outer_ones() {
+fn a_nested_template_declares_the_bounds_of_the_outer_parameters() {
     let template = template();
     let mut stacks = 0;
     for (id, given, child) in nested() {
@@ -374,7 +381,7 @@ fn a_nested_template_gets_its_parameters_with_the_bounds_of_the_outer_ones() {
                 continue;
             };
             let inner = &declared[name];
-            // A parameter may have a type here that it cannot have there, where it may be empty.
+            // An outer parameter that may be empty cannot have the specific type of the nested one.
             if inner["Type"] != outer["Type"] {
                 continue;
             }
@@ -387,7 +394,7 @@ fn a_nested_template_gets_its_parameters_with_the_bounds_of_the_outer_ones() {
         }
     }
     assert_eq!(stacks, 3);
-    // And what is asked of them is what they say.
+    // Every output that `template.yaml` reads exists in the nested template.
     let text = text();
     for (after, before) in text.split(".Outputs.").skip(1).zip(text.split(".Outputs.")) {
         let output = after.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap();
@@ -398,7 +405,7 @@ fn a_nested_template_gets_its_parameters_with_the_bounds_of_the_outer_ones() {
 }
 
 #[test]
-fn a_game_server_is_given_nothing_twice_and_the_example_is_the_one_in_its_file() {
+fn a_game_server_gets_each_variable_once_and_the_embedded_example_is_the_file() {
     let (.., servers) = nested().find(|(id, ..)| id == "GameServers").unwrap();
     let [container] =
         servers["Resources"]["Server"]["Properties"]["ContainerDefinitions"].as_array().unwrap().as_slice()
@@ -411,8 +418,8 @@ fn a_game_server_is_given_nothing_twice_and_the_example_is_the_one_in_its_file()
     let launcher = std::fs::read_to_string(root().join("shared/src/launching.rs")).unwrap();
     let sent = launcher.split('"').filter(|part| part.starts_with("OWMM_")).collect::<BTreeSet<_>>();
     assert_eq!(sent, ["OWMM_CAPACITY", "OWMM_POOL", "OWMM_SERVER_ID", "OWMM_SERVER_TOKEN", "OWMM_URL"].into());
-    assert!(given.is_disjoint(&sent), "RunTask's would win, and nobody would know");
-    // The name that the outputs put into a pool's settings.
+    assert!(given.is_disjoint(&sent), "RunTask would silently override a variable of the task definition");
+    // The output PoolSettings names this container.
     assert!(text().contains(&format!("\"container\":{}", container["Name"])));
     let example = std::fs::read_to_string(root().join("infra/example-server.py")).unwrap();
     assert_eq!(container["Command"]["Fn::If"][1], json!(["python3", "-c", example]));

@@ -514,7 +514,7 @@ impl World {
         self.proceed(call, Reply::Start, what, steps);
     }
 
-    /// Tells a call its answer. One step for each thing that it may be told about the index on the way.
+    /// Recorded a call its answer. One step for each thing that it may be told about the index on the way.
     fn proceed(mut self, mut call: Call, reply: Reply, what: What, steps: &mut Vec<Step>) {
         match call.next(self.now(), reply) {
             To::Effect(Effect::Find { tried, listed, fresh, .. }) => {

@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use super::{
     owmm::{Owmm, Placed},
     roster::{Roster, Stay},
-    ticket::Pass,
+    ticket::CheckedTicket,
 };
 use crate::{http::Problem, secret::Secret};
 
@@ -39,13 +39,13 @@ impl Players {
 
     /// Registers the player at OWMM and connects them. A player who is already connected is registered again,
     /// because only OWMM knows the current placement; if OWMM accepts, the new connection replaces the old one.
-    pub(super) async fn let_in(&self, pass: Pass, ticket: &Secret) -> Result<Visit, Problem> {
-        let turn = self.roster.turn(&pass.player).await;
-        let placement = self.owmm.register_player(&pass.player, ticket).await?;
+    pub(super) async fn let_in(&self, checked: CheckedTicket, ticket: &Secret) -> Result<Visit, Problem> {
+        let turn = self.roster.turn(&checked.player).await;
+        let placement = self.owmm.register_player(&checked.player, ticket).await?;
         let reconnect = turn.is_connected();
         let stay = turn.let_in();
-        info!(player = pass.player, ticket_placement = pass.placement, placement, reconnect, "player connected");
-        Ok(Visit { player: pass.player, placement, stay })
+        info!(player = checked.player, ticket_placement = checked.placement, placement, reconnect, "player connected");
+        Ok(Visit { player: checked.player, placement, stay })
     }
 
     /// Ends a visit and disconnects the player. The slot is kept for `grace_seconds` for a reconnect.

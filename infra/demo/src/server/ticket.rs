@@ -15,7 +15,7 @@ use crate::{http::is_id, secret::Secret};
 
 /// Content of a valid ticket.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pass {
+pub(super) struct CheckedTicket {
     /// The player's id.
     pub(super) player: String,
     /// The placement that the ticket was issued for.
@@ -49,7 +49,7 @@ impl TicketCheck {
         Self { key: DecodingKey::from_secret(&Sha256::digest(token.expose())), validation }
     }
 
-    pub(super) fn check(&self, ticket: &Secret) -> Result<Pass, BadTicket> {
+    pub(super) fn check(&self, ticket: &Secret) -> Result<CheckedTicket, BadTicket> {
         #[derive(Deserialize)]
         struct Claims {
             sub: String,
@@ -60,7 +60,7 @@ impl TicketCheck {
             return Err(BadTicket::Player);
         }
         let placement = claims.jti.parse().map_err(|_| BadTicket::Placement)?;
-        Ok(Pass { player: claims.sub, placement })
+        Ok(CheckedTicket { player: claims.sub, placement })
     }
 }
 
@@ -99,13 +99,16 @@ mod tests {
         ticket(&claims)
     }
 
-    fn check(ticket: &Secret) -> Result<Pass, BadTicket> {
+    fn check(ticket: &Secret) -> Result<CheckedTicket, BadTicket> {
         TicketCheck::new("s1", &TOKEN.into()).check(ticket)
     }
 
     #[test]
     fn a_valid_ticket_has_player_and_placement() {
-        assert_eq!(check(&ticket(&good())).unwrap(), Pass { player: "auth0|ann".into(), placement: 1_760_000_000_123 });
+        assert_eq!(
+            check(&ticket(&good())).unwrap(),
+            CheckedTicket { player: "auth0|ann".into(), placement: 1_760_000_000_123 }
+        );
     }
 
     #[test]

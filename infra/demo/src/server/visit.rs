@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::{
     config::Config,
     players::{Players, Visit},
-    ticket::{Pass, TicketCheck},
+    ticket::{CheckedTicket, TicketCheck},
 };
 use crate::{
     line::{ClientLine, Hello, LineError, Lines, MAX_CLIENT_LINE_BYTES, ServerLine},
@@ -73,17 +73,17 @@ impl Door {
 
     /// Admits a player: checks the ticket offline, registers the player at OWMM, then sends the welcome.
     async fn admit(&self, lines: &mut Lines) -> Result<Visit, ServerLine> {
-        let (pass, ticket) = self.check_ticket(lines).await?;
-        let player = pass.player.clone();
+        let (checked, ticket) = self.check_ticket(lines).await?;
+        let player = checked.player.clone();
         let visit =
-            self.players.let_in(pass, &ticket).await.map_err(|problem| refused(&problem.code, &problem.detail))?;
+            self.players.let_in(checked, &ticket).await.map_err(|problem| refused(&problem.code, &problem.detail))?;
         let welcome = ServerLine::Welcome { player, server: self.server_id.clone() };
         // If the client has closed the connection meanwhile, the next read fails and the player is disconnected.
         let _ = lines.send(&welcome).await;
         Ok(visit)
     }
 
-    async fn check_ticket(&self, lines: &mut Lines) -> Result<(Pass, Secret), ServerLine> {
+    async fn check_ticket(&self, lines: &mut Lines) -> Result<(CheckedTicket, Secret), ServerLine> {
         let line = match timeout(TICKET_TIMEOUT, lines.next()).await {
             Ok(Ok(Some(line))) => line,
             Ok(Ok(None)) => return Err(refused("no_ticket", "the connection closed before a ticket arrived")),
@@ -93,8 +93,8 @@ impl Door {
         // The error of serde is not used, because it would quote the ticket.
         let hello: Hello = serde_json::from_str(&line)
             .map_err(|_| refused("bad_line", r#"the first line must be {"ticket":"<JWT>"}"#))?;
-        let pass = self.tickets.check(&hello.ticket).map_err(|error| refused("bad_ticket", &error))?;
-        Ok((pass, hello.ticket))
+        let checked = self.tickets.check(&hello.ticket).map_err(|error| refused("bad_ticket", &error))?;
+        Ok((checked, hello.ticket))
     }
 }
 
