@@ -36,6 +36,6 @@ pub async fn handle(owmm: &Owmm, event: Event) -> Result<(), Failure> {
     }
     let Some((server, attempt)) = started_by.as_deref().and_then(parse_started_by) else { return Ok(()) };
     let server_stopped = owmm.task_stopped(&server, attempt).await?;
-    tracing::info!(%server, attempt, task = task_arn, reason = stopped_reason, server_stopped, "task stopped");
+    tracing::info!(%server, attempt, task = task_arn, reason = stopped_reason, server_stopped, "task_stopped: event handled");
     Ok(())
 }

@@ -135,14 +135,14 @@ impl Launcher {
         let (server, attempt) = (&ledger.id, ledger.attempt);
         match self.run_task(ledger, launch).await {
             Called::Task(task) => {
-                tracing::info!(%server, attempt, task, "launch: task started");
+                tracing::info!(%server, attempt, task, "launching: task started");
                 self.table.write_ledger(server, &LedgerWrite::TaskStarted { attempt, task }).await?;
             }
             Called::Unknown(why) => {
-                tracing::warn!(%server, attempt, why, "launch: RunTask is due again, because its outcome is unknown");
+                tracing::warn!(%server, attempt, why, "launching: RunTask is due again, because its outcome is unknown");
             }
             Called::Refused(why) => {
-                tracing::warn!(%server, attempt, why, "launch: ECS refused RunTask");
+                tracing::warn!(%server, attempt, why, "launching: ECS refused RunTask");
                 self.failed(ledger).await?;
             }
         }
@@ -199,7 +199,7 @@ impl Launcher {
         let write = LedgerWrite::NextAttempt { failed: ledger.attempt, token_hash, launch };
         Ok(match self.table.write_ledger(&ledger.id, &write).await? {
             Answer::Written(ledger) => {
-                tracing::warn!(server = %ledger.id, attempt = ledger.attempt, "launch: next attempt to start server");
+                tracing::warn!(server = %ledger.id, attempt = ledger.attempt, "launching: next attempt to start server");
                 Some(ledger)
             }
             Answer::Refused(_) => None,
@@ -211,7 +211,7 @@ impl Launcher {
         let write = LedgerWrite::AbandonLaunch { failed: ledger.attempt, now: self.clock.now() };
         if let Answer::Written(ledger) = self.table.write_ledger(&ledger.id, &write).await? {
             let (server, pool) = (&ledger.id, &ledger.pool);
-            tracing::error!(%server, %pool, "launch: abandoned after the last attempt, claims are void");
+            tracing::error!(%server, %pool, "launching: abandoned after the last attempt, claims are void");
             self.count_out(&ledger.pool, &ledger.id, true).await?;
         }
         Ok(())
@@ -230,8 +230,8 @@ impl Launcher {
                 let status = self.table.pool_status(pool).await?;
                 let failures = status.failures.saturating_add(1);
                 let backoff_until = pause_after(failures).map(|pause| self.clock.now() + pause);
-                if let Some(Time(until)) = backoff_until {
-                    tracing::error!(%pool, failures, until, "launch: pool paused after repeated failures");
+                if let Some(Time(until_ms)) = backoff_until {
+                    tracing::error!(%pool, failures, until_ms, "launching: pool paused after repeated failures");
                 }
                 PoolStatusWrite::Failed { was: status.failures, backoff_until }
             } else {
@@ -258,7 +258,7 @@ impl Launcher {
         if !self.table.start_ahead(&ledger, seen, pool.limits.max_servers, self.clock.now()).await? {
             return Ok(None);
         }
-        tracing::info!(server = %ledger.id, pool = %pool.name, "launch: server created ahead of demand");
+        tracing::info!(server = %ledger.id, pool = %pool.name, "launching: server created ahead of demand");
         self.call(&ledger).await?;
         Ok(Some(ledger.id))
     }
@@ -340,8 +340,8 @@ impl Launcher {
         let cluster = cluster_of(task).unwrap_or(cluster);
         let stopped = self.ecs.stop_task().cluster(cluster).task(task).reason(format!("owmm: {reason}")).send().await;
         match stopped {
-            Ok(_) => tracing::info!(task, reason, "task stop requested"),
-            Err(error) => tracing::warn!(task, reason, error = causes(&error), "task stop failed"),
+            Ok(_) => tracing::info!(task, reason, "launching: task stop requested"),
+            Err(error) => tracing::warn!(task, reason, error = causes(&error), "launching: task stop failed"),
         }
     }
 
@@ -445,7 +445,7 @@ fn environment(ledger: &Ledger, launch: &Launch, task: &TaskSettings) -> Vec<Key
 
 /// Logs that ECS did not answer a question about tasks, and returns `None`.
 fn no_answer<T, E: std::error::Error + ProvideErrorMetadata>(error: &E) -> Option<T> {
-    tracing::warn!(error = causes(error), "ECS did not answer a request about tasks");
+    tracing::warn!(error = causes(error), "launching: ECS did not answer a request about tasks");
     None
 }
 

@@ -9,7 +9,7 @@
 //! | [`hints`] | what a warm process remembers between calls | HTTP, ECS |
 //! | `app` | the operations, which perform protocols, and the reconcile run | HTTP, the layout of items |
 //! | [`http`] | parsing requests, rendering responses, problem codes | the table |
-//! | [`ticket`] | the signed ticket that a player presents to a server | every other module |
+//! | [`ticket`] | the signed ticket that a player presents to a server | every other module but the domain |
 //! | [`metrics`] | names of metrics, and the log line that carries them | what is measured |
 //! | [`telemetry`] | JSON logs, one metrics record per call, counting of DynamoDB requests | the domain's rules |
 //! | [`clock`] | the time and the random numbers of a process | the domain's rules |

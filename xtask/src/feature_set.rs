@@ -68,13 +68,16 @@ fn compiled_again(known: &BTreeSet<String>, lines: &[String]) -> Vec<String> {
 fn functions_stay_small() -> Outcome {
     let manifest = shell::read("Cargo.toml")?;
     let deployed = deployed(&manifest);
+    if deployed.is_empty() {
+        return Err(Failure::new("no `packages` in [workspace.metadata.lambda.build] of Cargo.toml"));
+    }
     let mut arguments = vec!["--edges", "normal,build"];
     for package in &deployed {
         arguments.extend(["--package", package]);
     }
     let tree = tree(&arguments)?;
     let found: Vec<&str> = OF_TOOLS.iter().copied().filter(|it| tree.contains(&format!("{it} v"))).collect();
-    if !deployed.is_empty() && found.is_empty() {
+    if found.is_empty() {
         println!("the deployed functions have none of {}", OF_TOOLS.join(", "));
         return Ok(());
     }

@@ -33,7 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the demo game server, which the local ECS starts for a task. Reads OWMM_URL, OWMM_SERVER_ID,
-    /// OWMM_SERVER_TOKEN, OWMM_POOL and OWMM_CAPACITY from its environment.
+    /// OWMM_SERVER_TOKEN, OWMM_POOL, OWMM_CAPACITY and OWMM_PORTS from its environment.
     GameServer,
     /// Run a demo player, which joins, waits while a server starts, connects, plays and leaves.
     Player(PlayerArgs),

@@ -207,7 +207,7 @@ impl Owmm {
     /// See [`Failure`]. A repeated call continues where this one failed.
     pub async fn release_player(&self, player: &PlayerId) -> Result<Released, Failure> {
         let released = self.run(Release::new(player.clone()), None).await?;
-        tracing::info!(%player, ?released, "operator released player");
+        tracing::info!(%player, ?released, "players: operator released player");
         Ok(released)
     }
 }

@@ -123,7 +123,7 @@ impl Owmm {
             let command = command(at);
             match self.table.write_pool_status(name, &command).await? {
                 Answer::Written(status) => {
-                    tracing::info!(pool = %name, ?command, "operator command applied");
+                    tracing::info!(pool = %name, ?command, "pools: operator command applied");
                     return Ok((pool, status));
                 }
                 Answer::Refused(Some(status)) if command.stands(&status) => return Ok((pool, status)),

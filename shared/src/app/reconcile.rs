@@ -200,7 +200,7 @@ impl Owmm {
             }
             let Reconciled { servers, players, free_slots, lapsed, repaired, .. } = &seen.report;
             let name = &pool.name;
-            tracing::info!(pool = %name, servers, players, free_slots, lapsed, ?repaired, "reconcile: pool finished");
+            tracing::info!(pool = %name, servers, players, free_slots, lapsed, ?repaired, "reconcile: pool counted");
             attempts.extend(seen.attempts);
             report.add(seen.report);
         }
@@ -214,7 +214,9 @@ impl Owmm {
                 Ok(true) => report.note("orphan_task"),
                 Ok(false) => {}
                 // The next run checks the task again.
-                Err(error) => tracing::error!(%error, "reconcile: cannot decide whether a task is an orphan"),
+                Err(error) => {
+                    tracing::error!(%error, "reconcile: cannot tell whether a task of the cluster is an orphan")
+                }
             }
         }
         drop(stops);
@@ -272,7 +274,7 @@ impl Owmm {
         let lapsed = seen.report.lapsed;
         if is_mass_lapse(lapsed, roster.len()) {
             let servers = roster.len();
-            tracing::error!(pool = %pool.name, lapsed, servers, "reconcile: mass lapse, lapsed leases stop no server");
+            tracing::error!(pool = %pool.name, lapsed, servers, "reconcile: mass lapse: too many leases lapsed at once, so none of them stops a server");
             seen.report.mass_lapses = 1;
         } else {
             let ends = std::mem::take(&mut seen.suspected);

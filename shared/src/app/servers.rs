@@ -197,7 +197,7 @@ impl Owmm {
             let drain = LedgerWrite::Drain { at, drain_by };
             let ledger = match self.table.write_ledger(server, &drain).await? {
                 Answer::Written(ledger) => {
-                    tracing::info!(%server, claims = ledger.claims.len(), "operator drained server");
+                    tracing::info!(%server, claims = ledger.claims.len(), "servers: operator drained server");
                     return Ok(Ok(ledger));
                 }
                 Answer::Refused(None) => return Ok(Err(ServerOutcome::Unknown)),
@@ -261,7 +261,7 @@ impl Owmm {
             ServerState::Ready | ServerState::Draining if current => {
                 let stop = LedgerWrite::Stop { by: StopBy::Attempt(attempt), now: self.clock.now() };
                 if let Answer::Written(ledger) = self.table.write_ledger(server, &stop).await? {
-                    tracing::warn!(%server, attempt, "server stopped: its task ended before the server deregistered");
+                    tracing::warn!(%server, attempt, "servers: stopped server whose task ended before it deregistered");
                     self.launcher.count_out(&ledger.pool, server, false).await?;
                 }
                 Ok(true)

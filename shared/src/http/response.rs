@@ -107,16 +107,32 @@ pub fn answer(request: &Request, outcome: Result<Response<Body>, Problem>) -> Re
     let (method, path) = (request.method().as_str(), request.uri().path());
     match outcome {
         Ok(response) => {
-            tracing::info!(request_id, method, path, status = response.status().as_u16(), "request answered");
+            tracing::info!(request_id, method, path, status = response.status().as_u16(), "http: request answered");
             response
         }
         Err(problem) => {
             let (status, code) = (problem.code.status(), problem.code.as_str());
             let internals = problem.internals.as_deref();
             if status == StatusCode::INTERNAL_SERVER_ERROR {
-                tracing::error!(request_id, method, path, status = status.as_u16(), code, internals, "request failed");
+                tracing::error!(
+                    request_id,
+                    method,
+                    path,
+                    status = status.as_u16(),
+                    code,
+                    internals,
+                    "http: request failed"
+                );
             } else {
-                tracing::info!(request_id, method, path, status = status.as_u16(), code, internals, "request refused");
+                tracing::info!(
+                    request_id,
+                    method,
+                    path,
+                    status = status.as_u16(),
+                    code,
+                    internals,
+                    "http: request refused"
+                );
             }
             render(&problem, request_id)
         }
