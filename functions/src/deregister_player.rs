@@ -30,6 +30,5 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
         Disconnected::Ended | Disconnected::KeptUntil(_) => Ok(no_content()),
         Disconnected::WrongToken => Err(ServerOutcome::WrongToken.into()),
         Disconnected::UnknownServer => Err(ServerOutcome::Unknown.into()),
-        Disconnected::Busy => Err(Problem::busy("every retry lost against concurrent writes for the player")),
     }
 }

@@ -41,7 +41,7 @@ async fn route(owmm: &Owmm, request: &Request) -> Result<Response<Body>, Problem
                 );
                 Err(Problem::new(Code::PlayerInside, detail))
             }
-            Released::Busy => Err(Problem::busy("every retry lost against concurrent writes for the player")),
+            Released::Busy => Err(Problem::busy("another call changed the placement of the player at the same time")),
         },
         _ => Err(method_not_allowed("GET, DELETE")),
     }

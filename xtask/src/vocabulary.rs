@@ -55,7 +55,7 @@ pub(crate) fn check() -> Outcome {
 fn is_checked(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or_default();
     let is_text = [".rs", ".md", ".yaml", ".yml", ".py"].iter().any(|it| name.ends_with(it));
-    (is_text || name == "Cargo.toml" || name == "run") && !EXEMPT.contains(&file)
+    (is_text || name == "Cargo.toml" || name == "run" || file.starts_with("fuzz/seeds/")) && !EXEMPT.contains(&file)
 }
 
 /// Reads the list.

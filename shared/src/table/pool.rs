@@ -13,9 +13,8 @@ use crate::{
     pool::Pool,
 };
 
-/// Condition for replacing a pool's configuration: the item still has the version that was read, or has none, as
-/// written by older releases.
-pub const IS_AS_SEEN: &str = "attribute_exists(pk) AND (attribute_not_exists(#version) OR #version = :version)";
+/// Condition for replacing a pool's configuration: the item still has the version that was read.
+pub const IS_AS_SEEN: &str = "#version = :version";
 
 /// Reads a pool's configuration from its item.
 pub fn from_item(item: &Attributes) -> Result<Pool, Malformed> {

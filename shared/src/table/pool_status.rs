@@ -63,7 +63,7 @@ pub fn expression(write: &PoolStatusWrite) -> Expression {
             let values = [(":one", n(1)), (":max", n(*max_servers)), (":now", n(now.0))];
             let update = "ADD #live :one, #changes :one";
             match changes {
-                // Also holds for an item of an older release, which did not write `changes`.
+                // `to_item` writes no `changes` while it is 0, and a pool without a server has no item at all.
                 0 => {
                     let condition = format!("attribute_not_exists(#changes) AND {room} AND {NOT_PAUSED}");
                     Expression::new(update, condition, values)
@@ -72,7 +72,7 @@ pub fn expression(write: &PoolStatusWrite) -> Expression {
                     .with(":changes", n(*seen)),
             }
         }
-        // An item of an older release has no `changes`.
+        // An item without `changes` has counted none.
         PoolStatusWrite::Recount { changes: 0, live } => Expression::new(
             "SET #live = :live",
             "attribute_exists(#live) AND attribute_not_exists(#changes)",

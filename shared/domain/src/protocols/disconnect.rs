@@ -21,8 +21,6 @@ pub enum Disconnected {
     WrongToken,
     /// There is no such server.
     UnknownServer,
-    /// Other calls changed the same player's placement repeatedly; the server repeats the call.
-    Busy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

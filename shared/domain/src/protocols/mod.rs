@@ -4,6 +4,7 @@
 //! [`Effect`], or the outcome. A protocol never waits and never performs a call itself. A call whose outcome is unknown
 //! ends the run, and the caller repeats the request; to the protocol that is the same as the function being killed
 //! there. So every place where a real function can die is a place where the model checker can stop.
+//!
 //! | protocol | what it performs |
 //! |---|---|
 //! | [`Join`] | the join, poll and reconnect of one player |
@@ -12,6 +13,7 @@
 //! | [`Disconnect`] | the deregistration of a player by a server, with or without a grace period |
 //! | [`CancelReservation`] | the cancellation of a reservation by its player |
 //! | [`Release`] | the release of a player by an operator |
+//!
 //! Every effect names its player, server or pool, so the caller needs nothing else to perform it. A reply that
 //! does not match the last effect is a programming error of the caller: every protocol answers it with
 //! [`Step::ProtocolError`], which is never a success.
