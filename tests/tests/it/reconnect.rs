@@ -39,7 +39,7 @@ async fn connected_player(world: &World, id: &str) -> Child {
     program.args(["player", "--url", world.stack.url(), "--id", id, "--play-seconds", "3600"]);
     let mut child = program.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    line_with(&mut lines, "the server says").await;
+    line_with(&mut lines, "received").await;
     child
 }
 
