@@ -214,9 +214,7 @@ impl Owmm {
                 Ok(true) => report.note("orphan_task"),
                 Ok(false) => {}
                 // The next run checks the task again.
-                Err(error) => {
-                    tracing::error!(%error, "reconcile: cannot tell whether a task of the cluster is an orphan")
-                }
+                Err(error) => tracing::error!(%error, "reconcile: cannot tell whether a task is an orphan"),
             }
         }
         drop(stops);
