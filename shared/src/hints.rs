@@ -442,7 +442,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Claim, Fill, Placement, PlayerId, PoolLimits, Rollout, TokenHash};
-    use crate::pool::TaskSettings;
+    use crate::pool::tests::configured;
 
     const NOW: Time = Time(2_000_000);
     const TICK: Span = Span(1);
@@ -457,26 +457,7 @@ mod tests {
 
     /// A pool of build 1.
     fn pool(capacity: u32, rollout: Rollout) -> Pool {
-        let task = TaskSettings {
-            cluster: "games".to_owned(),
-            task_definition: "game:1".to_owned(),
-            container: "game".to_owned(),
-            subnets: Vec::new(),
-            security_groups: Vec::new(),
-            assign_public_ip: false,
-            launch_type: None,
-            url: "https://owmm.example".to_owned(),
-        };
-        Pool {
-            name: PoolName::parse("p").unwrap(),
-            limits: PoolLimits { capacity, ..PoolLimits::DEFAULT },
-            task,
-            version: 0,
-            build: 1,
-            rollout,
-            shards: 1,
-            previous_clusters: Vec::new(),
-        }
+        Pool { limits: PoolLimits { capacity, ..PoolLimits::DEFAULT }, build: 1, rollout, ..configured() }
     }
 
     /// A listing with these servers, as of `NOW`.
